@@ -1,0 +1,20 @@
+"""Step 1: get the data set into input/<slug>/.
+
+    python 01_download.py                       download from Kaggle, or say what is missing for that
+    python 01_download.py --input ../my/data    use ../my/data/<slug>/, which must be there
+    python 01_download.py --demo                draw a synthetic data set in the same format into input/demo/<slug>/
+
+What is already there is kept. Inside a Kaggle kernel the attached data is used and nothing is downloaded.
+"""
+
+from cxr.config import run_step
+from cxr.download import obtain
+from cxr.tasks import TASKS
+
+
+def step(task, config):
+    obtain(task, config)
+
+
+if __name__ == "__main__":
+    run_step(step, __doc__, TASKS)

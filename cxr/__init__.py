@@ -1,0 +1,1 @@
+"""Chest X-ray competition systems: five numbered steps over this small package."""

@@ -1,0 +1,92 @@
+"""Augmentation levels of the paper. Geometry is one warp from the stored PNG straight to the network's input."""
+
+import warnings
+from dataclasses import dataclass
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from cxr.boxes import clip_boxes, warp_boxes
+
+CENTRE_JITTER = 32 / 1024  # of the side; the centre about which an image is scaled and turned
+
+
+@dataclass(frozen=True)
+class Level:
+    """Standard deviations: scale and gamma as powers of 2, angles in degrees; probabilities of flip and pixel noise."""
+
+    scale: float
+    angle: float
+    shear: float
+    gamma: float
+    flip: float
+    noise: float
+    salt: float
+
+
+LEVELS = {
+    "10": Level(0.10, 5.0, 2.5, 0.20, 0.0, 0.0, 0.0),
+    "11": Level(0.10, 0.0, 2.5, 0.20, 0.0, 0.0, 0.0),
+    "15": Level(0.15, 6.0, 4.0, 0.20, 0.5, 0.25, 0.0),
+    "20": Level(0.15, 6.0, 4.0, 0.25, 0.5, 0.5, 0.1),
+    "21": Level(0.15, 0.0, 4.0, 0.25, 0.5, 0.5, 0.1),
+}
+
+
+class Augmentation:
+    """Level and output side -> callable(image (H, W) uint8, boxes (n, 4), labels (n,), rng) -> the same, warped.
+
+    albumentations draws uniform ranges only, so the normal distributions of the paper (affine, gamma) are drawn here;
+    the pixel noise is albumentations'.
+    """
+
+    def __init__(self, level, size):
+        self.level, self.size = LEVELS[level], size
+        hole = max(2, size // 128)
+        self.pixels = A.Compose([
+            A.CoarseDropout(num_holes_range=(8, 64), hole_height_range=(1, hole), hole_width_range=(1, hole),
+                            fill="random", p=self.level.salt),
+            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0 * size / 512), p=self.level.noise),
+            A.GaussNoise(std_range=(0.0, 0.04), p=self.level.noise),
+        ])
+
+    def __call__(self, image, boxes, labels, rng):
+        matrix = random_affine(rng, self.level, image.shape[0], self.size)
+        image = cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
+        boxes, labels = visible(warp_boxes(boxes, matrix), labels, self.size)
+        image = cv2.LUT(image, gamma_table(2 ** rng.normal(0, self.level.gamma)))
+        if self.level.noise:
+            self.pixels.set_random_seed(int(rng.integers(2**31)))
+            image = self.pixels(image=image)["image"]
+        return image, boxes, labels
+
+
+def random_affine(rng, level, side, size):
+    """2x3 matrix from a `side` x `side` picture to `size` x `size`: scale, shear, rotation about a jittered centre, flip."""
+    centre = side / 2 + rng.uniform(-CENTRE_JITTER, CENTRE_JITTER, 2) * side
+    sx, sy = 2 ** rng.normal(0, level.scale, 2)
+    angle, shear = np.deg2rad(rng.normal(0, 1, 2) * (level.angle, level.shear))
+    flip = -1 if rng.random() < level.flip else 1
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = turn @ np.array([[1, np.tan(shear)], [0, 1]]) @ np.diag([sx, sy])
+    shift = centre - linear @ centre
+    if flip < 0:
+        linear, shift = np.diag([-1, 1]) @ linear, np.array([side - shift[0], shift[1]])
+    return np.hstack([linear, shift[:, None]]) * (size / side)
+
+
+def visible(boxes, labels, size, share=0.25):
+    """Boxes cut at the edges; those that keep less than `share` of their area or under 2 pixels are dropped."""
+    clipped = clip_boxes(boxes, size, size)
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], 1)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    keep = (np.prod(sides, 1) > share * area) & (sides.min(1, initial=np.inf) > 2)
+    return clipped[keep], labels[keep]
+
+
+def gamma_table(gamma):
+    return np.round(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+
+
+warnings.filterwarnings("ignore", message="Error fetching version info")  # albumentations looks for updates on import

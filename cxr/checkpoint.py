@@ -1,0 +1,35 @@
+"""Checkpoints: dictionaries of tensors and plain values, whole or absent, loaded with weights_only=True."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import torch
+
+from cxr.disk import InputError, atomic
+
+
+def plain_config(config):
+    """Config as a dictionary of JSON's own types."""
+    values = dataclasses.asdict(config).items()
+    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values}
+
+
+def save_state(path, state):
+    with atomic(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's zip writer reports a full disk as RuntimeError
+            raise InputError(f"{path} could not be written ({str(error).splitlines()[0]}): free some space, then run the "
+                             "same command again; the last saved state is untouched") from error
+
+
+def load_state(path, device="cpu"):
+    """Raises InputError for a missing or broken file."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} is missing: run step 03 first")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise InputError(f"{path} is not a whole checkpoint ({str(error).splitlines()[0][:80]}): delete it and run step 03 "
+                         "again") from error

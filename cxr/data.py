@@ -1,0 +1,133 @@
+"""Images and targets for the networks: one Dataset, a resumable sampler, the loader."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cxr.augmentation import Augmentation
+from cxr.disk import InputError
+
+
+class XrayDataset(Dataset):
+    """Rows of train.csv or test.csv -> dict(image uint8 (1, S, S), boxes (n, 4) input pixels, labels (n,), label, index).
+
+    Indexed by (epoch, row): the random numbers of a sample depend on seed, epoch and row alone, never on the number of
+    workers, processes or restarts.
+    """
+
+    def __init__(self, table, folder, image_size, augmentation="1", seed=0):
+        self.table, self.folder, self.image_size, self.seed = table.reset_index(drop=True), folder, image_size, seed
+        self.augment = Augmentation(augmentation, image_size) if augmentation != "1" else None
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitem__(self, key):
+        epoch, row_number = key
+        row = self.table.iloc[row_number]
+        image = read_png(self.folder / f"{row['image_id']}.png")
+        boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
+        if self.augment is not None:
+            rng = np.random.default_rng((self.seed, epoch, row_number))
+            image, boxes, labels = self.augment(image, boxes, labels, rng)
+        else:
+            boxes = boxes * (self.image_size / image.shape[0])
+            image = resize(image, self.image_size)
+        return {"image": torch.from_numpy(np.ascontiguousarray(image))[None], "boxes": torch.from_numpy(boxes).float(),
+                "labels": torch.from_numpy(labels), "label": int(row.get("label", -1)), "index": row_number}
+
+
+def read_png(path):
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise InputError(f"{path} is missing or not a picture: delete it and run step 02 again")
+    return image
+
+
+def resize(image, size):
+    if image.shape == (size, size):
+        return image
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < len(image) else cv2.INTER_LINEAR)
+
+
+def scaled_boxes(row, width, height):
+    """Boxes (n, 4) of a table row in pixels of a picture of this size, and their classes (n,)."""
+    if "boxes" not in row:
+        return np.zeros((0, 4)), np.zeros(0, np.int64)
+    boxes = np.array(json.loads(row["boxes"]), np.float64).reshape(-1, 4)
+    scale = np.array([width / row["width"], height / row["height"]] * 2)
+    return boxes * scale, np.array(json.loads(row["box_labels"]), np.int64)
+
+
+def collate(samples):
+    """Stack; boxes are padded to the largest number in the batch (at least 1), their labels with -1."""
+    most = max(1, *(len(s["boxes"]) for s in samples))
+    boxes, labels = torch.zeros(len(samples), most, 4), torch.full((len(samples), most), -1)
+    for i, sample in enumerate(samples):
+        boxes[i, : len(sample["boxes"])] = sample["boxes"]
+        labels[i, : len(sample["boxes"])] = sample["labels"]
+    return {"image": torch.stack([s["image"] for s in samples]), "boxes": boxes, "labels": labels,
+            "label": torch.tensor([s["label"] for s in samples]), "index": torch.tensor([s["index"] for s in samples])}
+
+
+class ResumableSampler(Sampler):
+    """(epoch, row) pairs of one process; the order depends on seed and epoch alone and can start at any batch."""
+
+    def __init__(self, length, batch_size, seed, shuffle, rank=0, world=1):
+        self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
+        self.rank, self.world, self.epoch, self.first_batch = rank, world, 0, 0
+
+    def order(self):
+        if not self.shuffle:
+            return np.arange(self.length)
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+
+    def batches(self):
+        """Batches of this process in one epoch. A last batch that not all processes could fill is left out."""
+        if self.shuffle:
+            return max(1, self.length // (self.batch_size * self.world))
+        return -(-len(range(self.rank, self.length, self.world)) // self.batch_size)
+
+    def __iter__(self):
+        rows = self.order()[self.rank :: self.world][: self.batches() * self.batch_size]
+        return iter([(self.epoch, int(row)) for row in rows[self.first_batch * self.batch_size :]])
+
+    def __len__(self):
+        return len(self.order()[self.rank :: self.world][: self.batches() * self.batch_size])
+
+
+def count_workers(wanted):
+    """-1 -> one process for each core, at least 2 and at most 8; other numbers stay."""
+    return wanted if wanted >= 0 else min(8, max(2, os.cpu_count() or 2))
+
+
+def one_thread(worker_id):
+    """OpenCV's own threads in every worker would only fight over the cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def make_loader(dataset, sampler, workers, pin=False):
+    return DataLoader(dataset, batch_size=sampler.batch_size, sampler=sampler, num_workers=workers, collate_fn=collate,
+                      pin_memory=pin, persistent_workers=workers > 0, worker_init_fn=one_thread)
+
+
+def read_table(path):
+    """Table of step 02. Raises InputError if it is not there."""
+    if not path.exists():
+        raise InputError(f"{path} is missing: run step 02 first, with the same --task and --working")
+    return pd.read_csv(path, dtype={"image_id": str, "group": str})
+
+
+def split_fold(table, fold):
+    """(training rows, validation rows). Raises InputError if the fold is not in the table or one side is empty."""
+    valid = table[table["fold"] == fold]
+    if len(valid) == 0 or len(valid) == len(table):
+        raise InputError(f"fold {fold} is not in the table of step 02 (folds there: {sorted(table['fold'].unique())}): "
+                         "run step 02 with this --folds into another --working folder")
+    return table[table["fold"] != fold], valid

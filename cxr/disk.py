@@ -1,0 +1,42 @@
+"""Files that are whole or absent, and the one error a user is meant to read."""
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class InputError(Exception):
+    """What is wrong, with which file, and what to do about it, in one sentence. Scripts print it and exit with 1."""
+
+
+@contextmanager
+def atomic(path):
+    """Yield a temporary path beside `path`; it becomes `path` when the block ends well and vanishes when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content):
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run the step that writes it first") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not readable JSON ({error}): delete it and run the step that writes it again") from None
+
+
+def write_csv(path, table):
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False)

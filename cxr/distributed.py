@@ -1,0 +1,56 @@
+"""The few things that differ under torchrun. Without it every function is that of one process."""
+
+import os
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+@contextmanager
+def process_group(device_type):
+    """Join the processes that torchrun started, if any; leave them at the end."""
+    if "RANK" not in os.environ:
+        yield
+        return
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gather(obj):
+    """[obj of every process], on every process."""
+    if not dist.is_initialized():
+        return [obj]
+    parts = [None] * world()
+    dist.all_gather_object(parts, obj)
+    return parts
+
+
+def mean(tensor):
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+        tensor /= world()
+    return tensor
+
+
+def any_of(flag):
+    """True on every process if it is True on one."""
+    return any(gather(bool(flag)))

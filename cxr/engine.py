@@ -1,0 +1,298 @@
+"""Training of one fold: epochs, checkpoints, exact resume. Knows tensors and the task it is handed.
+
+All random numbers are functions of (seed, fold, epoch, step, process), and the state is written whole, so a run that
+was killed anywhere ends with the weights of one that was not.
+"""
+
+import csv
+import math
+import time
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from cxr import distributed
+from cxr.checkpoint import load_state, plain_config, save_state
+from cxr.config import STOPPED
+from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, read_table, split_fold
+from cxr.device import autocast, choose_device, choose_precision, describe
+from cxr.disk import InputError, atomic, read_json, write_json
+from cxr.manifest import manifest
+
+
+class Training:
+    """Everything that changes while a fold trains, as one state that can be saved and loaded."""
+
+    def __init__(self, task, config, fold, device, precision, steps_per_epoch, resuming):
+        self.device, self.precision, self.config, self.fold = device, precision, config, fold
+        torch.manual_seed(config.seed * 1000 + fold)
+        self.model = task.build_model(config, load_weights=not resuming)
+        self.model.to(device, memory_format=torch.channels_last)
+        self.average = AveragedModel(self.model, multi_avg_fn=moving_average(config.ema), use_buffers=True) \
+            if config.ema else None
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(self.model.parameters(), config.lr, weight_decay=config.weight_decay,
+                              fused=device.type in ("cuda", "cpu"))
+        self.scheduler = make_scheduler(self.optimizer, config, steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.epoch, self.step, self.best, self.best_epoch, self.done = 0, 0, -math.inf, -1, False
+        self.totals = {}
+
+    def evaluated(self):
+        """The weights that are validated and kept: the moving average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def parts(self):
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        return parts | ({"average": self.average} if self.average else {})
+
+    def progress(self):
+        return {name: getattr(self, name) for name in ("epoch", "step", "best", "best_epoch", "done", "totals")}
+
+    def save(self, path):
+        save_state(path, {name: part.state_dict() for name, part in self.parts().items()} | self.progress())
+
+    def load(self, path):
+        state = load_state(path, self.device)
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+        for name in self.progress():
+            setattr(self, name, state[name])
+
+
+def moving_average(decay):
+    """Exponential moving average whose decay grows with the number of updates, so that short runs are not all past."""
+
+    def update(averaged, current, updates):
+        weight = 1 - min(decay, (1 + int(updates)) / (10 + int(updates)))
+        for old, new in zip(averaged, current):
+            old.lerp_(new, weight) if old.is_floating_point() else old.copy_(new)
+
+    return update
+
+
+def make_scheduler(optimizer, config, steps_per_epoch):
+    if config.schedule == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=4, factor=0.2)
+    total = max(1, config.epochs * steps_per_epoch)
+    warmup = max(1, round(0.03 * total))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
+        (step + 1) / warmup, 0.01 + 0.99 * (1 + math.cos(math.pi * min(1, step / total))) / 2))
+
+
+def train_folds(task, config):
+    """Train the wanted folds one after the other. Returns 0, or STOPPED when --max-hours came first."""
+    deadline = time.monotonic() + 3600 * config.max_hours if config.max_hours else None
+    table = read_table(config.task_dir / "train.csv")
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    with distributed.process_group(device.type):
+        if distributed.rank() == 0:
+            print(f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True)
+        for fold in config.wanted_folds():
+            status = fit(task, config, fold, split_fold(table, fold), device, precision, deadline)
+            if status:
+                return status
+    return 0
+
+
+def fit(task, config, fold, tables, device, precision, deadline):
+    """Train one fold to its end or to the deadline (seconds of time.monotonic). Returns 0, or STOPPED."""
+    folder, main = config.fold_dir(fold), distributed.rank() == 0
+    resuming = prepare_folder(folder, task, config, main)
+    loaders = make_loaders(config, tables, device)
+    state = Training(task, config, fold, device, precision, updates_per_epoch(loaders[0], config), resuming)
+    if resuming:
+        state.load(folder / "last.pt")
+    if state.done:
+        print(f"fold {fold}: {folder} is finished, nothing to do") if main else None
+        return 0
+    if resuming and main:
+        print(f"fold {fold}: goes on at epoch {state.epoch + 1}, step {state.step}")
+    if main:
+        write_json(folder / "manifest.json", manifest(device, precision))
+    writer = SummaryWriter(folder, purge_step=state.epoch) if main else None
+    network = torch.compile(state.model) if config.compile else state.model
+    if distributed.world() > 1:
+        network = DistributedDataParallel(network, find_unused_parameters=True)
+    while not state.done:
+        start = time.monotonic()
+        if not train_one_epoch(task, state, network, loaders[0], folder, deadline):
+            if main:
+                print(f"fold {fold}: stopped by --max-hours in epoch {state.epoch + 1}; everything is saved, "
+                      "the same command goes on from here")
+            return STOPPED
+        seconds = time.monotonic() - start
+        results = evaluate(task, state.evaluated(), loaders[1], config, device, precision)
+        finish_epoch(task, state, results, seconds, loaders[0], folder, writer)
+    if main:
+        writer.close()
+    return 0
+
+
+def prepare_folder(folder, task, config, main):
+    """True if a run is to be continued. Raises InputError if the folder holds a run with other settings."""
+    settings = plain_config(config)
+    if (folder / "config.json").exists():
+        old = read_json(folder / "config.json")
+        changed = [k for k, v in config.training_settings().items() if old.get(k) != settings[k]]
+        if old["task"] != task.name or changed:
+            raise InputError(f"{folder} holds a run of task {old['task']} with other settings ({', '.join(changed)}): "
+                             "choose another name with --run, or delete the folder")
+    elif main:
+        write_json(folder / "config.json", settings)
+    distributed.barrier()
+    return (folder / "last.pt").exists()
+
+
+def make_loaders(config, tables, device):
+    workers, seed = count_workers(config.workers), config.seed
+    loaders = []
+    for table, augmentation in zip(tables, (config.augmentation, "1")):
+        dataset = XrayDataset(table, config.task_dir / "images", config.image_size, augmentation, seed)
+        shuffle = table is tables[0]
+        sampler = ResumableSampler(len(table), config.batch_size, seed, shuffle, distributed.rank(), distributed.world())
+        loaders.append(make_loader(dataset, sampler, workers if shuffle else min(workers, 2), device.type == "cuda"))
+    return loaders
+
+
+def updates_per_epoch(loader, config):
+    return -(-loader.sampler.batches() // config.accumulate)
+
+
+def to_device(batch, device):
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def train_one_epoch(task, state, network, loader, folder, deadline):
+    """Steps from state.step to the epoch's end; False if the deadline came first. Saves state at times and at the stop."""
+    config, device, main = state.config, state.device, distributed.rank() == 0
+    loader.sampler.epoch, loader.sampler.first_batch = state.epoch, state.step
+    steps = loader.sampler.batches()
+    state.model.train()
+    if state.model.pretrained:
+        state.model.freeze_encoder(state.epoch < config.freeze_epochs)
+    saved = time.monotonic()
+    bar = tqdm(loader, desc=f"fold {state.fold} epoch {state.epoch + 1}/{config.epochs}", initial=state.step, total=steps,
+               disable=not main, mininterval=5, leave=False)
+    for batch in bar:
+        torch.manual_seed(hash((config.seed, state.fold, state.epoch, state.step, distributed.rank())) % 2**63)
+        batch = to_device(batch, device)
+        with autocast(device, state.precision):
+            outputs = network(batch["image"])
+        terms = task.loss(outputs, batch, state.model, config)
+        loss = sum(terms.values())
+        state.scaler.scale(loss / config.accumulate).backward()
+        for name, value in {"loss": loss, **terms}.items():
+            state.totals[name] = state.totals.get(name, 0) + value.detach()
+        state.step += 1
+        last = state.step == steps
+        if state.step % config.accumulate == 0 or last:
+            update(state)
+        if state.step % 20 == 0 or last:
+            check_finite(state)
+        whole = state.step % config.accumulate == 0
+        stop = deadline is not None and whole and not last and distributed.any_of(time.monotonic() > deadline)
+        if stop or (whole and not last and time.monotonic() - saved > 60 * config.save_minutes):
+            check_finite(state)
+            state.save(folder / "last.pt") if main else None
+            saved = time.monotonic()
+        if stop:
+            distributed.barrier()
+            return False
+    return True
+
+
+def update(state):
+    state.scaler.unscale_(state.optimizer)
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), state.config.clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.config.schedule == "cosine":
+        state.scheduler.step()
+    if state.average:
+        state.average.update_parameters(state.model)
+
+
+def check_finite(state):
+    """Raises InputError with every part of the loss if one is not a number any more."""
+    values = {name: float(value) / max(1, state.step) for name, value in state.totals.items()}
+    if not all(math.isfinite(value) for value in values.values()):
+        raise InputError(f"the loss is not finite any more in epoch {state.epoch + 1}, step {state.step}: {values}; "
+                         "lower --lr or use --precision fp32 (the last saved state is untouched)")
+
+
+@torch.inference_mode()
+def evaluate(task, model, loader, config, device, precision):
+    """{'valid_<term>': mean over the images, 'metric': ..., ...} of the validation table."""
+    model.eval()
+    totals, count, predictions = {}, 0, {}
+    for batch in loader:
+        batch = to_device(batch, device)
+        with autocast(device, precision):
+            outputs = model(batch["image"])
+        terms = task.loss(outputs, batch, model, config)
+        for name, value in {"loss": sum(terms.values()), **terms}.items():
+            totals[name] = totals.get(name, 0) + value * len(batch["image"])
+        count += len(batch["image"])
+        predictions |= task.quick_predictions(outputs, batch, model)
+    parts = distributed.gather(({k: float(v) for k, v in totals.items()}, count, predictions))
+    images = sum(part[1] for part in parts)
+    results = {f"valid_{k}": sum(part[0].get(k, 0.0) for part in parts) / images for k in parts[0][0]}
+    merged = {index: found for part in parts for index, found in part[2].items()}
+    return results | task.quick_score(merged, loader.dataset.table)
+
+
+def finish_epoch(task, state, results, seconds, loader, folder, writer):
+    """Schedule, log, checkpoints, early stopping; the state moves on to the next epoch."""
+    config, main = state.config, distributed.rank() == 0
+    lr, steps = state.optimizer.param_groups[0]["lr"], state.step
+    means = {f"train_{k}": float(distributed.mean(v.clone())) / steps for k, v in state.totals.items()}
+    if config.schedule == "plateau":
+        state.scheduler.step(results[f"valid_{task.plateau_term}"])
+    state.epoch, state.step, state.totals = state.epoch + 1, 0, {}
+    better = results["metric"] > state.best
+    if better:
+        state.best, state.best_epoch = results["metric"], state.epoch
+    waited = state.epoch - max(state.best_epoch, 0)
+    state.done = state.epoch >= config.epochs or (config.patience > 0 and waited >= config.patience)
+    if not main:
+        return
+    rate = steps * config.batch_size * distributed.world() / seconds
+    row = {"epoch": state.epoch, "lr": lr, **means, **results, "seconds": round(seconds, 2),
+           "images_per_second": round(rate, 2)}
+    write_log(folder / "log.csv", row)
+    for name, value in row.items():
+        writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
+    writer.flush()
+    keep_checkpoints(task, state, folder, better)
+    print(f"fold {state.fold} epoch {state.epoch}/{config.epochs}: train {means['train_loss']:.4f}, valid "
+          f"{results['valid_loss']:.4f}, metric {results['metric']:.4f}, {rate:.1f} images/s", flush=True)
+
+
+def keep_checkpoints(task, state, folder, better):
+    """epoch<N>.pt of the last `keep` epochs, best.pt, and last.pt at the very end, which says that all of it is there."""
+    weights = {"task": task.name, "config": plain_config(state.config), "fold": state.fold, "epoch": state.epoch,
+               "model": state.evaluated().state_dict()}
+    save_state(folder / f"epoch{state.epoch:03d}.pt", weights)
+    if better:
+        save_state(folder / "best.pt", weights)
+    state.save(folder / "last.pt")
+    for old in sorted(folder.glob("epoch*.pt"))[: -state.config.keep]:
+        old.unlink()
+
+
+def write_log(path, row):
+    """Add a row to a csv file; rows of this and later epochs are replaced, since a resumed run trains them again."""
+    rows = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        writer.writeheader()
+        writer.writerows([*rows, row])

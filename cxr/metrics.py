@@ -1,0 +1,139 @@
+"""Scores of detected boxes against true ones: (n, 4) arrays x1 y1 x2 y2, predictions by falling confidence."""
+
+import numpy as np
+import torch
+
+from cxr.boxes import iou
+
+IOU_THRESHOLDS = np.array([0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70, 0.75])  # RSNA Pneumonia Detection Challenge, 2018
+
+
+def pairwise_iou(pred, true):
+    """IoU (m, n) in float64 of boxes (m, 4) with boxes (n, 4); 0 for two boxes without area."""
+    pred, true = (torch.from_numpy(np.asarray(boxes, np.float64).reshape(-1, 4)) for boxes in (pred, true))
+    return np.nan_to_num(iou(pred, true).numpy())
+
+
+def greedy_hits(overlap, thresholds):
+    """Which predictions hit, (m, t) bool, for IoU (m, n) and thresholds (t,).
+
+    In the order of the rows, a prediction takes the free true box of highest IoU if that IoU exceeds the threshold.
+    """
+    hits = np.zeros((len(overlap), len(thresholds)), bool)
+    free = np.ones((len(thresholds), overlap.shape[1]), bool)
+    for i in np.flatnonzero(overlap.max(axis=1, initial=0) > thresholds.min()):
+        available = np.where(free, overlap[i], -1.0)
+        best = available.argmax(axis=1)
+        hits[i] = available.max(axis=1) > thresholds
+        free[hits[i], best[hits[i]]] = False
+    return hits
+
+
+def prefix_scores(true, pred):
+    """Score (m+1,) of an image with true boxes (n, 4) when only the first k of its predictions (m, 4) are kept.
+
+    The mean over the IoU thresholds of TP / (TP + FP + FN). Without true boxes: nan for k = 0 (the image is left out
+    of the mean), else 0. The matching of the first k is the first k of the matching, so one pass gives every k.
+    """
+    kept = np.arange(len(pred) + 1)
+    if not len(true):
+        return np.where(kept == 0, np.nan, 0.0)
+    hits = greedy_hits(pairwise_iou(pred, true), IOU_THRESHOLDS)
+    tp = np.concatenate([np.zeros((1, len(IOU_THRESHOLDS))), hits.cumsum(axis=0)])
+    return (tp / (len(true) + kept[:, None] - tp)).mean(axis=1)  # TP + FP + FN = true + predicted - TP
+
+
+def image_score(true, pred):
+    """Score of one image, 0..1; nan where it has neither true nor predicted boxes."""
+    return float(prefix_scores(true, pred)[-1])
+
+
+def mean_score(scores):
+    """Mean over the images that count (not nan); 0 where none does."""
+    scores = np.asarray(scores, float)
+    counted = scores[~np.isnan(scores)]
+    return float(counted.mean()) if len(counted) else 0.0
+
+
+def rsna_map(true_by_id, pred_by_id):
+    """The competition's score from {image_id: boxes}; an id without predictions may be absent from `pred_by_id`.
+
+    Raises ValueError for predictions of an unknown image.
+    """
+    unknown = pred_by_id.keys() - true_by_id.keys()
+    if unknown:
+        raise ValueError(f"{len(unknown)} images with predictions are not among the true ones, such as {min(unknown)}")
+    return mean_score([image_score(true, pred_by_id.get(key, ())) for key, true in true_by_id.items()])
+
+
+def ranked_hits(true, pred, iou_threshold):
+    """Hits (m,) bool of one image by the rule of PASCAL VOC 2010.
+
+    A prediction belongs to the true box of highest IoU; the first one of each true box above the threshold is a hit,
+    further ones are false. (`greedy_hits` would let them fall back on the next true box.)
+    """
+    hits = np.zeros(len(pred), bool)
+    if len(true) and len(pred):
+        overlap = pairwise_iou(pred, true)
+        close = np.flatnonzero(overlap.max(axis=1) > iou_threshold)
+        hits[close[np.unique(overlap[close].argmax(axis=1), return_index=True)[1]]] = True
+    return hits
+
+
+def operating_points(true, pred, scores, iou_threshold=0.5):
+    """Pooled counts at each distinct score: (score falling, true positives, false positives), each (k,).
+
+    `true`, `pred`, `scores` are lists over images of (n, 4), (m, 4), (m,). Equal scores are one point, so the order of
+    the images does not matter.
+    """
+    hits = [ranked_hits(t, p, iou_threshold) for t, p in zip(true, pred, strict=True)]
+    hits, scores = (np.concatenate([np.empty(0), *parts]) for parts in (hits, scores))
+    if len(hits) != len(scores):
+        raise ValueError(f"{len(hits)} boxes but {len(scores)} scores")
+    order = np.argsort(-scores, kind="stable")
+    hits, scores = hits[order], scores[order]
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))
+    return scores[last], hits.cumsum()[last], (1 - hits).cumsum()[last]
+
+
+def precision_recall(true, pred, scores, iou_threshold=0.5):
+    """Curve (precision, recall, score), each (k,), by falling score; recall is nan where no true box exists."""
+    cutoff, tp, fp = operating_points(true, pred, scores, iou_threshold)
+    return tp / (tp + fp), tp / (sum(map(len, true)) or np.nan), cutoff
+
+
+def average_precision(true, pred, scores, iou_threshold=0.5):
+    """Area under the pooled precision-recall curve, at all points and with precision made falling (VOC 2010).
+
+    nan where no true box exists.
+    """
+    if not sum(map(len, true)):
+        return float("nan")
+    precision, recall, _ = precision_recall(true, pred, scores, iou_threshold)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+
+
+def froc(true, pred, scores, iou_threshold=0.5):
+    """Free-response curve (false positives per image, recall), each (k,), by falling score."""
+    _, tp, fp = operating_points(true, pred, scores, iou_threshold)
+    return fp / max(1, len(true)), tp / (sum(map(len, true)) or np.nan)
+
+
+def bootstrap_interval(scores, groups=None, n=1000, seed=0):
+    """95 % percentile interval (low, high) of `mean_score`; (nan, nan) where no image counts.
+
+    `groups` (patients), parallel to `scores`, are drawn whole, since images of one patient are not independent.
+    """
+    scores = np.asarray(scores, float)
+    groups = np.arange(len(scores)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    counted = ~np.isnan(scores)
+    if not counted.any():
+        return float("nan"), float("nan")
+    totals = np.bincount(groups, np.where(counted, scores, 0))
+    counts = np.bincount(groups, counted)
+    generator = np.random.default_rng(seed)
+    draws = (generator.integers(len(totals), size=len(totals)) for _ in range(n))
+    means = [totals[draw].sum() / counts[draw].sum() for draw in draws if counts[draw].any()]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

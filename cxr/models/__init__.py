@@ -1,0 +1,1 @@
+"""Networks: an encoder catalogue and what stands on it."""

@@ -1,0 +1,93 @@
+"""One catalogue of encoders and the ways to fill them with weights."""
+
+import pickle
+import urllib.error
+from pathlib import Path
+
+import pretrainedmodels
+import requests
+import timm
+import torch
+from safetensors.torch import load_file
+from segmentation_models_pytorch.encoders import encoders as catalogue
+from segmentation_models_pytorch.encoders import get_encoder
+
+from cxr.disk import InputError
+
+OFFLINE = ("give a downloaded file with --weights FILE (a state dict), or --weights none to train from random weights "
+           "(then with --lr 5e-4 and more epochs)")
+
+
+def build_encoder(name, weights):
+    """Encoder with .out_channels and a list of feature maps at strides 1, 2, 4 ... 32 for (B, 3, H, W) input.
+
+    weights: 'none', 'imagenet' (segmentation-models-pytorch's or timm's copy on the Hugging Face hub),
+    'pretrainedmodels' (the address in that package), or a file. Raises InputError with the remedy.
+    """
+    if name.removeprefix("tu-") not in (timm.list_models() if name.startswith("tu-") else catalogue):
+        base_name = name.removeprefix("tu-").split(".")[0]
+        if not (name.startswith("tu-") and base_name in timm.list_models()):
+            raise InputError(f"unknown --encoder {name}: choose from {', '.join(catalogue)}, or tu-NAME of timm")
+    if weights == "imagenet":
+        return from_hub(name)
+    encoder = get_encoder(name, weights=None)
+    if weights == "pretrainedmodels":
+        load_into(encoder, fetch(name), f"pretrainedmodels' weights of {name}")
+    elif weights != "none":
+        load_into(encoder, read_weights(Path(weights)), weights)
+    return encoder
+
+
+def from_hub(name):
+    settings = None if name.startswith("tu-") else catalogue[name]["pretrained_settings"]
+    if settings is not None and "imagenet" not in settings:
+        raise InputError(f"encoder {name} has no weights named imagenet: {OFFLINE}")
+    try:
+        return get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
+    # huggingface_hub raises OSError subclasses without a connection, requests' or httpx's errors inside one,
+    # and RuntimeError when timm finds no weights under that name
+    except (OSError, RuntimeError, requests.RequestException) as error:
+        raise InputError(f"ImageNet weights of {name} could not be loaded from the hub "
+                         f"({type(error).__name__}): {OFFLINE}") from error
+
+
+def fetch(name):
+    """State dict from the address that pretrainedmodels gives for `name`."""
+    settings = pretrainedmodels.pretrained_settings.get(name, {}).get("imagenet")
+    if settings is None:
+        raise InputError(f"pretrainedmodels knows no ImageNet weights of {name}: use --weights imagenet or a file")
+    try:
+        return torch.hub.load_state_dict_from_url(settings["url"], map_location="cpu", weights_only=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise InputError(f"{settings['url']} could not be downloaded ({error}): use --weights imagenet, or "
+                         f"{OFFLINE}") from error
+
+
+def read_weights(path):
+    """State dict in a .pth/.pt or .safetensors file."""
+    if not path.is_file():
+        raise InputError(f"--weights {path} is not a file: give an existing state dict, or imagenet, pretrainedmodels, none")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(f"{path} holds no state dict that can be loaded safely ({str(error).splitlines()[0]}): "
+                         "save it again with torch.save(model.state_dict(), path)") from error
+    return content.get("state_dict", content)
+
+
+def load_into(encoder, state, source):
+    """Load the tensors whose names the encoder knows; classifier layers of the file are left out.
+
+    Raises InputError if less than nine tenths of the encoder's tensors find their like.
+    """
+    own = encoder.state_dict()
+    state = {key.removeprefix("module.").removeprefix("encoder."): value for key, value in state.items()}
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    parameters = [key for key in own if not key.endswith("num_batches_tracked")]
+    found = sum(key in fitting for key in parameters)
+    if found < 0.9 * len(parameters):
+        raise InputError(f"{source} fits another encoder: only {found} of {len(parameters)} tensors have the right "
+                         "name and shape; choose the --encoder it was made for")
+    encoder.load_state_dict(fitting, strict=False)

@@ -1,0 +1,116 @@
+"""RetinaNet with levels from P2 and a head for the class of the whole image (Gabruseva et al. 2020)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cxr.boxes import PER_CELL, make_anchors, parse_levels
+from cxr.disk import InputError
+from cxr.models.encoders import build_encoder
+
+IMAGENET_MEAN, IMAGENET_STD = 0.449, 0.226  # mean of the three channels' usual constants: the image is gray
+PRIOR = 0.01  # first probability of every anchor, Lin et al. 2017, section 4.1
+
+
+class Pyramid(nn.Module):
+    """C2..C5 -> P2..P7 (or from P3), each with `channels` channels."""
+
+    def __init__(self, in_channels, channels, levels):
+        super().__init__()
+        self.levels = levels
+        self.lateral = nn.ModuleDict({str(v): nn.Conv2d(in_channels[v], channels, 1) for v in range(levels[0], 6)})
+        self.smooth = nn.ModuleDict({str(v): nn.Conv2d(channels, channels, 3, padding=1) for v in range(levels[0], 6)})
+        self.down = nn.ModuleDict({str(v): nn.Conv2d(in_channels[5] if v == 6 else channels, channels, 3, 2, 1)
+                                   for v in range(6, levels[-1] + 1)})
+
+    def forward(self, features):
+        top, merged = None, {}
+        for level in range(5, self.levels[0] - 1, -1):
+            lateral = self.lateral[str(level)](features[level])
+            top = lateral if top is None else lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
+            merged[level] = top
+        maps = {level: self.smooth[str(level)](x) for level, x in merged.items()}
+        for level in range(6, self.levels[-1] + 1):
+            maps[level] = self.down[str(level)](features[5] if level == 6 else F.relu(maps[level - 1]))
+        return [maps[level] for level in self.levels]
+
+
+def head(channels, convs, outputs, dropout=0.0):
+    layers = []
+    for _ in range(convs):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
+    last = nn.Conv2d(channels, outputs, 3, padding=1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, nn.Dropout(dropout), last)
+
+
+class GlobalHead(nn.Module):
+    """C5 (B, C, h, w) -> logits of the image classes (B, n). Needs h, w >= 6."""
+
+    def __init__(self, in_channels, classes, dropout):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 256, 3)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(512, classes)
+
+    def forward(self, x):
+        x = F.relu(self.conv(F.max_pool2d(x, 2)))
+        return self.linear(self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)))
+
+
+class RetinaNet(nn.Module):
+    """Gray images uint8 (B, 1, S, S) -> {'scores': logits (B, A, K), 'deltas': (B, A, 4), 'category': logits (B, n)}.
+
+    `pretrained` decides whether batch-norm statistics stay frozen in training: small batches spoil good statistics, but
+    random weights have none worth keeping.
+    """
+
+    def __init__(self, encoder, weights, levels, channels, head_convs, dropout, box_classes, image_classes, image_size):
+        super().__init__()
+        self.levels, self.image_size, self.pretrained = parse_levels(levels), image_size, weights != "none"
+        check_size(image_size, self.levels)
+        self.box_classes = box_classes
+        self.encoder = build_encoder(encoder, weights)
+        self.pyramid = Pyramid(self.encoder.out_channels, channels, self.levels)
+        self.score_head = head(channels, head_convs, PER_CELL * box_classes, dropout)
+        self.box_head = head(channels, head_convs, PER_CELL * 4)
+        self.global_head = GlobalHead(self.encoder.out_channels[5], image_classes, dropout)
+        nn.init.constant_(self.score_head[-1].bias, -math.log((1 - PRIOR) / PRIOR))
+        self.register_buffer("anchors", make_anchors(image_size, self.levels), persistent=False)
+
+    def forward(self, images):
+        x = (images / 255 - IMAGENET_MEAN) / IMAGENET_STD
+        features = self.encoder(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
+        maps = self.pyramid(features)
+        return {"scores": flatten([self.score_head(x) for x in maps], self.box_classes),
+                "deltas": flatten([self.box_head(x) for x in maps], 4),
+                "category": self.global_head(features[5]).float()}
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.pretrained:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def freeze_encoder(self, frozen):
+        self.encoder.requires_grad_(not frozen)
+
+
+def flatten(maps, width):
+    """Maps [(B, 9 * width, h, w)] -> (B, A, width) float32, in the order of `make_anchors`."""
+    return torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, width) for x in maps], 1).float()
+
+
+def check_size(image_size, levels):
+    """Raises InputError for an input that the levels' strides do not divide, which would break flips and anchors."""
+    if not (levels[0] in (2, 3, 4, 5) and 5 <= levels[-1] <= 7):
+        raise InputError(f"--levels {levels[0]}-{levels[-1]} cannot be built: start at 2 to 5 and end at 5 to 7")
+    stride = max(2 ** levels[-1], 32)
+    if image_size % stride or image_size < 192:
+        raise InputError(f"--image-size {image_size} does not work with levels up to {levels[-1]}: "
+                         f"take a multiple of {stride}, at least 192")

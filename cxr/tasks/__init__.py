@@ -1,0 +1,5 @@
+"""The data sets this project knows. A further one is a further file and a line here."""
+
+from cxr.tasks.rsna import Rsna
+
+TASKS = {task.name: task for task in (Rsna(),)}
