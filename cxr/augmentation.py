@@ -1,13 +1,15 @@
 """Augmentation levels of the paper. Geometry is one warp from the stored PNG straight to the network's input."""
 
-import warnings
+import os
 from dataclasses import dataclass
 
-import albumentations as A
 import cv2
 import numpy as np
 
 from cxr.boxes import clip_boxes, warp_boxes
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks pypi.org and warns without a network
+import albumentations as A  # noqa: E402
 
 CENTRE_JITTER = 32 / 1024  # of the side; the centre about which an image is scaled and turned
 
@@ -87,6 +89,3 @@ def visible(boxes, labels, size, share=0.25):
 
 def gamma_table(gamma):
     return np.round(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
-
-
-warnings.filterwarnings("ignore", message="Error fetching version info")  # albumentations looks for updates on import

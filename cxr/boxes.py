@@ -5,6 +5,8 @@ import math
 import numpy as np
 import torch
 
+from cxr.disk import InputError
+
 SCALES = tuple(2 ** (i / 3) for i in range(3))  # Lin et al. 2017, "Focal loss for dense object detection", section 4
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 PER_CELL = len(SCALES) * len(RATIOS)
@@ -12,12 +14,15 @@ STD = (0.1, 0.1, 0.2, 0.2)  # scale of dx, dy, dw, dh, as in Fast R-CNN
 
 
 def parse_levels(text):
-    """'2-7' -> [2, 3, 4, 5, 6, 7]."""
-    first, last = (int(part) for part in text.split("-"))
+    """'2-7' -> [2, 3, 4, 5, 6, 7]. Raises InputError for another form."""
+    try:
+        first, last = (int(part) for part in text.split("-"))
+    except ValueError:
+        raise InputError(f"--levels {text} is not understood: give the first and the last level, such as 2-7") from None
     return list(range(first, last + 1))
 
 
-def cell_shapes(levels):
+def cell_shapes():
     """Anchor width and height in units of the level's base size 2^(level+2): (9, 2), scale-major."""
     return torch.tensor([(s / math.sqrt(r), s * math.sqrt(r)) for s in SCALES for r in RATIOS])
 
@@ -30,7 +35,7 @@ def make_anchors(image_size, levels):
         centre = (torch.arange(cells) + 0.5) * 2**level
         y, x = torch.meshgrid(centre, centre, indexing="ij")
         xy = torch.stack([x, y], -1)[:, :, None]
-        half = cell_shapes(levels) * 2 ** (level + 2) / 2
+        half = cell_shapes() * 2 ** (level + 2) / 2
         parts.append(torch.cat([xy - half, xy + half], -1).reshape(-1, 4))
     return torch.cat(parts)
 

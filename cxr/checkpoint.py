@@ -2,11 +2,15 @@
 
 import dataclasses
 import pickle
+import struct
 from pathlib import Path
 
 import torch
 
 from cxr.disk import InputError, atomic
+
+# torch.load has no error of its own for a broken file: it fails wherever the bytes stop making sense
+BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError, struct.error)
 
 
 def plain_config(config):
@@ -20,7 +24,7 @@ def save_state(path, state):
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's zip writer reports a full disk as RuntimeError
-            raise InputError(f"{path} could not be written ({str(error).splitlines()[0]}): free some space, then run the "
+            raise InputError(f"{path} could not be written ({first_line(error)}): free some space, then run the "
                              "same command again; the last saved state is untouched") from error
 
 
@@ -30,6 +34,10 @@ def load_state(path, device="cpu"):
         raise InputError(f"{path} is missing: run step 03 first")
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise InputError(f"{path} is not a whole checkpoint ({str(error).splitlines()[0][:80]}): delete it and run step 03 "
-                         "again") from error
+    except BROKEN as error:
+        raise InputError(f"{path} is not a whole checkpoint ({first_line(error)}): delete it and run step 03 again") from error
+
+
+def first_line(error):
+    """What an error says, in at most 80 characters; its kind if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:80]

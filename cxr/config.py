@@ -180,7 +180,7 @@ def run_step(step, description, tasks):
     except InputError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         sys.exit(f"error: cannot write {error.filename or 'a file'} ({error.strerror}): "
                  "free space or choose another --working folder, then run the same command again")

@@ -97,9 +97,6 @@ class ResumableSampler(Sampler):
         rows = self.order()[self.rank :: self.world][: self.batches() * self.batch_size]
         return iter([(self.epoch, int(row)) for row in rows[self.first_batch * self.batch_size :]])
 
-    def __len__(self):
-        return len(self.order()[self.rank :: self.world][: self.batches() * self.batch_size])
-
 
 def count_workers(wanted):
     """-1 -> one process for each core, at least 2 and at most 8; other numbers stay."""
@@ -118,16 +115,19 @@ def make_loader(dataset, sampler, workers, pin=False):
 
 
 def read_table(path):
-    """Table of step 02. Raises InputError if it is not there."""
+    """Table of step 02. Raises InputError if it is not there or broken."""
     if not path.exists():
         raise InputError(f"{path} is missing: run step 02 first, with the same --task and --working")
-    return pd.read_csv(path, dtype={"image_id": str, "group": str})
+    try:
+        return pd.read_csv(path, dtype={"image_id": str, "group": str})
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"{path} is not a readable table ({error}): delete it and run step 02 again") from None
 
 
 def split_fold(table, fold):
     """(training rows, validation rows). Raises InputError if the fold is not in the table or one side is empty."""
     valid = table[table["fold"] == fold]
     if len(valid) == 0 or len(valid) == len(table):
-        raise InputError(f"fold {fold} is not in the table of step 02 (folds there: {sorted(table['fold'].unique())}): "
+        raise InputError(f"fold {fold} is not in the table of step 02 (folds there: {sorted(table['fold'].unique().tolist())}): "
                          "run step 02 with this --folds into another --working folder")
     return table[table["fold"] != fold], valid

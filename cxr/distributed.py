@@ -51,6 +51,13 @@ def mean(tensor):
     return tensor
 
 
+def share_buffers(model):
+    """Give every process the buffers of the first: batch-norm statistics differ, since each saw other images."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def any_of(flag):
     """True on every process if it is True on one."""
     return any(gather(bool(flag)))

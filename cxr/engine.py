@@ -57,6 +57,8 @@ class Training:
 
     def load(self, path):
         state = load_state(path, self.device)
+        if not self.parts().keys() | self.progress().keys() <= state.keys():
+            raise InputError(f"{path} is not a training state of this run: delete {path.parent} and run step 03 again")
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
         for name in self.progress():
@@ -114,23 +116,35 @@ def fit(task, config, fold, tables, device, precision, deadline):
         print(f"fold {fold}: goes on at epoch {state.epoch + 1}, step {state.step}")
     if main:
         write_json(folder / "manifest.json", manifest(device, precision))
-    writer = SummaryWriter(folder, purge_step=state.epoch) if main else None
+    writer = SummaryWriter(folder, purge_step=state.epoch + 1) if main else None  # epochs count from 1 there
     network = torch.compile(state.model) if config.compile else state.model
     if distributed.world() > 1:
         network = DistributedDataParallel(network, find_unused_parameters=True)
-    while not state.done:
-        start = time.monotonic()
-        if not train_one_epoch(task, state, network, loaders[0], folder, deadline):
-            if main:
-                print(f"fold {fold}: stopped by --max-hours in epoch {state.epoch + 1}; everything is saved, "
-                      "the same command goes on from here")
-            return STOPPED
-        seconds = time.monotonic() - start
-        results = evaluate(task, state.evaluated(), loaders[1], config, device, precision)
-        finish_epoch(task, state, results, seconds, loaders[0], folder, writer)
+    stopped = False
+    while not (state.done or stopped):
+        start, first_step = time.monotonic(), state.step
+        if train_one_epoch(task, state, network, loaders[0], folder, deadline):
+            speed = measure_speed(state.step - first_step, time.monotonic() - start, config)
+            distributed.share_buffers(state.evaluated())
+            results = evaluate(task, state.evaluated(), loaders[1], config, device, precision)
+            finish_epoch(task, state, results, speed, folder, writer)
+        stopped = passed(deadline)
     if main:
         writer.close()
-    return 0
+    if main and not state.done:
+        print(f"fold {fold}: stopped by --max-hours in epoch {state.epoch + 1}; everything is saved, the same command "
+              "goes on from here")
+    return 0 if state.done else STOPPED
+
+
+def passed(deadline):
+    """True on every process if the deadline (seconds of time.monotonic, or None) has passed on one."""
+    return deadline is not None and distributed.any_of(time.monotonic() > deadline)
+
+
+def measure_speed(steps, seconds, config):
+    rate = steps * config.batch_size * distributed.world() / seconds
+    return {"seconds": round(seconds, 2), "images_per_second": round(rate, 2)}
 
 
 def prepare_folder(folder, task, config, main):
@@ -193,11 +207,11 @@ def train_one_epoch(task, state, network, loader, folder, deadline):
         if state.step % config.accumulate == 0 or last:
             update(state)
         if state.step % 20 == 0 or last:
-            check_finite(state)
+            check_finite(state, mean_terms(state))
         whole = state.step % config.accumulate == 0
-        stop = deadline is not None and whole and not last and distributed.any_of(time.monotonic() > deadline)
+        stop = whole and not last and passed(deadline)
         if stop or (whole and not last and time.monotonic() - saved > 60 * config.save_minutes):
-            check_finite(state)
+            check_finite(state, mean_terms(state))
             state.save(folder / "last.pt") if main else None
             saved = time.monotonic()
         if stop:
@@ -218,9 +232,12 @@ def update(state):
         state.average.update_parameters(state.model)
 
 
-def check_finite(state):
+def mean_terms(state):
+    return {name: float(value) / state.step for name, value in state.totals.items()}
+
+
+def check_finite(state, values):
     """Raises InputError with every part of the loss if one is not a number any more."""
-    values = {name: float(value) / max(1, state.step) for name, value in state.totals.items()}
     if not all(math.isfinite(value) for value in values.values()):
         raise InputError(f"the loss is not finite any more in epoch {state.epoch + 1}, step {state.step}: {values}; "
                          "lower --lr or use --precision fp32 (the last saved state is untouched)")
@@ -247,8 +264,9 @@ def evaluate(task, model, loader, config, device, precision):
     return results | task.quick_score(merged, loader.dataset.table)
 
 
-def finish_epoch(task, state, results, seconds, loader, folder, writer):
+def finish_epoch(task, state, results, speed, folder, writer):
     """Schedule, log, checkpoints, early stopping; the state moves on to the next epoch."""
+    check_finite(state, {name: value for name, value in results.items() if name.startswith("valid_")})
     config, main = state.config, distributed.rank() == 0
     lr, steps = state.optimizer.param_groups[0]["lr"], state.step
     means = {f"train_{k}": float(distributed.mean(v.clone())) / steps for k, v in state.totals.items()}
@@ -262,16 +280,14 @@ def finish_epoch(task, state, results, seconds, loader, folder, writer):
     state.done = state.epoch >= config.epochs or (config.patience > 0 and waited >= config.patience)
     if not main:
         return
-    rate = steps * config.batch_size * distributed.world() / seconds
-    row = {"epoch": state.epoch, "lr": lr, **means, **results, "seconds": round(seconds, 2),
-           "images_per_second": round(rate, 2)}
+    row = {"epoch": state.epoch, "lr": lr, **means, **results, **speed}
     write_log(folder / "log.csv", row)
     for name, value in row.items():
         writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
     writer.flush()
     keep_checkpoints(task, state, folder, better)
     print(f"fold {state.fold} epoch {state.epoch}/{config.epochs}: train {means['train_loss']:.4f}, valid "
-          f"{results['valid_loss']:.4f}, metric {results['metric']:.4f}, {rate:.1f} images/s", flush=True)
+          f"{results['valid_loss']:.4f}, metric {results['metric']:.4f}, {speed['images_per_second']:.1f} images/s", flush=True)
 
 
 def keep_checkpoints(task, state, folder, better):
@@ -281,9 +297,9 @@ def keep_checkpoints(task, state, folder, better):
     save_state(folder / f"epoch{state.epoch:03d}.pt", weights)
     if better:
         save_state(folder / "best.pt", weights)
-    state.save(folder / "last.pt")
     for old in sorted(folder.glob("epoch*.pt"))[: -state.config.keep]:
         old.unlink()
+    state.save(folder / "last.pt")
 
 
 def write_log(path, row):

@@ -1,5 +1,7 @@
 """Merged predictions on disk: folders of npz parts of at most PART images, each whole or absent."""
 
+import zipfile
+
 import numpy as np
 
 from cxr.detection import Candidates
@@ -39,5 +41,5 @@ def read_predictions(folder):
                 yield Candidates(str(part["image_id"][i]), *map(int, part["frame"][i]), part["category"][i],
                                  part["centre"][rows], part["size20"][rows], part["size80"][rows], part["score"][rows],
                                  part["label"][rows])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is not a whole prediction file ({error}): delete it and run step 04 again") from error

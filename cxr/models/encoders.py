@@ -1,17 +1,17 @@
 """One catalogue of encoders and the ways to fill them with weights."""
 
-import pickle
-import urllib.error
 from pathlib import Path
 
 import pretrainedmodels
 import requests
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import encoders as catalogue
 from segmentation_models_pytorch.encoders import get_encoder
 
+from cxr.checkpoint import BROKEN, first_line
 from cxr.disk import InputError
 
 OFFLINE = ("give a downloaded file with --weights FILE (a state dict), or --weights none to train from random weights "
@@ -24,10 +24,15 @@ def build_encoder(name, weights):
     weights: 'none', 'imagenet' (segmentation-models-pytorch's or timm's copy on the Hugging Face hub),
     'pretrainedmodels' (the address in that package), or a file. Raises InputError with the remedy.
     """
-    if name.removeprefix("tu-") not in (timm.list_models() if name.startswith("tu-") else catalogue):
-        base_name = name.removeprefix("tu-").split(".")[0]
-        if not (name.startswith("tu-") and base_name in timm.list_models()):
-            raise InputError(f"unknown --encoder {name}: choose from {', '.join(catalogue)}, or tu-NAME of timm")
+    if not (timm.is_model(name.removeprefix("tu-")) if name.startswith("tu-") else name in catalogue):
+        raise InputError(f"unknown --encoder {name}: choose from {', '.join(catalogue)}, or tu-NAME of timm")
+    try:
+        return fill(name, weights)
+    except ValueError as error:  # from segmentation-models-pytorch
+        raise InputError(f"--encoder {name} has no pyramid of feature maps ({error}): choose a convolutional one") from error
+
+
+def fill(name, weights):
     if weights == "imagenet":
         return from_hub(name)
     encoder = get_encoder(name, weights=None)
@@ -58,23 +63,26 @@ def fetch(name):
         raise InputError(f"pretrainedmodels knows no ImageNet weights of {name}: use --weights imagenet or a file")
     try:
         return torch.hub.load_state_dict_from_url(settings["url"], map_location="cpu", weights_only=True)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise InputError(f"{settings['url']} could not be downloaded ({error}): use --weights imagenet, or "
+    except BROKEN as error:  # among them urllib's errors, which are OSErrors
+        raise InputError(f"{settings['url']} could not be loaded ({first_line(error)}): use --weights imagenet, or "
                          f"{OFFLINE}") from error
 
 
 def read_weights(path):
-    """State dict in a .pth/.pt or .safetensors file."""
+    """State dict in a .pth/.pt file, alone or under 'state_dict' or 'model' (step 03's checkpoints), or in .safetensors."""
     if not path.is_file():
         raise InputError(f"--weights {path} is not a file: give an existing state dict, or imagenet, pretrainedmodels, none")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} holds no state dict that can be loaded safely ({str(error).splitlines()[0]}): "
+    except (*BROKEN, SafetensorError) as error:
+        raise InputError(f"{path} holds no state dict that can be loaded safely ({first_line(error)}): "
                          "save it again with torch.save(model.state_dict(), path)") from error
-    return content.get("state_dict", content)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no state dict but a {type(content).__name__}: "
+                         "save it again with torch.save(model.state_dict(), path)")
+    return content.get("state_dict", content.get("model", content))
 
 
 def load_into(encoder, state, source):

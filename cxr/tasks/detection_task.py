@@ -14,8 +14,8 @@ from cxr.metrics import mean_score, prefix_scores
 from cxr.models.retinanet import RetinaNet
 
 FLOOR, MOST = 0.01, 1000  # anchors of an image that are kept for step 05, which uses scores above 0.025
-QUICK_FLOOR, QUICK_TOP, QUICK_NMS = 0.02, 100, 0.05  # opacities hardly overlap, hence the low IoU
-QUICK_THRESHOLDS = np.arange(0.05, 0.95, 0.025)
+QUICK_FLOOR, QUICK_TOP, QUICK_NMS = 0.005, 100, 0.05  # opacities hardly overlap, hence the low IoU
+QUICK_THRESHOLDS = np.geomspace(0.01, 0.9, 40)
 
 
 class DetectionTask:
@@ -61,7 +61,7 @@ class DetectionTask:
         return {"scores": scores, "deltas": deltas, "category": outputs["category"].softmax(-1)}
 
     def merge(self, outputs):
-        """[per image: scores (n,), label (n,), deltas (N, n, 4), anchor (n,), category (C,)] over N models and views.
+        """[per image: score (n,), label (n,), deltas (N, n, 4), anchor (n,), category (C,)] over N models and views.
 
         Mean of the probabilities; the deltas of the anchors above FLOOR are kept of all N for `candidates`.
         """

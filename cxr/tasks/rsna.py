@@ -14,6 +14,11 @@ class Rsna(DetectionTask):
     name = "rsna"
     slug = "rsna-pneumonia-detection-challenge"
     title = "RSNA Pneumonia Detection"
+    score_name = "mAP at IoU 0.40 to 0.75"
+    score_meaning = ("For every image and eight demands on how well a box must fit (overlap 40 % to 75 %), the share of "
+                     "hits among hits, false boxes and missed boxes; averaged. 0 is the worst, 1 is perfect. Images "
+                     "without opacity count 0 as soon as one box is drawn on them and are left out otherwise.")
+    id_column = "patientId"
     class_names, box_classes = CLASSES, BOX_CLASSES
     expected_files = ("stage_2_train_images", "stage_2_test_images", "stage_2_train_labels.csv",
                       "stage_2_detailed_class_info.csv", "stage_2_sample_submission.csv")
@@ -23,7 +28,7 @@ class Rsna(DetectionTask):
     constant_boxes, constant_scores = ((203, 335, 439, 694), (594, 328, 844, 724)), (0.6, 0.5)
     presets = {
         "paper": {},
-        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 256, "epochs": 40, "batch_size": 8, "lr": 1e-3,
+        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 256, "epochs": 40, "batch_size": 8, "lr": 3e-4,
                                  "global_weight": 0.3},
         "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 14, "batch_size": 8, "lr": 1e-3,
                                 "channels": 64, "head_convs": 2, "size": 256, "global_weight": 0.3},

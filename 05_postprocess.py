@@ -1,0 +1,28 @@
+"""Step 5: search the post-processing on out-of-fold predictions, write submission.csv and report.html.
+
+    python 05_postprocess.py                                search, params.json, submission.csv, report.html
+    python 05_postprocess.py --fit-on testlike              fit on the images that are labelled like the test set
+    python 05_postprocess.py --submit "four folds"          also send submission.csv to Kaggle
+    python 05_postprocess.py --compare paper paper-encoder=se_resnext50_32x4d     runs side by side: compare.html
+
+The printed score is honest: every image is judged with parameters that were fitted without its fold.
+"""
+
+from cxr.compare import compare
+from cxr.config import run_step
+from cxr.download import submit
+from cxr.postprocess import postprocess
+from cxr.tasks import TASKS
+
+
+def step(task, config):
+    if config.compare:
+        print("wrote", compare([config.task_dir / name for name in config.compare], config.task_dir / "compare.html"))
+        return
+    submission = postprocess(task, config)
+    if config.submit and submission:
+        print(submit(task.slug, submission, config.submit))
+
+
+if __name__ == "__main__":
+    run_step(step, __doc__, TASKS)

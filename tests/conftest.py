@@ -1,0 +1,32 @@
+"""One small run through all five steps, made once and shared by the tests that look at or disturb what the steps leave."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: sums are the same in this process and in those it starts
+os.environ.pop("KAGGLE_KERNEL_RUN_TYPE", None)
+
+import time  # noqa: E402
+from types import SimpleNamespace  # noqa: E402
+
+import pytest  # noqa: E402
+from steps import DEMO, SLUG, STEPS, digest, protect, run  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory):
+    """The demo at its smallest: input, working (folders), flags, printed {step: text}, before (digest of the input)."""
+    root = tmp_path_factory.mktemp("pipeline")
+    flags = (*DEMO, "--input", root / "input", "--working", root / "working")
+    printed, before = {}, {}
+    for step in STEPS:
+        start = time.monotonic()
+        done = run(step, *flags)
+        assert done.returncode == 0, f"{step} ended with {done.returncode}:\n{done.stdout}"
+        printed[step] = done.stdout
+        print(f"{step}: {time.monotonic() - start:.1f} s")
+        if step == STEPS[0]:
+            protect(root / "input")
+            before = digest(root / "input")
+    return SimpleNamespace(input=root / "input", source=root / "input" / SLUG, working=root / "working", flags=flags,
+                           task=root / "working" / "rsna", run=root / "working" / "rsna" / "tiny", printed=printed,
+                           before=before)

@@ -1,0 +1,399 @@
+"""Training: exact resume wherever it was stopped, logs and checkpoints, refusals, and the same under torchrun."""
+
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_task import TinyTask, tiny_config, write_tiny_data
+
+from cxr import engine
+from cxr.checkpoint import load_state
+from cxr.config import STOPPED
+from cxr.data import read_table, split_fold
+from cxr.device import choose_device
+from cxr.disk import InputError
+from cxr.engine import evaluate, make_loaders, make_scheduler, moving_average, train_folds
+from cxr.inference import load_model
+from cxr.tasks.rsna import Rsna
+
+TASK = TinyTask()
+TIMES = ("seconds", "images_per_second")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of the program handles it."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    working = tmp_path_factory.mktemp("engine")
+    write_tiny_data(working)
+    return working
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def config(data, request):
+    name = request.node.name.translate(str.maketrans("[]/ ", "____"))
+    return tiny_config(data, run=name, augmentation="20", batch_size=2, save_minutes=0.0)
+
+
+def read_log(config):
+    with open(config.fold_dir(0) / "log.csv", newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def checkpoints(config):
+    return sorted(path.name for path in config.fold_dir(0).glob("*.pt"))
+
+
+def assert_same(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if key not in ("config",):
+                assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, where
+
+
+def assert_same_run(config, other):
+    """Every checkpoint of the fold bit for bit, and the log but for the times."""
+    assert checkpoints(config) == checkpoints(other)
+    for name in checkpoints(config):
+        assert_same(*(load_state(c.fold_dir(0) / name) for c in (config, other)), name)
+    assert read_log(config) == read_log(other)
+
+
+VARIANTS = {"plateau": {"ema": 0.9}, "cosine": {"schedule": "cosine", "optimizer": "adamw", "weight_decay": 0.01},
+            "accumulated": {"schedule": "cosine", "ema": 0.5, "accumulate": 2},
+            "pretrained": {"weights": "imagenet", "freeze_epochs": 1}}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(config, request):
+    return replace(config, **VARIANTS[request.param])
+
+
+def whole_run(variant):
+    other = replace(variant, run=variant.run + "-whole", save_minutes=100.0)
+    assert train_folds(TASK, other) == 0
+    return other
+
+
+def test_a_run_stopped_again_and_again_by_the_clock_ends_the_same(variant):
+    stopped = replace(variant, max_hours=1e-9)
+    stops = list(itertools.takewhile(lambda status: status == STOPPED, (train_folds(TASK, stopped) for _ in range(50))))
+    assert len(stops) == 3 * 4 / variant.accumulate - 1
+    assert_same_run(stopped, whole_run(variant))
+
+
+KILLS = [("update", 1), ("update", 3), ("update", 6), ("evaluate", 2), ("write_log", 2), ("keep_checkpoints", 1),
+         ("save_state", 2), ("save_state", 7)]
+
+
+@pytest.mark.parametrize("function, call", KILLS)
+def test_a_killed_run_ends_the_same(config, monkeypatch, function, call):
+    """Killed in the middle: before the given call of a function of the engine."""
+    original, calls = getattr(engine, function), itertools.count(1)
+
+    def killer(*args):
+        if next(calls) == call:
+            raise Killed
+        return original(*args)
+
+    ema = replace(config, ema=0.9)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, function, killer)
+        with pytest.raises(Killed):
+            train_folds(TASK, ema)
+    assert train_folds(TASK, ema) == 0
+    assert_same_run(ema, whole_run(ema))
+    assert not list(ema.fold_dir(0).glob(".*"))
+
+
+def test_a_run_without_saves_inside_the_epoch_ends_the_same(config, monkeypatch):
+    rare = replace(config, save_minutes=100.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "check_finite", lambda state, values: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            train_folds(TASK, rare)
+    assert checkpoints(rare) == []
+    assert train_folds(TASK, rare) == 0
+    assert_same_run(rare, whole_run(rare))
+
+
+def test_a_finished_fold_is_skipped(config, capsys):
+    train_folds(TASK, config)
+    before = {path: path.stat().st_mtime_ns for path in config.fold_dir(0).iterdir()}
+    assert train_folds(TASK, config) == 0
+    assert "is finished, nothing to do" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in config.fold_dir(0).iterdir()}
+
+
+def test_all_folds(config):
+    assert train_folds(TASK, replace(config, fold=None, epochs=1)) == 0
+    states = [load_state(config.fold_dir(fold) / "epoch001.pt") for fold in (0, 1)]
+    assert [state["fold"] for state in states] == [0, 1]
+    assert not torch.equal(states[0]["model"]["head.weight"], states[1]["model"]["head.weight"])
+
+
+def test_other_settings_are_refused(config):
+    train_folds(TASK, replace(config, epochs=1))
+    with pytest.raises(InputError, match=r"other settings \(epochs, lr\): choose another name with --run"):
+        train_folds(TASK, replace(config, lr=0.5))
+    train_folds(TASK, replace(config, epochs=1, workers=1, save_minutes=3.0))
+
+
+def test_last_checkpoint_that_is_none(config):
+    train_folds(TASK, replace(config, epochs=1))
+    last = config.fold_dir(0) / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(InputError, match="last.pt is not a whole checkpoint"):
+        train_folds(TASK, replace(config, epochs=1))
+    last.write_bytes((config.fold_dir(0) / "epoch001.pt").read_bytes())
+    with pytest.raises(InputError, match="last.pt is not a training state"):
+        train_folds(TASK, replace(config, epochs=1))
+
+
+def test_full_disk(config, monkeypatch):
+    """torch's writer says RuntimeError; what was there stays."""
+    train_folds(TASK, replace(config, max_hours=1e-9))
+    before = (config.fold_dir(0) / "last.pt").read_bytes()
+    monkeypatch.setattr(torch, "save", lambda *args: (_ for _ in ()).throw(RuntimeError("unexpected pos 64 vs 0\nmore")))
+    with pytest.raises(InputError, match=r"last.pt could not be written \(unexpected pos 64 vs 0\): free some space"):
+        train_folds(TASK, config)
+    assert (config.fold_dir(0) / "last.pt").read_bytes() == before and not list(config.fold_dir(0).glob(".*"))
+
+
+class NotFinite(TinyTask):
+    """The box loss is not a number in epoch 2: from the fifth training step."""
+
+    def __init__(self, in_training):
+        self.in_training, self.calls = in_training, 0
+
+    def loss(self, outputs, batch, model, config):
+        terms = super().loss(outputs, batch, model, config)
+        self.calls += model.training == self.in_training
+        return terms | {"box": terms["box"] * float("nan")} if self.calls >= 5 else terms
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+def test_a_loss_that_is_not_finite_stops_the_run(config, in_training):
+    config = replace(config, save_minutes=100.0)
+    with pytest.raises(InputError, match=r"not finite any more in epoch 2.*class'?: [0-9.]+.*box'?: nan.*lower --lr") as caught:
+        train_folds(NotFinite(in_training), config)
+    assert "untouched" in str(caught.value)
+    assert load_state(config.fold_dir(0) / "last.pt")["epoch"] == 1 and len(read_log(config)) == 1
+    assert train_folds(TASK, config) == 0
+    assert_same_run(config, whole_run(config))
+
+
+class Falling(TinyTask):
+    """The metric rises to epoch 2 and falls from there."""
+
+    def __init__(self):
+        self.metrics = iter([0.1, 0.3, 0.3, 0.2, 0.1, 0.0])
+
+    def quick_score(self, predictions, table):
+        return {"metric": next(self.metrics), "threshold": 0.5}
+
+
+def test_early_stopping(config):
+    config = replace(config, epochs=6, patience=2, keep=1)
+    assert train_folds(Falling(), config) == 0
+    assert len(read_log(config)) == 4 and checkpoints(config) == ["best.pt", "epoch004.pt", "last.pt"]
+    assert load_state(config.fold_dir(0) / "best.pt")["epoch"] == 2
+    assert train_folds(TASK, config) == 0 and len(read_log(config)) == 4
+
+
+def test_no_early_stopping(config):
+    assert train_folds(Falling(), replace(config, epochs=6)) == 0
+    assert len(read_log(config)) == 6
+
+
+@pytest.mark.parametrize("keep, kept", [(1, ["epoch003.pt"]), (2, ["epoch002.pt", "epoch003.pt"]),
+                                        (9, ["epoch001.pt", "epoch002.pt", "epoch003.pt"])])
+def test_the_last_epochs_are_kept(config, keep, kept):
+    train_folds(TASK, replace(config, keep=keep))
+    assert checkpoints(config) == ["best.pt", *kept, "last.pt"]
+
+
+def test_what_a_fold_leaves(config):
+    config = replace(config, ema=0.9)
+    train_folds(TASK, config)
+    rows = read_log(config)
+    terms = ("loss", "class", "box", "global")
+    assert list(rows[0]) == ["epoch", "lr", *(f"train_{t}" for t in terms), *(f"valid_{t}" for t in terms), "metric", "threshold"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for row in rows:
+        assert float(row["train_loss"]) == pytest.approx(sum(float(row[f"train_{t}"]) for t in terms[1:]), rel=1e-4)
+    stored = json.loads((config.fold_dir(0) / "config.json").read_text())
+    assert stored["lr"] == config.lr and stored["run"] == config.run
+    assert "torch" in json.loads((config.fold_dir(0) / "manifest.json").read_text())
+    assert list(config.fold_dir(0).glob("events*"))
+
+
+def test_the_log_holds_what_the_kept_weights_give(config):
+    """The validation losses of the last epoch, computed again from its checkpoint: the moving average was judged."""
+    config = replace(config, ema=0.9)
+    train_folds(TASK, config)
+    device = choose_device("cpu")
+    loader = make_loaders(config, split_fold(read_table(config.task_dir / "train.csv"), 0), device)[1]
+    model = load_model(TASK, config.fold_dir(0) / "epoch003.pt", device)
+    results = evaluate(TASK, model, loader, config, device, "fp32")
+    assert {k: str(v) for k, v in results.items()}.items() <= read_log(config)[-1].items()
+    state = load_state(config.fold_dir(0) / "last.pt")
+    assert not torch.equal(state["model"]["head.weight"], model.head.weight)
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(config):
+    """8 validation images in batches of 3, 3 and 2 or one by one: every image counts the same."""
+    results = []
+    for batch_size in (1, 3, 8):
+        settings = replace(config, batch_size=batch_size)
+        loader = make_loaders(settings, split_fold(read_table(config.task_dir / "train.csv"), 0), torch.device("cpu"))[1]
+        torch.manual_seed(0)
+        model = TASK.build_model(settings).eval()
+        results.append(evaluate(TASK, model, loader, settings, torch.device("cpu"), "fp32"))
+    for other in results[1:]:
+        assert other == pytest.approx(results[0], rel=1e-5)
+
+
+def test_accumulated_gradients_are_those_of_the_large_batch(config):
+    """With frozen batch norm and without dropout 2 steps of 2 images are one of 4."""
+    settings = replace(config, weights="imagenet", freeze_epochs=0, dropout=0.0)
+    large = replace(settings, run=config.run + "-4", batch_size=4)
+    small = replace(settings, run=config.run + "-2", batch_size=2, accumulate=2)
+    for c in (large, small):
+        assert train_folds(TASK, c) == 0
+    a, b = (load_state(c.fold_dir(0) / "last.pt")["model"] for c in (large, small))
+    start = TASK.build_model(settings).state_dict()
+    for name in a:
+        assert torch.allclose(a[name], b[name], atol=1e-4), name
+    assert not torch.allclose(a["head.weight"], start["head.weight"], atol=1e-2)
+
+
+def test_the_encoder_rests_in_the_first_epoch_only_if_pretrained(config):
+    for weights, rests in (("imagenet", True), ("none", False)):
+        settings = replace(config, run=f"{config.run}-{weights}", weights=weights, freeze_epochs=1, keep=9)
+        train_folds(TASK, settings)
+        torch.manual_seed(settings.seed * 1000)
+        first = TASK.build_model(settings).encoder[0].weight
+        after = [load_state(settings.fold_dir(0) / f"epoch{e:03}.pt")["model"]["encoder.0.weight"] for e in (1, 2)]
+        assert torch.equal(first, after[0]) == rests and not torch.equal(after[0], after[1])
+
+
+def test_plateau_lowers_the_rate_after_four_epochs_without_a_better_box_loss(config):
+    config = replace(config, epochs=7, lr=1e-5)
+    task = TinyTask()
+    task.loss = lambda *args: {k: v * 0 + 1 for k, v in TinyTask.loss(task, *args).items()}
+    train_folds(task, config)
+    assert [float(row["lr"]) for row in read_log(config)] == pytest.approx([1e-5] * 6 + [2e-6])
+
+
+def test_cosine_schedule_by_hand():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    scheduler = make_scheduler(optimizer, tiny_config(".", schedule="cosine", epochs=10), 10)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0], abs=2e-3)
+    assert rates[50] == pytest.approx(0.505) and rates[25] == pytest.approx(0.01 + 0.99 * (1 + 2**-0.5) / 2)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_moving_average_by_hand():
+    """Updates 0 and 1 weigh the past by 1/10 and 2/11; later ones by the decay; whole numbers are copied."""
+    average = [torch.tensor([0.0]), torch.tensor(3)]
+    for updates, expected in ((0, 9.0), (1, 9.0 * 2 / 11 + 10 * 9 / 11)):
+        moving_average(0.5)(average, [torch.tensor([10.0]), torch.tensor(7)], torch.tensor(updates))
+        assert float(average[0]) == pytest.approx(expected) and int(average[1]) == 7
+    average = [torch.tensor([0.0])]
+    moving_average(0.5)(average, [torch.tensor([10.0])], 1000)
+    assert float(average[0]) == 5
+
+
+def test_the_real_network_learns_one_batch_by_heart():
+    """RetinaNet on two images, one with a white rectangle: the rectangle is found, and nothing on the other."""
+    task = Rsna()
+    config = tiny_config(".", encoder="tu-resnet10t", levels="4-6", channels=16, head_convs=1, dropout=0.0)
+    torch.manual_seed(0)
+    model = task.build_model(config)
+    images = torch.randint(0, 60, (2, 1, 192, 192), dtype=torch.uint8)
+    images[0, 0, 40:120, 60:130] = 250
+    batch = {"image": images, "boxes": torch.tensor([[[60.0, 40, 130, 120]], [[0.0, 0, 0, 0]]]),
+             "labels": torch.tensor([[0], [-1]]), "label": torch.tensor([2, 0]), "index": torch.tensor([0, 1])}
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(40):
+        loss = sum(task.loss(model(images), batch, model, config).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0]
+    with torch.no_grad():
+        found = task.quick_predictions(model(images), batch, model)
+    boxes, scores, _ = found[0]
+    assert scores[0] > 0.5 and np.abs(boxes[0] - [60, 40, 130, 120]).max() < 8
+    assert (found[1][1] < 0.3).all()
+
+
+def torchrun(working, processes, changes):
+    """Run tests/tiny_task.py in so many processes."""
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+               str(root / "tests" / "tiny_task.py"), str(working), json.dumps(changes)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def test_two_processes_give_the_same_as_one(tmp_path):
+    """4 images in one process are 2 in each of two; predictions are shared out in parts of 2 images.
+
+    With batch norm in training mode the statistics differ, so there only the judgement of what was kept is compared.
+    """
+    from tiny_task import main
+
+    from cxr.predictions import read_predictions
+
+    write_tiny_data(tmp_path, train=18, test=5)
+    frozen = {"weights": "imagenet", "freeze_epochs": 1, "dropout": 0.0, "fold": None, "epochs": 2}
+    pairs = [frozen | {"run": "frozen"}, {"run": "norm", "epochs": 1, "fold": None}]
+    output = torchrun(tmp_path, 2, [settings | {"batch_size": 2} for settings in pairs])
+    assert output.count("fold 0 epoch 1/2") == 1
+    main(tmp_path, [frozen | {"run": "one", "batch_size": 4}])
+    one, two, norm = (tiny_config(tmp_path, run=run) for run in ("one", "frozen", "norm"))
+    for a, b in zip(read_log(one), read_log(two), strict=True):
+        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=1e-3)
+    for folder in ("fold0/valid_predictions", "fold1/valid_predictions", "test_predictions"):
+        for a, b in zip(*(read_predictions(c.run_dir / folder) for c in (one, two)), strict=True):
+            assert a.image_id == b.image_id and np.allclose(a.category, b.category, atol=1e-4)
+            assert len(a.score) == len(b.score) and np.allclose(a.score, b.score, atol=1e-4)
+            assert np.allclose(np.sort(a.centre, 0), np.sort(b.centre, 0), atol=0.1)
+    loader = make_loaders(norm, split_fold(read_table(norm.task_dir / "train.csv"), 0), torch.device("cpu"))[1]
+    model = load_model(TASK, norm.fold_dir(0) / "epoch001.pt", torch.device("cpu"))
+    results = evaluate(TASK, model, loader, norm, torch.device("cpu"), "fp32")
+    assert results["valid_loss"] == pytest.approx(float(read_log(norm)[0]["valid_loss"]), rel=1e-5)

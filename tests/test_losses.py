@@ -1,0 +1,171 @@
+"""The batched losses against a loop over images, one anchor after the other, and against values by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr.boxes import make_anchors
+from cxr.losses import detection_loss, focal, global_loss, match
+
+ANCHORS = make_anchors(64, [4, 5])
+
+
+def overlap(a, b):
+    """IoU of two boxes, as lists of four numbers."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    inter = max(width, 0) * max(height, 0)
+    return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
+
+
+def loss_of_one_image(logits, deltas, anchors, boxes, labels):
+    """Class and box loss of one image in plain Python: logits (A, K), deltas (A, 4), boxes (n, 4), labels (n,)."""
+    class_sum, box_sum, positives = 0.0, 0.0, 0
+    for a, anchor in enumerate(anchors):
+        values = [overlap(anchor, box) for box in boxes]
+        best = max(values, default=0.0)
+        if 0.4 <= best < 0.5:
+            continue
+        found = values.index(best) if best >= 0.5 else None
+        for k, logit in enumerate(logits[a]):
+            p = min(max(1 / (1 + math.exp(-logit)), 1e-4), 1 - 1e-4)
+            true = found is not None and labels[found] == k
+            class_sum -= 0.25 * (1 - p) ** 2 * math.log(p) if true else 0.75 * p**2 * math.log(1 - p)
+        if found is not None:
+            positives += 1
+            width, height = anchor[2] - anchor[0], anchor[3] - anchor[1]
+            box = boxes[found]
+            goal = [((box[0] + box[2]) - (anchor[0] + anchor[2])) / 2 / width / 0.1,
+                    ((box[1] + box[3]) - (anchor[1] + anchor[3])) / 2 / height / 0.1,
+                    math.log((box[2] - box[0]) / width) / 0.2, math.log((box[3] - box[1]) / height) / 0.2]
+            errors = [abs(x - y) for x, y in zip(deltas[a], goal)]
+            box_sum += sum(4.5 * e * e if e < 1 / 9 else e - 1 / 18 for e in errors) / 4
+    return class_sum / max(1, positives), box_sum / max(1, positives)
+
+
+def random_batch(seed, counts, classes=2):
+    """Outputs for ANCHORS and a list of (boxes, labels) of images with so many boxes."""
+    rng = np.random.default_rng(seed)
+    scores = torch.tensor(rng.normal(-1, 2, (len(counts), len(ANCHORS), classes)), dtype=torch.float32)
+    deltas = torch.tensor(rng.normal(0, 1, (len(counts), len(ANCHORS), 4)), dtype=torch.float32)
+    true = []
+    for count in counts:
+        corner, size = rng.uniform(0, 30, (count, 2)), rng.uniform(20, 120, (count, 2))
+        true.append((np.concatenate([corner, corner + size], 1), rng.integers(0, classes, count)))
+    return scores, deltas, true
+
+
+def pad(true, most):
+    boxes, labels = torch.zeros(len(true), most, 4), torch.full((len(true), most), -1)
+    for i, (b, c) in enumerate(true):
+        boxes[i, : len(b)], labels[i, : len(b)] = torch.tensor(b, dtype=torch.float32), torch.tensor(c)
+    return boxes, labels
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 3), min_size=1, max_size=3))
+def test_batched_is_the_mean_of_the_loop(seed, counts):
+    scores, deltas, true = random_batch(seed, counts)
+    terms = detection_loss(scores, deltas, ANCHORS, *pad(true, max(1, *counts, 1)))
+    single = [loss_of_one_image(scores[i].tolist(), deltas[i].tolist(), ANCHORS.tolist(), b.tolist(), c.tolist())
+              for i, (b, c) in enumerate(true)]
+    expected = np.mean(single, axis=0)
+    assert float(terms["class"]) == pytest.approx(expected[0], rel=1e-4)
+    assert float(terms["box"]) == pytest.approx(expected[1], rel=1e-4, abs=1e-7)
+
+
+def test_the_random_batches_hold_every_kind_of_anchor():
+    """Else the comparison above would compare nothing."""
+    _, _, true = random_batch(0, [3, 3, 3])
+    _, positive, negative = match(ANCHORS, *pad(true, 3))
+    assert positive.any() and negative.any() and (~positive & ~negative).any()
+
+
+def test_padding_does_not_matter():
+    scores, deltas, true = random_batch(1, [2, 0, 1])
+    a, b = (detection_loss(scores, deltas, ANCHORS, *pad(true, most)) for most in (2, 7))
+    assert a["class"] == b["class"] and a["box"] == b["box"] and a["box"] > 0
+
+
+def test_images_without_boxes_take_part():
+    """One anchor with probability 0.5 costs 0.75 * 0.25 * log 2, the others (clamped to 1e-4) next to nothing."""
+    scores = torch.full((2, len(ANCHORS), 1), -20.0)
+    scores[1, 7] = 0.0
+    terms = detection_loss(scores, torch.zeros(2, len(ANCHORS), 4), ANCHORS, *pad([(np.zeros((0, 4)), [])] * 2, 1))
+    assert float(terms["class"]) == pytest.approx(0.75 * 0.25 * math.log(2) / 2, abs=1e-6) and terms["box"] == 0
+
+
+def test_a_batch_without_any_box_has_gradients():
+    scores = torch.zeros(2, len(ANCHORS), 1, requires_grad=True)
+    deltas = torch.zeros(2, len(ANCHORS), 4, requires_grad=True)
+    terms = detection_loss(scores, deltas, ANCHORS, *pad([(np.zeros((0, 4)), [])] * 2, 1))
+    sum(terms.values()).backward()
+    assert (scores.grad > 0).all() and (deltas.grad == 0).all()
+
+
+def test_positives_divide_the_class_loss():
+    """Two equal boxes of a level's anchor: every anchor's loss is known, and the sum is divided by the positives."""
+    box = ANCHORS[9 * 5 + 1].numpy()[None]
+    boxes, labels = pad([(box, np.array([0]))], 1)
+    _, positive, negative = match(ANCHORS, boxes, labels)
+    assert positive[0, 9 * 5 + 1]
+    terms = detection_loss(torch.zeros(1, len(ANCHORS), 1), torch.zeros(1, len(ANCHORS), 4), ANCHORS, boxes, labels)
+    positives, negatives = int(positive.sum()), int(negative.sum())
+    assert float(terms["class"]) == pytest.approx(
+        (0.25 * positives + 0.75 * negatives) * 0.25 * math.log(2) / positives, rel=1e-5)
+
+
+@pytest.mark.parametrize("logit, target, expected", [
+    (0.0, True, 0.25 * 0.25 * math.log(2)), (0.0, False, 0.75 * 0.25 * math.log(2)),
+    (math.log(9), True, 0.25 * 0.01 * -math.log(0.9)), (math.log(9), False, 0.75 * 0.81 * -math.log(0.1)),
+    (-100.0, True, 0.25 * 0.9999**2 * -math.log(1e-4)), (100.0, True, 0.25 * 1e-8 * -math.log(0.9999))])
+def test_focal_by_hand(logit, target, expected):
+    value = focal(torch.tensor([logit], dtype=torch.float64), torch.tensor([target]))
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("offset, expected", [(0.05, 4.5 * 0.05**2), (1.0, 1 - 1 / 18), (-2.0, 2 - 1 / 18)])
+def test_smooth_l1_by_hand(offset, expected):
+    """One anchor that is the box itself: its goal is 0, and all four outputs are wrong by `offset`."""
+    anchor = ANCHORS[9:10]
+    terms = detection_loss(torch.zeros(1, 1, 1), torch.full((1, 1, 4), offset), anchor, anchor[None], torch.zeros(1, 1).long())
+    assert float(terms["box"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_between_the_thresholds_an_anchor_is_ignored():
+    """IoU of a 10 x 10 anchor with boxes inside it of 10 x 5, 10 x 4.5, 10 x 4 and 10 x 3.9: 0.5, 0.45, 0.4, 0.39."""
+    anchor = torch.tensor([[0.0, 0, 10, 10]])
+    heights = (5, 4.5, 4, 3.9)
+    boxes = torch.tensor([[[0, 0, 10, h]] for h in heights])
+    _, positive, negative = match(anchor, boxes, torch.zeros(4, 1).long())
+    assert positive[:, 0].tolist() == [True, False, False, False]
+    assert negative[:, 0].tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("logit", [-1e4, 1e4])
+def test_extreme_logits_stay_finite(logit):
+    scores = torch.full((2, len(ANCHORS), 2), logit, requires_grad=True)
+    deltas = torch.full((2, len(ANCHORS), 4), logit, requires_grad=True)
+    _, _, true = random_batch(2, [2, 0])
+    terms = detection_loss(scores, deltas, ANCHORS, *pad(true, 2))
+    sum(terms.values()).backward()
+    assert all(t.isfinite() for t in terms.values())
+    assert scores.grad.isfinite().all() and deltas.grad.isfinite().all()
+
+
+def test_global_loss():
+    logits = torch.tensor([[0.0, 0, 0], [5, 1, -2], [1, 2, 3]])
+    assert float(global_loss(logits[:1], torch.tensor([1]))) == pytest.approx(math.log(3))
+    known = F.cross_entropy(logits[[0, 2]], torch.tensor([1, 2]))
+    assert float(global_loss(logits, torch.tensor([1, -1, 2]))) == pytest.approx(float(known))
+
+
+def test_global_loss_without_any_known_class():
+    logits = torch.ones(2, 3, requires_grad=True)
+    loss = global_loss(logits, torch.tensor([-1, -1]))
+    loss.backward()
+    assert loss == 0 and (logits.grad == 0).all()
