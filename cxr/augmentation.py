@@ -65,7 +65,7 @@ class Augmentation:
 
 
 def random_affine(rng, level, side, size):
-    """2x3 matrix from a `side` x `side` picture to `size` x `size`: scale, shear, rotation about a jittered centre, flip."""
+    """2x3 matrix from a picture of `side` to one of `size`: scale, shear, rotation about a jittered centre, flip."""
     centre = side / 2 + rng.uniform(-CENTRE_JITTER, CENTRE_JITTER, 2) * side
     sx, sy = 2 ** rng.normal(0, level.scale, 2)
     angle, shear = np.deg2rad(rng.normal(0, 1, 2) * (level.angle, level.shear))

@@ -97,7 +97,8 @@ def iou(anchors, boxes):
     """IoU of anchors (A, 4) with boxes (..., M, 4) -> (..., A, M)."""
     boxes = boxes[..., None, :, :]
     anchors = anchors[:, None]
-    wh = (torch.minimum(anchors[..., 2:], boxes[..., 2:]) - torch.maximum(anchors[..., :2], boxes[..., :2])).clamp(min=0)
+    low, high = torch.maximum(anchors[..., :2], boxes[..., :2]), torch.minimum(anchors[..., 2:], boxes[..., 2:])
+    wh = (high - low).clamp(min=0)
     inter = wh[..., 0] * wh[..., 1]
     area = (anchors[..., 2] - anchors[..., 0]) * (anchors[..., 3] - anchors[..., 1])
     area_boxes = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
@@ -107,8 +108,8 @@ def iou(anchors, boxes):
 def warp_boxes(boxes, matrix):
     """Boxes (n, 4) after a 2x3 affine matrix.
 
-    The box around four rotated corners is too big for a rounded opacity, so the eight points at 1/3 and 2/3 of each edge
-    are moved and their bounding box is taken (Gabruseva et al. 2020, section 3.3).
+    The box around four rotated corners is too big for a rounded opacity, so the eight points at 1/3 and 2/3 of each
+    edge are moved and their bounding box is taken (Gabruseva et al. 2020, section 3.3).
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     third = np.array([1 / 3, 2 / 3])

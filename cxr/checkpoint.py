@@ -35,7 +35,8 @@ def load_state(path, device="cpu"):
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except BROKEN as error:
-        raise InputError(f"{path} is not a whole checkpoint ({first_line(error)}): delete it and run step 03 again") from error
+        raise InputError(f"{path} is not a whole checkpoint ({first_line(error)}): delete it and run step 03 "
+                         "again") from error
 
 
 def first_line(error):

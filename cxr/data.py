@@ -14,7 +14,7 @@ from cxr.disk import InputError
 
 
 class XrayDataset(Dataset):
-    """Rows of train.csv or test.csv -> dict(image uint8 (1, S, S), boxes (n, 4) input pixels, labels (n,), label, index).
+    """Rows of a table -> dict(image uint8 (1, S, S), boxes (n, 4) in input pixels, labels (n,), label, index).
 
     Indexed by (epoch, row): the random numbers of a sample depend on seed, epoch and row alone, never on the number of
     workers, processes or restarts.
@@ -128,6 +128,7 @@ def split_fold(table, fold):
     """(training rows, validation rows). Raises InputError if the fold is not in the table or one side is empty."""
     valid = table[table["fold"] == fold]
     if len(valid) == 0 or len(valid) == len(table):
-        raise InputError(f"fold {fold} is not in the table of step 02 (folds there: {sorted(table['fold'].unique().tolist())}): "
+        present = sorted(table["fold"].unique().tolist())
+        raise InputError(f"fold {fold} is not in the table of step 02 (folds there: {present}): "
                          "run step 02 with this --folds into another --working folder")
     return table[table["fold"] != fold], valid

@@ -12,7 +12,7 @@ class InputError(Exception):
 
 @contextmanager
 def atomic(path):
-    """Yield a temporary path beside `path`; it becomes `path` when the block ends well and vanishes when it does not."""
+    """Yield a temporary path beside `path`; it becomes `path` when the block ends well and vanishes when not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
@@ -34,7 +34,8 @@ def read_json(path):
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the step that writes it first") from None
     except ValueError as error:
-        raise InputError(f"{path} is not readable JSON ({error}): delete it and run the step that writes it again") from None
+        raise InputError(f"{path} is not readable JSON ({error}): delete it and run the step that writes it "
+                         "again") from None
 
 
 def write_csv(path, table):

@@ -163,12 +163,12 @@ def prepare_folder(folder, task, config, main):
 
 
 def make_loaders(config, tables, device):
-    workers, seed = count_workers(config.workers), config.seed
+    workers, seed, share = count_workers(config.workers), config.seed, (distributed.rank(), distributed.world())
     loaders = []
     for table, augmentation in zip(tables, (config.augmentation, "1")):
         dataset = XrayDataset(table, config.task_dir / "images", config.image_size, augmentation, seed)
         shuffle = table is tables[0]
-        sampler = ResumableSampler(len(table), config.batch_size, seed, shuffle, distributed.rank(), distributed.world())
+        sampler = ResumableSampler(len(table), config.batch_size, seed, shuffle, *share)
         loaders.append(make_loader(dataset, sampler, workers if shuffle else min(workers, 2), device.type == "cuda"))
     return loaders
 
@@ -182,7 +182,7 @@ def to_device(batch, device):
 
 
 def train_one_epoch(task, state, network, loader, folder, deadline):
-    """Steps from state.step to the epoch's end; False if the deadline came first. Saves state at times and at the stop."""
+    """Steps from state.step to the epoch's end, saving the state at times; False if the deadline came first."""
     config, device, main = state.config, state.device, distributed.rank() == 0
     loader.sampler.epoch, loader.sampler.first_batch = state.epoch, state.step
     steps = loader.sampler.batches()
@@ -190,8 +190,8 @@ def train_one_epoch(task, state, network, loader, folder, deadline):
     if state.model.pretrained:
         state.model.freeze_encoder(state.epoch < config.freeze_epochs)
     saved = time.monotonic()
-    bar = tqdm(loader, desc=f"fold {state.fold} epoch {state.epoch + 1}/{config.epochs}", initial=state.step, total=steps,
-               disable=not main, mininterval=5, leave=False)
+    bar = tqdm(loader, desc=f"fold {state.fold} epoch {state.epoch + 1}/{config.epochs}", initial=state.step,
+               total=steps, disable=not main, mininterval=5, leave=False)
     for batch in bar:
         torch.manual_seed(hash((config.seed, state.fold, state.epoch, state.step, distributed.rank())) % 2**63)
         batch = to_device(batch, device)
@@ -287,11 +287,12 @@ def finish_epoch(task, state, results, speed, folder, writer):
     writer.flush()
     keep_checkpoints(task, state, folder, better)
     print(f"fold {state.fold} epoch {state.epoch}/{config.epochs}: train {means['train_loss']:.4f}, valid "
-          f"{results['valid_loss']:.4f}, metric {results['metric']:.4f}, {speed['images_per_second']:.1f} images/s", flush=True)
+          f"{results['valid_loss']:.4f}, metric {results['metric']:.4f}, {speed['images_per_second']:.1f} images/s",
+          flush=True)
 
 
 def keep_checkpoints(task, state, folder, better):
-    """epoch<N>.pt of the last `keep` epochs, best.pt, and last.pt at the very end, which says that all of it is there."""
+    """epoch<N>.pt of the last `keep` epochs, best.pt, and last.pt at the very end: where it is, all of it is there."""
     weights = {"task": task.name, "config": plain_config(state.config), "fold": state.fold, "epoch": state.epoch,
                "model": state.evaluated().state_dict()}
     save_state(folder / f"epoch{state.epoch:03d}.pt", weights)

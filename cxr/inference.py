@@ -22,7 +22,7 @@ VIEWS = {"none": [(0, False)], "flip": [(0, False), (0, True)],
 
 
 def predict_run(task, config):
-    """Out-of-fold predictions of every wanted fold with that fold's models, then of the test images with all of them."""
+    """Out-of-fold predictions of every wanted fold by that fold's models, then of the test images by all of them."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     train, test = (read_table(config.task_dir / f"{name}.csv") for name in ("train", "test"))
@@ -49,13 +49,13 @@ def fold_checkpoints(task, config, fold):
     disagree = [name for name in config.explicit if name in config.training_settings()
                 and str(stored[name]) != str(getattr(config, name))]
     if disagree:
-        raise InputError(f"{folder} was trained with other values of {', '.join(disagree)}: leave these flags out, since "
-                         "prediction takes them from the checkpoint")
+        raise InputError(f"{folder} was trained with other values of {', '.join(disagree)}: leave these flags out, "
+                         "since prediction takes them from the checkpoint")
     paths = sorted(folder.glob("epoch*.pt"))[-config.checkpoints :]
     done = (folder / "last.pt").exists() and load_state(folder / "last.pt").get("done", False)
     if not paths or not (done or config.partial):
-        raise InputError(f"{folder} is not finished: run 03_train.py with the same flags to go on, or predict with what "
-                         "is there by --partial")
+        raise InputError(f"{folder} is not finished: run 03_train.py with the same flags to go on, or predict with "
+                         "what is there by --partial")
     return paths
 
 
@@ -124,8 +124,9 @@ def batches(config, table, rows, model, device):
     """Batches of the given rows in their order, at the size that the network was trained with."""
     dataset = XrayDataset(table, config.task_dir / "images", model.image_size)
     workers = min(count_workers(config.workers), len(rows))
-    return torch.utils.data.DataLoader(dataset, config.batch_size, sampler=[(0, row) for row in rows], collate_fn=collate,
-                                       num_workers=workers, worker_init_fn=one_thread, pin_memory=device.type == "cuda")
+    return torch.utils.data.DataLoader(dataset, config.batch_size, sampler=[(0, row) for row in rows],
+                                       collate_fn=collate, num_workers=workers, worker_init_fn=one_thread,
+                                       pin_memory=device.type == "cuda")
 
 
 @torch.inference_mode()

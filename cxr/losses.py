@@ -29,24 +29,26 @@ def focal(logits, target):
     return -alpha * (1 - p_true) ** GAMMA * p_true.log()
 
 
-def detection_loss(scores, deltas, anchors, boxes, labels):
+def detection_loss(scores, deltas, anchors, boxes, labels, per="image"):
     """Class and box terms: logits (B, A, K), deltas (B, A, 4), anchors (A, 4), boxes (B, M, 4), labels (B, M) or -1.
 
-    Class: focal loss summed over the anchors of an image, divided by max(1, positives), mean over images.
-    Box: smooth L1 over the positives of an image, mean over their 4 numbers (0 without positives), mean over images.
+    Class: focal loss, summed over all anchors; box: smooth L1 over the positives, mean over their 4 numbers.
+    per="image", as published: each image's sums are divided by max(1, its positives), then the mean over images is taken
+    (an image without boxes has no box term). per="batch": the batch's sums are divided by max(1, its positives), so an
+    image counts by its positives and an empty one only pushes scores down.
     """
     index, positive, negative = match(anchors, boxes, labels)
-    count = positive.sum(1).clamp(min=1)
+    count = positive.sum(1)
+    divisor = count.clamp(min=1) * len(boxes) if per == "image" else count.sum().clamp(min=1).expand(len(boxes))
     matched = labels.gather(1, index)
     target = positive[..., None] & (matched[..., None] == torch.arange(scores.shape[-1], device=scores.device))
     used = (positive | negative)[..., None]
-    class_loss = ((focal(scores, target) * used).sum((1, 2)) / count).mean()
+    class_loss = ((focal(scores, target) * used).sum((1, 2)) / divisor).sum()
 
     image, anchor = positive.nonzero(as_tuple=True)
     goal = encode(boxes[image, index[image, anchor]], anchors[anchor])
     each = F.smooth_l1_loss(deltas[image, anchor], goal, reduction="none", beta=BETA).mean(-1)
-    box_loss = (each / count[image]).sum() / len(boxes)
-    return {"class": class_loss, "box": box_loss}
+    return {"class": class_loss, "box": (each / divisor[image]).sum()}
 
 
 def global_loss(logits, label):

@@ -143,8 +143,9 @@ def write_submission(task, config, params, warnings):
     found = {c.image_id: detect(c, params, task.gate_weights) for c in read_predictions(folder)}
     table = task.format_submission(list(sample[task.id_column]), found)
     task.check_submission(table, sample)
-    if len(found) < len(table):
-        warnings.append(f"{len(table) - len(found)} images of the sample submission have no picture and get no boxes.")
+    absent = len(set(sample[task.id_column]) - found.keys())
+    if absent:
+        warnings.append(f"{absent} images of the sample submission have no picture and get no boxes.")
     write_csv(path, table)
     return path
 

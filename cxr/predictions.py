@@ -22,7 +22,8 @@ def write_part(folder, number, candidates):
     """Write a list of Candidates."""
     columns = {name: np.concatenate([getattr(c, name) for c in candidates])
                for name in ("centre", "size20", "size80", "score", "label")}
-    facts = {"image_id": np.array([c.image_id for c in candidates]), "count": np.array([len(c.score) for c in candidates]),
+    facts = {"image_id": np.array([c.image_id for c in candidates]),
+             "count": np.array([len(c.score) for c in candidates]),
              "frame": np.array([(c.width, c.height) for c in candidates]),
              "category": np.stack([c.category for c in candidates])}
     with atomic(part_path(folder, number)) as temporary:
@@ -42,4 +43,5 @@ def read_predictions(folder):
                                  part["centre"][rows], part["size20"][rows], part["size80"][rows], part["score"][rows],
                                  part["label"][rows])
         except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is not a whole prediction file ({error}): delete it and run step 04 again") from error
+            raise InputError(f"{path} is not a whole prediction file ({error}): delete it and run step 04 "
+                             "again") from error

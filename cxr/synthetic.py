@@ -1,6 +1,7 @@
 """A small fake of a data set in its true on-disk format, so that everything runs without a download."""
 
 import csv
+import io
 import shutil
 import uuid
 from pathlib import Path
@@ -42,7 +43,9 @@ def write_dicom(path, image, identifier, chest):
     data.LossyImageCompression, data.LossyImageCompressionMethod = "01", "ISO_10918_1"
     data.PixelData, data.file_meta = encapsulate([jpeg]), meta
     data["PixelData"].VR = "OB"
-    data.save_as(path, enforce_file_format=True)
+    content = io.BytesIO()  # pydicom would hide the reason if writing to the disk failed
+    data.save_as(content, enforce_file_format=True)
+    path.write_bytes(content.getvalue())
 
 
 def draw_patients(rng, count):

@@ -32,7 +32,8 @@ def parts(matrices):
 def test_distribution_of_the_affine_part(name):
     level = LEVELS[name]
     scale_x, scale_y, angle, shear, flipped = parts(draw(level))
-    for values, deviation in ((scale_x, level.scale), (scale_y, level.scale), (angle, level.angle), (shear, level.shear)):
+    pairs = (scale_x, level.scale), (scale_y, level.scale), (angle, level.angle), (shear, level.shear)
+    for values, deviation in pairs:
         assert np.std(values) == pytest.approx(deviation, rel=0.05, abs=1e-6)
         assert abs(np.mean(values)) <= 0.06 * deviation + 1e-6
     assert np.mean(flipped) == pytest.approx(level.flip, abs=0.03)

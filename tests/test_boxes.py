@@ -82,7 +82,8 @@ def test_decode_of_extreme_outputs_is_finite():
 
 def test_iou_by_hand():
     anchors = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
-    boxes = torch.tensor([[[0.0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 0, 0]], [[20, 20, 40, 30], [0, 0, 5, 10], [0, 0, 0, 0]]])
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 0, 0]],
+                          [[20, 20, 40, 30], [0, 0, 5, 10], [0, 0, 0, 0]]])
     expected = torch.tensor([[[1, 1 / 3, 0], [0, 0, 0]], [[0, 0.5, 0], [0.5, 0, 0]]])
     assert torch.allclose(iou(anchors, boxes), expected)
 
@@ -137,7 +138,7 @@ def test_warp_by_a_quarter_turn():
 
 
 def test_warp_by_45_degrees_is_smaller_than_the_corners():
-    """A square of side 6 about the origin: its corners reach 3 sqrt 2, the eight points (3, 1) and their like 4 / sqrt 2."""
+    """A square of side 6 about the origin: its corners reach 3 sqrt 2, the eight points, such as (3, 1), 4 / sqrt 2."""
     matrix = cv2.getRotationMatrix2D((0, 0), 45, 1)
     reach = 4 / math.sqrt(2)
     assert reach < 3 * math.sqrt(2)

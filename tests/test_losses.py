@@ -131,8 +131,8 @@ def test_focal_by_hand(logit, target, expected):
 @pytest.mark.parametrize("offset, expected", [(0.05, 4.5 * 0.05**2), (1.0, 1 - 1 / 18), (-2.0, 2 - 1 / 18)])
 def test_smooth_l1_by_hand(offset, expected):
     """One anchor that is the box itself: its goal is 0, and all four outputs are wrong by `offset`."""
-    anchor = ANCHORS[9:10]
-    terms = detection_loss(torch.zeros(1, 1, 1), torch.full((1, 1, 4), offset), anchor, anchor[None], torch.zeros(1, 1).long())
+    anchor, label = ANCHORS[9:10], torch.zeros(1, 1).long()
+    terms = detection_loss(torch.zeros(1, 1, 1), torch.full((1, 1, 4), offset), anchor, anchor[None], label)
     assert float(terms["box"]) == pytest.approx(expected, rel=1e-5)
 
 

@@ -29,7 +29,8 @@ def build_encoder(name, weights):
     try:
         return fill(name, weights)
     except ValueError as error:  # from segmentation-models-pytorch
-        raise InputError(f"--encoder {name} has no pyramid of feature maps ({error}): choose a convolutional one") from error
+        raise InputError(f"--encoder {name} has no pyramid of feature maps ({error}): choose a convolutional "
+                         "one") from error
 
 
 def fill(name, weights):
@@ -69,9 +70,10 @@ def fetch(name):
 
 
 def read_weights(path):
-    """State dict in a .pth/.pt file, alone or under 'state_dict' or 'model' (step 03's checkpoints), or in .safetensors."""
+    """State dict in a .safetensors or .pth/.pt file, there alone or under 'state_dict' or, as of step 03, 'model'."""
     if not path.is_file():
-        raise InputError(f"--weights {path} is not a file: give an existing state dict, or imagenet, pretrainedmodels, none")
+        raise InputError(f"--weights {path} is not a file: give an existing state dict, or imagenet, pretrainedmodels, "
+                         "none")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -33,7 +33,8 @@ class DetectionTask:
 
     def loss(self, outputs, batch, model, config):
         """Weighted terms {'class', 'box', 'global'}."""
-        terms = detection_loss(outputs["scores"], outputs["deltas"], model.anchors, batch["boxes"], batch["labels"])
+        terms = detection_loss(outputs["scores"], outputs["deltas"], model.anchors, batch["boxes"], batch["labels"],
+                               config.divide_by)
         return {"class": config.class_weight * terms["class"], "box": terms["box"],
                 "global": config.global_weight * global_loss(outputs["category"], batch["label"])}
 
@@ -91,8 +92,8 @@ class DetectionTask:
         scale = np.array([row["width"], row["height"]]) / model.image_size
         (centre, size20), (_, size80) = (centre_size(decode(part, anchors)) for part in (low, high))
         centre, size20, size80 = ((part.cpu().numpy() * scale).astype(np.float32) for part in (centre, size20, size80))
-        return Candidates(row["image_id"], int(row["width"]), int(row["height"]), merged["category"].cpu().numpy(), centre,
-                          size20, size80, merged["score"].cpu().numpy(), merged["label"].cpu().numpy().astype(np.int16))
+        return Candidates(row["image_id"], int(row["width"]), int(row["height"]), merged["category"].cpu().numpy(),
+                          centre, size20, size80, merged["score"].cpu().numpy(), merged["label"].cpu().numpy().astype(np.int16))
 
     def quick_predictions(self, outputs, batch, model):
         """{row: (boxes (n, 4) in input pixels, scores (n,))}: plain decoding and NMS, best first."""
@@ -122,6 +123,6 @@ def view_side(model, thirds):
     stride = max(2 ** model.levels[-1], 32)
     side = round(model.image_size * 2 ** (thirds / 3) / stride) * stride
     if side < 192:
-        raise InputError(f"--tta flip+scale would shrink images of {model.image_size} pixels to {side}, and the network "
-                         "needs 192: use --tta flip")
+        raise InputError(f"--tta flip+scale would shrink images of {model.image_size} pixels to {side}, and the "
+                         "network needs 192: use --tta flip")
     return side

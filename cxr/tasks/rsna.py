@@ -7,7 +7,8 @@ from cxr.tasks.rsna_files import BOX_CLASSES, CLASSES, check_submission, format_
 # Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow pyramid that two CPU
 # cores can train, and no level 2, since the boxes are a third of the image high.
 FROM_SCRATCH = {"weights": "none", "levels": "3-6", "channels": 128, "optimizer": "adamw", "weight_decay": 0.02,
-                "schedule": "cosine", "clip": 1.0, "ema": 0.998, "dropout": 0.5}
+                "schedule": "cosine", "clip": 1.0, "ema": 0.998, "dropout": 0.2, "divide_by": "batch", "augmentation": "15",
+                "global_weight": 0.3}
 
 
 class Rsna(DetectionTask):
@@ -28,10 +29,9 @@ class Rsna(DetectionTask):
     constant_boxes, constant_scores = ((203, 335, 439, 694), (594, 328, 844, 724)), (0.6, 0.5)
     presets = {
         "paper": {},
-        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 256, "epochs": 40, "batch_size": 8, "lr": 3e-4,
-                                 "global_weight": 0.3},
-        "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 14, "batch_size": 8, "lr": 1e-3,
-                                "channels": 64, "head_convs": 2, "size": 256, "global_weight": 0.3},
+        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 256, "epochs": 40, "batch_size": 8, "lr": 3e-4},
+        "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 9, "batch_size": 8, "lr": 5e-4,
+                                "channels": 64, "head_convs": 2, "size": 256},
     }
     read_tables = staticmethod(read_tables)
     read_sample = staticmethod(read_sample)
