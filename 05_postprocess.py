@@ -21,7 +21,7 @@ def step(task, config):
         return
     submission = postprocess(task, config)
     if config.submit and submission:
-        print(submit(task.slug, submission, config.submit))
+        submit(task.slug, submission, config.submit)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Config:
     levels: str = setting("2-7", "pyramid levels; level 2 is the paper's addition for small boxes", True)
     channels: int = setting(256, "channels of the pyramid and heads; 256 as in RetinaNet", True)
     head_convs: int = setting(4, "3x3 convolutions in each head; 4 as in RetinaNet", True)
+    head_norm: str = setting("none", "group normalisation in the heads: none as published, group helps random weights",
+                             True, ("none", "group"))
     dropout: float = setting(0.75, "dropout before the class output and the global output; 0.75 in the best model", True)
 
     image_size: int = setting(512, "side of the network's input in pixels", True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from steps import ROOT, SLUG, TINY, digest, link_tree, protect
+from steps import ROOT, SLUG, TINY, digest, link_tree, protect, unprotect
 
 from cxr.tasks import TASKS
 
@@ -131,7 +131,7 @@ class Kernel:
         protect(self.input)
 
     def attach_output(self, session):
-        self.input.chmod(0o755)
+        unprotect(self.input)
         shutil.copytree(session / "cxr_working", self.input / "notebooks" / "someone" / "kernel" / "cxr_working")
         protect(self.input)
 
@@ -190,6 +190,7 @@ def test_old_layout_of_the_mounts(pipeline, built, tmp_path):
 
 def test_kernel_without_its_inputs(pipeline, built, tmp_path):
     kernel = Kernel(tmp_path, pipeline, built / "code", "new")
+    unprotect(kernel.input)
     shutil.rmtree(kernel.input / "competitions")
     done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "without data")
     assert done.returncode == 1 and f"{SLUG} is not among the inputs of this kernel" in done.stdout
@@ -200,7 +201,7 @@ def test_kernel_without_its_inputs(pipeline, built, tmp_path):
 
 def test_two_outputs_are_refused(pipeline, built, tmp_path):
     kernel = Kernel(tmp_path, pipeline, built / "code", "new")
-    kernel.input.chmod(0o755)
+    unprotect(kernel.input)
     for name in ("one", "two"):
         (kernel.input / name / "cxr_working").mkdir(parents=True)
     done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "session")

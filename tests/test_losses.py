@@ -78,6 +78,21 @@ def test_batched_is_the_mean_of_the_loop(seed, counts):
     assert float(terms["box"]) == pytest.approx(expected[1], rel=1e-4, abs=1e-7)
 
 
+def test_dividing_by_the_positives_of_the_batch():
+    """The sums over the images, from the loop, divided once by all positives; without any box by 1."""
+    counts = [3, 0, 1]
+    scores, deltas, true = random_batch(3, counts)
+    boxes, labels = pad(true, 3)
+    positives = match(ANCHORS, boxes, labels)[1].sum(1).tolist()
+    assert positives[0] != positives[2] and min(positives[0], positives[2]) > 0
+    sums = [np.array(loss_of_one_image(scores[i].tolist(), deltas[i].tolist(), ANCHORS.tolist(), b.tolist(), c.tolist()))
+            * max(1, positives[i]) for i, (b, c) in enumerate(true)]
+    terms = detection_loss(scores, deltas, ANCHORS, boxes, labels, per="batch")
+    assert [float(terms["class"]), float(terms["box"])] == pytest.approx((sum(sums) / sum(positives)).tolist(), rel=1e-4)
+    empty = detection_loss(scores[1:2], deltas[1:2], ANCHORS, boxes[1:2], labels[1:2], per="batch")
+    assert float(empty["class"]) == pytest.approx(sums[1][0], rel=1e-4) and empty["box"] == 0
+
+
 def test_the_random_batches_hold_every_kind_of_anchor():
     """Else the comparison above would compare nothing."""
     _, _, true = random_batch(0, [3, 3, 3])
@@ -87,7 +102,9 @@ def test_the_random_batches_hold_every_kind_of_anchor():
 
 def test_padding_does_not_matter():
     scores, deltas, true = random_batch(1, [2, 0, 1])
-    a, b = (detection_loss(scores, deltas, ANCHORS, *pad(true, most)) for most in (2, 7))
+    boxes, labels = pad(true, 7)
+    boxes[labels < 0] = torch.tensor([0.0, 0, 64, 64])
+    a, b = (detection_loss(scores, deltas, ANCHORS, *true) for true in (pad(true, 2), (boxes, labels)))
     assert a["class"] == b["class"] and a["box"] == b["box"] and a["box"] > 0
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -15,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from steps import DEMO, ROOT, SLUG, STEPS, TINY, command, digest, link_tree, rewrite, run_here
+from steps import DEMO, ROOT, SLUG, STEPS, TINY, command, digest, link_tree, rewrite, run_here, unprotect
 
+resource = pytest.importorskip("resource", reason="kills and limits of a process as POSIX has them")
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -204,10 +204,8 @@ def test_tables_without_rows_or_columns(copy, name):
 
 def input_copy(pipeline, folder):
     """The input with tables that may be changed."""
-    source = folder / SLUG
-    link_tree(pipeline.source, source)
-    for path in [source, *source.glob("*.csv")]:
-        path.chmod(path.stat().st_mode | 0o200)
+    source = link_tree(pipeline.source, folder / SLUG)
+    unprotect(source)
     return source
 
 

@@ -37,14 +37,22 @@ class Pyramid(nn.Module):
         return [maps[level] for level in self.levels]
 
 
-def head(channels, convs, outputs, dropout=0.0):
+def head(channels, convs, outputs, norm, dropout=0.0):
     layers = []
     for _ in range(convs):
-        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
+        layers += [he_init(nn.Conv2d(channels, channels, 3, padding=1)),
+                   *([nn.GroupNorm(channels // 8, channels)] if norm == "group" else []), nn.ReLU(inplace=True)]
     last = nn.Conv2d(channels, outputs, 3, padding=1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, nn.Dropout(dropout), last)
+
+
+def he_init(conv):
+    """PyTorch's own start shrinks the signal in every layer; with He's it keeps its size through ReLUs."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 class GlobalHead(nn.Module):
@@ -68,15 +76,15 @@ class RetinaNet(nn.Module):
     random weights have none worth keeping.
     """
 
-    def __init__(self, encoder, weights, levels, channels, head_convs, dropout, box_classes, image_classes, image_size):
+    def __init__(self, encoder, weights, levels, channels, head_convs, head_norm, dropout, box_classes, image_classes, image_size):
         super().__init__()
         self.levels, self.image_size, self.pretrained = parse_levels(levels), image_size, weights != "none"
         check_size(image_size, self.levels)
         self.box_classes = box_classes
         self.encoder = build_encoder(encoder, weights)
         self.pyramid = Pyramid(self.encoder.out_channels, channels, self.levels)
-        self.score_head = head(channels, head_convs, PER_CELL * box_classes, dropout)
-        self.box_head = head(channels, head_convs, PER_CELL * 4)
+        self.score_head = head(channels, head_convs, PER_CELL * box_classes, head_norm, dropout)
+        self.box_head = head(channels, head_convs, PER_CELL * 4, head_norm)
         self.global_head = GlobalHead(self.encoder.out_channels[5], image_classes, dropout)
         nn.init.constant_(self.score_head[-1].bias, -math.log((1 - PRIOR) / PRIOR))
         self.register_buffer("anchors", make_anchors(image_size, self.levels), persistent=False)

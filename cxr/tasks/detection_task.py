@@ -26,7 +26,7 @@ class DetectionTask:
     def build_model(self, config, load_weights=True):
         """RetinaNet of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
         model = RetinaNet(config.encoder, config.weights if load_weights else "none", config.levels, config.channels,
-                          config.head_convs, config.dropout, len(self.box_classes), len(self.class_names),
+                          config.head_convs, config.head_norm, config.dropout, len(self.box_classes), len(self.class_names),
                           config.image_size)
         model.pretrained = config.weights != "none"
         return model
@@ -93,7 +93,8 @@ class DetectionTask:
         (centre, size20), (_, size80) = (centre_size(decode(part, anchors)) for part in (low, high))
         centre, size20, size80 = ((part.cpu().numpy() * scale).astype(np.float32) for part in (centre, size20, size80))
         return Candidates(row["image_id"], int(row["width"]), int(row["height"]), merged["category"].cpu().numpy(),
-                          centre, size20, size80, merged["score"].cpu().numpy(), merged["label"].cpu().numpy().astype(np.int16))
+                          centre, size20, size80, merged["score"].cpu().numpy(),
+                          merged["label"].cpu().numpy().astype(np.int16))
 
     def quick_predictions(self, outputs, batch, model):
         """{row: (boxes (n, 4) in input pixels, scores (n,))}: plain decoding and NMS, best first."""

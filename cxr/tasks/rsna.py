@@ -8,7 +8,7 @@ from cxr.tasks.rsna_files import BOX_CLASSES, CLASSES, check_submission, format_
 # cores can train, and no level 2, since the boxes are a third of the image high.
 FROM_SCRATCH = {"weights": "none", "levels": "3-6", "channels": 128, "optimizer": "adamw", "weight_decay": 0.02,
                 "schedule": "cosine", "clip": 1.0, "ema": 0.998, "dropout": 0.2, "divide_by": "batch", "augmentation": "15",
-                "global_weight": 0.3}
+                "head_norm": "group", "global_weight": 0.3}
 
 
 class Rsna(DetectionTask):
