@@ -21,9 +21,9 @@ from cxr.models.retinanet import GlobalHead, RetinaNet, flatten
 SMALL = "tu-resnet10t"
 
 
-def build(encoder=SMALL, weights="none", levels="3-6", dropout=0.5, box_classes=1, image_size=192):
+def build(encoder=SMALL, weights="none", levels="3-6", dropout=0.5, box_classes=1, image_size=192, head_norm="none"):
     torch.manual_seed(0)
-    return RetinaNet(encoder, weights, levels, 16, 1, dropout, box_classes, 3, image_size)
+    return RetinaNet(encoder, weights, levels, 16, 1, head_norm, dropout, box_classes, 3, image_size)
 
 
 def picture(size=192, number=1):

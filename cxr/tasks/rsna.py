@@ -29,7 +29,7 @@ class Rsna(DetectionTask):
     constant_boxes, constant_scores = ((203, 335, 439, 694), (594, 328, 844, 724)), (0.6, 0.5)
     presets = {
         "paper": {},
-        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 256, "epochs": 40, "batch_size": 8, "lr": 3e-4},
+        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 24, "batch_size": 8, "lr": 4e-4},
         "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 9, "batch_size": 8, "lr": 5e-4,
                                 "channels": 64, "head_convs": 2, "size": 256},
     }
