@@ -9,8 +9,8 @@ import torch.distributed as dist
 
 @contextmanager
 def process_group(device_type):
-    """Join the processes that torchrun started, if any; leave them at the end."""
-    if "RANK" not in os.environ:
+    """Join the processes that torchrun started, if any and if not done yet; leave them at the end."""
+    if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo")

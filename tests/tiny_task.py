@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cxr import inference, predictions
+from cxr import distributed, inference, predictions
 from cxr.boxes import make_anchors
 from cxr.config import Config
 from cxr.engine import train_folds
@@ -90,10 +90,11 @@ def tiny_row(image_id, i, folder, rng):
 def main(working, changes):
     torch.set_num_threads(1)
     inference.PART = predictions.PART = 2
-    for settings in changes:
-        config = tiny_config(working, **settings)
-        train_folds(TinyTask(), config)
-        inference.predict_run(TinyTask(), config)
+    with distributed.process_group("cpu"):  # joined once: a second time may meet what the first left behind
+        for settings in changes:
+            config = tiny_config(working, **settings)
+            train_folds(TinyTask(), config)
+            inference.predict_run(TinyTask(), config)
 
 
 if __name__ == "__main__":
