@@ -5,8 +5,8 @@
     python 04_predict.py --tta none --predictions plain     another variant, kept beside the first
     torchrun --nproc-per-node 2 04_predict.py               images are shared out over the processes
 
-Reads working/<task>/<run>/fold<k>/epoch*.pt, writes fold<k>/valid_predictions/ and test_predictions/: for each image the
-anchors above a low score, merged over models and views, in original pixels.
+Reads working/<task>/<run>/fold<k>/epoch*.pt, writes fold<k>/valid_predictions/ and test_predictions/: for each image
+the anchors above a low score, merged over models and views, in original pixels.
 """
 
 from cxr.config import run_step

@@ -30,7 +30,7 @@ class Config:
     demo: bool = setting(False, "synthetic data in input/demo, results in working/demo, preset demo")
     input: Path = setting(Path("input"), "folder that holds the data set's folder; never written except by step 01")
     working: Path = setting(Path("working"), "everything the steps write goes below this folder")
-    run: str = setting("", "name of the run's folder; default: the preset and the training settings that differ from it")
+    run: str = setting("", "name of the run's folder; default: the preset and what differs from it in training")
     fold: int | None = setting(None, "only this fold, counted from 0; default: all folds")
     folds: int = setting(4, "number of folds; the 2nd place used 4")
     seed: int = setting(42, "seed of folds, weights, sampling and augmentation; 42 made the published folds", True)
@@ -47,7 +47,7 @@ class Config:
     head_convs: int = setting(4, "3x3 convolutions in each head; 4 as in RetinaNet", True)
     head_norm: str = setting("none", "group normalisation in the heads: none as published, group helps random weights",
                              True, ("none", "group"))
-    dropout: float = setting(0.75, "dropout before the class output and the global output; 0.75 in the best model", True)
+    dropout: float = setting(0.75, "dropout before the class and the global output; 0.75 in the best model", True)
 
     image_size: int = setting(512, "side of the network's input in pixels", True)
     epochs: int = setting(12, "passes over the training folds", True)
@@ -60,12 +60,11 @@ class Config:
                             "cosine: per step to 1 %% after a warm-up of 3 %%", True, ("plateau", "cosine"))
     clip: float = setting(0.05, "gradient norm is clipped here; 0.05 as published", True)
     freeze_epochs: int = setting(1, "first epochs with a frozen encoder, only if it is pretrained", True)
-    class_weight: float = setting(1.0, "weight of the anchor class loss; 0 with global-weight 0 is the box-only ablation",
-                                  True)
+    class_weight: float = setting(1.0, "weight of the anchor class loss; 0 and --global-weight 0: boxes only", True)
     divide_by: str = setting("image", "whose positive anchors divide the detection losses: image as published; batch "
                              "learns faster from random weights", True, ("image", "batch"))
     global_weight: float = setting(0.1, "weight of the image class loss", True)
-    augmentation: str = setting("20", "level of augmentation: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
+    augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
                                 "21 = 20 without rotation", True, ("1", "10", "11", "15", "20", "21"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     keep: int = setting(3, "the last epochs whose checkpoints are kept for merging", True)

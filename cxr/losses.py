@@ -33,9 +33,9 @@ def detection_loss(scores, deltas, anchors, boxes, labels, per="image"):
     """Class and box terms: logits (B, A, K), deltas (B, A, 4), anchors (A, 4), boxes (B, M, 4), labels (B, M) or -1.
 
     Class: focal loss, summed over all anchors; box: smooth L1 over the positives, mean over their 4 numbers.
-    per="image", as published: each image's sums are divided by max(1, its positives), then the mean over images is taken
-    (an image without boxes has no box term). per="batch": the batch's sums are divided by max(1, its positives), so an
-    image counts by its positives and an empty one only pushes scores down.
+    per="image", as published: each image's sums are divided by max(1, its positives), then the mean over images is
+    taken (an image without boxes has no box term). per="batch": the batch's sums are divided by max(1, its positives),
+    so an image counts by its positives and an empty one only pushes scores down.
     """
     index, positive, negative = match(anchors, boxes, labels)
     count = positive.sum(1)

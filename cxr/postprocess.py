@@ -161,7 +161,8 @@ def report_input(task, config, tally, outcome, judged, baselines, results, submi
         sensitivity={k: ([v for v, _ in pairs], [s for _, s in pairs], getattr(best, k)) for k, pairs in lines.items()},
         folds=[(fold, float(score), asdict(held_out[fold])) for fold, score in fold_scores.items()],
         true_boxes=judged.true, pred_boxes=judged.boxes, pred_scores=judged.scores, pr=(recall, precision),
-        froc=froc(*judged.curves), operating=operating_point(judged), class_names=list(task.class_names), runs=config.run_dir, params=asdict(best),
+        froc=froc(*judged.curves), operating=operating_point(judged), class_names=list(task.class_names),
+        runs=config.run_dir, params=asdict(best),
         params_path=config.run_dir / "params.json", submission_path=submission, warnings=warnings)
 
 
@@ -175,8 +176,8 @@ def operating_point(judged):
 
 def say(results, config, submission, report):
     low, high = results["interval"]
-    print(f"\nscore {results['score']:.4f} (95 % interval {low:.4f} to {high:.4f}) over {results['n_counted']} counted of "
-          f"{results['n_images']} images; {HOW[config.fit_on]}")
+    print(f"\nscore {results['score']:.4f} (95 % interval {low:.4f} to {high:.4f}) over {results['n_counted']} counted "
+          f"of {results['n_images']} images; {HOW[config.fit_on]}")
     for name, score in results["baselines"].items():
         print(f"  {name}: {score:.4f}")
     print(f"submission  {submission or 'not written: test predictions are missing'}\nreport      {report}")

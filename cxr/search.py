@@ -13,7 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from cxr.detection import (
-    NO_SHRINK, Candidates, Params, above_half, gated_scores, merge_boxes, scale_boxes, usable_boxes)
+    NO_SHRINK,
+    Candidates,
+    Params,
+    above_half,
+    gated_scores,
+    merge_boxes,
+    scale_boxes,
+    usable_boxes,
+)
 from cxr.metrics import image_score, prefix_scores
 
 AXES = ("percentile_shrink", "scale", "merge", "gate", "half", "threshold")

@@ -9,8 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr.boxes import (PER_CELL, cell_shapes, centre_size, clip_boxes, decode, encode, flip_index, iou, make_anchors,
-                       parse_levels, scale_index, warp_boxes)
+from cxr.boxes import (
+    PER_CELL,
+    cell_shapes,
+    centre_size,
+    clip_boxes,
+    decode,
+    encode,
+    flip_index,
+    iou,
+    make_anchors,
+    parse_levels,
+    scale_index,
+    warp_boxes,
+)
 from cxr.disk import InputError
 
 EIGHTS = st.integers(0, 8000).map(lambda k: k / 8)

@@ -11,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_task import write_tiny_data
 
-from cxr.data import (ResumableSampler, XrayDataset, collate, count_workers, make_loader, read_png, read_table,
-                      scaled_boxes, split_fold)
+from cxr.data import (
+    ResumableSampler,
+    XrayDataset,
+    collate,
+    count_workers,
+    make_loader,
+    read_png,
+    read_table,
+    scaled_boxes,
+    split_fold,
+)
 from cxr.disk import InputError
 
 

@@ -18,8 +18,17 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from cxr.disk import InputError
-from cxr.images import (Header, convert_image, parse_age, read_image, read_png_header, resize, to_uint8, window,
-                        write_png)
+from cxr.images import (
+    Header,
+    convert_image,
+    parse_age,
+    read_image,
+    read_png_header,
+    resize,
+    to_uint8,
+    window,
+    write_png,
+)
 
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
 ODD = SHARED / "dicom-robustness"

@@ -14,7 +14,14 @@ from cxr.disk import InputError
 from cxr.report import ReportInput, bar, confusion, number, scale, share, subgroups, write_report
 from cxr.report_cases import EXAMPLES, gallery, outcomes, thumbnail
 from cxr.report_plots import (
-    comparison_panels, curve_panels, detection_panels, fold_mean, recall_at, sensitivity_panels, terms)
+    comparison_panels,
+    curve_panels,
+    detection_panels,
+    fold_mean,
+    recall_at,
+    sensitivity_panels,
+    terms,
+)
 from cxr.run_records import across_folds, read_fold_json, read_logs, text
 
 NAN = float("nan")

@@ -14,8 +14,15 @@ from hypothesis.extra.numpy import arrays
 
 from cxr.disk import InputError
 from cxr.tasks import rsna_files
-from cxr.tasks.rsna_files import (CLASSES, check_submission, format_submission, parse_predictions, read_sample,
-                                  read_submission, read_tables)
+from cxr.tasks.rsna_files import (
+    CLASSES,
+    check_submission,
+    format_submission,
+    parse_predictions,
+    read_sample,
+    read_submission,
+    read_tables,
+)
 
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
 RSNA = SHARED / "rsna-pneumonia-detection-challenge"

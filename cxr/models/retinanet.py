@@ -76,7 +76,8 @@ class RetinaNet(nn.Module):
     random weights have none worth keeping.
     """
 
-    def __init__(self, encoder, weights, levels, channels, head_convs, head_norm, dropout, box_classes, image_classes, image_size):
+    def __init__(self, encoder, weights, levels, channels, head_convs, head_norm, dropout, box_classes, image_classes,
+                 image_size):
         super().__init__()
         self.levels, self.image_size, self.pretrained = parse_levels(levels), image_size, weights != "none"
         check_size(image_size, self.levels)

@@ -26,8 +26,8 @@ class DetectionTask:
     def build_model(self, config, load_weights=True):
         """RetinaNet of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
         model = RetinaNet(config.encoder, config.weights if load_weights else "none", config.levels, config.channels,
-                          config.head_convs, config.head_norm, config.dropout, len(self.box_classes), len(self.class_names),
-                          config.image_size)
+                          config.head_convs, config.head_norm, config.dropout, len(self.box_classes),
+                          len(self.class_names), config.image_size)
         model.pretrained = config.weights != "none"
         return model
 

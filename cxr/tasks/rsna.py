@@ -7,8 +7,8 @@ from cxr.tasks.rsna_files import BOX_CLASSES, CLASSES, check_submission, format_
 # Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow pyramid that two CPU
 # cores can train, and no level 2, since the boxes are a third of the image high.
 FROM_SCRATCH = {"weights": "none", "levels": "3-6", "channels": 128, "optimizer": "adamw", "weight_decay": 0.02,
-                "schedule": "cosine", "clip": 1.0, "ema": 0.998, "dropout": 0.2, "divide_by": "batch", "augmentation": "15",
-                "head_norm": "group", "global_weight": 0.3}
+                "schedule": "cosine", "clip": 1.0, "ema": 0.998, "dropout": 0.2, "divide_by": "batch",
+                "augmentation": "15", "head_norm": "group", "global_weight": 0.3}
 
 
 class Rsna(DetectionTask):
@@ -16,8 +16,8 @@ class Rsna(DetectionTask):
     slug = "rsna-pneumonia-detection-challenge"
     title = "RSNA Pneumonia Detection"
     score_name = "mAP at IoU 0.40 to 0.75"
-    score_meaning = ("For every image and eight demands on how well a box must fit (overlap 40 % to 75 %), the share of "
-                     "hits among hits, false boxes and missed boxes; averaged. 0 is the worst, 1 is perfect. Images "
+    score_meaning = ("For every image and eight demands on how well a box must fit (overlap 40 % to 75 %), the share "
+                     "of hits among hits, false boxes and missed boxes; averaged. 0 is the worst, 1 is perfect. Images "
                      "without opacity count 0 as soon as one box is drawn on them and are left out otherwise.")
     id_column = "patientId"
     class_names, box_classes = CLASSES, BOX_CLASSES
