@@ -129,6 +129,7 @@ def fit(task, config, fold, tables, device, precision, deadline):
             results = evaluate(task, state.evaluated(), loaders[1], config, device, precision)
             finish_epoch(task, state, results, speed, folder, writer)
         stopped = passed(deadline)
+    distributed.barrier()  # nobody goes on before the first process has written everything
     if main:
         writer.close()
     if main and not state.done:

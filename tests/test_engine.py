@@ -394,7 +394,7 @@ def torchrun(working, processes, changes):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                str(root / "tests" / "tiny_task.py"), str(working), json.dumps(changes)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-8000:]
     return result.stdout
 
 
