@@ -1,1 +1,7 @@
 """Chest X-ray competition systems: five numbered steps over this small package."""
+
+import cv2
+
+# Work is shared out over processes. A pool of OpenCV's own threads would fight with them over the cores, and a forked
+# process hangs when it touches the pool of its parent.
+cv2.setNumThreads(0)

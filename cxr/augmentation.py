@@ -1,12 +1,14 @@
-"""Augmentation levels of the paper. Geometry is one warp from the stored PNG straight to the network's input."""
+"""Augmentation levels of the paper: one warp of the picture at the network's size, gamma, pixel noise."""
 
 import os
+import random
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from cxr.boxes import clip_boxes, warp_boxes
+from cxr.images import resize
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks pypi.org and warns without a network
 import albumentations as A  # noqa: E402
@@ -54,18 +56,27 @@ class Augmentation:
         ])
 
     def __call__(self, image, boxes, labels, rng):
-        matrix = random_affine(rng, self.level, image.shape[0], self.size)
-        image = cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
+        image, boxes = resize(image, self.size), boxes * (self.size / len(image))
+        matrix = random_affine(rng, self.level, self.size)
+        image = cv2.warpAffine(image, of_pixel_centres(matrix), (self.size, self.size), flags=cv2.INTER_LINEAR)
         boxes, labels = visible(warp_boxes(boxes, matrix), labels, self.size)
         image = cv2.LUT(image, gamma_table(2 ** rng.normal(0, self.level.gamma)))
         if self.level.noise:
-            self.pixels.set_random_seed(int(rng.integers(2**31)))
+            # one state for all three; set_random_seed would give each the same numbers, so that all or none happen
+            seeds = rng.integers(2**31, size=2).tolist()
+            self.pixels.set_random_state(np.random.default_rng(seeds[0]), random.Random(seeds[1]))
             image = self.pixels(image=image)["image"]
         return image, boxes, labels
 
 
-def random_affine(rng, level, side, size):
-    """2x3 matrix from a picture of `side` to one of `size`: scale, shear, rotation about a jittered centre, flip."""
+def of_pixel_centres(matrix):
+    """The 2x3 matrix for cv2's pixel numbers, whose whole numbers are the centres of pixels, not their edges."""
+    linear, shift = matrix[:, :2], matrix[:, 2:]
+    return np.hstack([linear, shift + linear.sum(1, keepdims=True) / 2 - 0.5])
+
+
+def random_affine(rng, level, side):
+    """2x3 matrix within a picture of `side`: scale, shear, rotation about a jittered centre, flip."""
     centre = side / 2 + rng.uniform(-CENTRE_JITTER, CENTRE_JITTER, 2) * side
     sx, sy = 2 ** rng.normal(0, level.scale, 2)
     angle, shear = np.deg2rad(rng.normal(0, 1, 2) * (level.angle, level.shear))
@@ -75,7 +86,7 @@ def random_affine(rng, level, side, size):
     shift = centre - linear @ centre
     if flip < 0:
         linear, shift = np.diag([-1, 1]) @ linear, np.array([side - shift[0], shift[1]])
-    return np.hstack([linear, shift[:, None]]) * (size / side)
+    return np.hstack([linear, shift[:, None]])
 
 
 def visible(boxes, labels, size, share=0.25):

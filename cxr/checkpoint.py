@@ -3,6 +3,8 @@
 import dataclasses
 import pickle
 import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -26,6 +28,15 @@ def save_state(path, state):
         except RuntimeError as error:  # torch's zip writer reports a full disk as RuntimeError
             raise InputError(f"{path} could not be written ({first_line(error)}): free some space, then run the "
                              "same command again; the last saved state is untouched") from error
+
+
+def fingerprint(path):
+    """Number that changes with a checkpoint's content: torch files are zip archives, which hold check sums already."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return zlib.crc32(repr([(info.filename, info.CRC) for info in archive.infolist()]).encode())
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path} is not a whole checkpoint ({error}): delete it and run step 03 again") from error
 
 
 def load_state(path, device="cpu"):

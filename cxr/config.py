@@ -169,6 +169,9 @@ def check(config):
     for name in positive:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
+    for name in ("dropout", "ema"):
+        if not 0 <= getattr(config, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {getattr(config, name)}")
     if config.folds < 2:
         raise InputError("--folds must be at least 2: one part is for validation")
     config.wanted_folds()

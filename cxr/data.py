@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxr.augmentation import Augmentation
 from cxr.disk import InputError
+from cxr.images import resize
 
 
 class XrayDataset(Dataset):
@@ -47,12 +48,6 @@ def read_png(path):
     if image is None:
         raise InputError(f"{path} is missing or not a picture: delete it and run step 02 again")
     return image
-
-
-def resize(image, size):
-    if image.shape == (size, size):
-        return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < len(image) else cv2.INTER_LINEAR)
 
 
 def scaled_boxes(row, width, height):
@@ -104,8 +99,7 @@ def count_workers(wanted):
 
 
 def one_thread(worker_id):
-    """OpenCV's own threads in every worker would only fight over the cores."""
-    cv2.setNumThreads(0)
+    """PyTorch's own threads in every worker would only fight over the cores."""
     torch.set_num_threads(1)
 
 

@@ -15,7 +15,7 @@ def atomic(path):
     """Yield a temporary path beside `path`; it becomes `path` when the block ends well and vanishes when not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # one name, so that what a kill left is overwritten
     try:
         yield temporary
         os.replace(temporary, path)

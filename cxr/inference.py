@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from cxr import distributed
-from cxr.checkpoint import load_state
+from cxr.checkpoint import fingerprint, load_state
 from cxr.config import Config
 from cxr.data import XrayDataset, collate, count_workers, one_thread, read_table
 from cxr.device import autocast, choose_device, choose_precision, describe
@@ -47,7 +47,7 @@ def fold_checkpoints(task, config, fold):
     if stored["task"] != task.name:
         raise InputError(f"{folder} belongs to task {stored['task']}, not {task.name}: choose another --run")
     disagree = [name for name in config.explicit if name in config.training_settings()
-                and str(stored[name]) != str(getattr(config, name))]
+                and str(stored.get(name)) != str(getattr(config, name))]
     if disagree:
         raise InputError(f"{folder} was trained with other values of {', '.join(disagree)}: leave these flags out, "
                          "since prediction takes them from the checkpoint")
@@ -107,8 +107,8 @@ def predict_table(task, config, paths, table, folder, device, precision):
 
 def check_settings(folder, config, paths, table, main):
     """Raises InputError if the folder holds predictions made with other checkpoints, views or images."""
-    settings = {"checkpoints": [f"{p.parent.name}/{p.name}" for p in paths], "tta": config.tta, "images": len(table),
-                "ids": zlib.crc32("\n".join(table["image_id"]).encode())}
+    settings = {"checkpoints": {f"{p.parent.name}/{p.name}": fingerprint(p) for p in paths}, "tta": config.tta,
+                "images": len(table), "ids": zlib.crc32("\n".join(table["image_id"]).encode())}
     path = folder / "settings.json"
     if path.exists():
         old = read_json(path)

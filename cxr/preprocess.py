@@ -6,7 +6,6 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 
-import cv2
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
@@ -148,7 +147,7 @@ def _converted(jobs, size, workers):
     if workers <= 1 or len(jobs) < 2:
         yield from ((image_id, path, convert_image(path, target, size)) for image_id, path, target in jobs)
         return
-    pool = ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers)
     try:
         yield from _through_pool(pool, jobs, size, workers * QUEUED_PER_WORKER)
     except BrokenProcessPool:

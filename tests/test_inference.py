@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -396,3 +397,16 @@ def test_a_fold_that_is_not_finished_needs_partial(trained):
     with pytest.raises(InputError, match="fold0 is not finished: run 03_train.py.*--partial"):
         fold_checkpoints(TASK, half, 0)
     assert [p.name for p in fold_checkpoints(TASK, replace(half, partial=True), 0)] == ["epoch001.pt"]
+
+
+def test_predictions_of_a_fold_that_was_trained_again_are_refused(config, tmp_path):
+    """The checkpoint has its old name but other weights."""
+    shutil.copytree(config.working, tmp_path / "working")
+    config = replace(config, working=tmp_path / "working", fold=0)
+    predict_run(TASK, config)
+    path = fold_checkpoints(TASK, config, 0)[-1]
+    state = load_state(path)
+    name = next(iter(state["model"]))
+    save_state(path, state | {"model": state["model"] | {name: state["model"][name] + 1}})
+    with pytest.raises(InputError, match="made with other checkpoints: delete that folder"):
+        predict_run(TASK, config)

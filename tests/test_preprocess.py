@@ -383,3 +383,21 @@ def test_samples_are_spread_over_each_class():
     train = pd.DataFrame({"label": [0] * 9 + [2], "name": range(10)})
     picked = pick_samples(train, ("a", "b", "c"), 3)
     assert {name: rows.name.tolist() for name, rows in picked.items()} == {"a": [0, 4, 8], "c": [9]}
+
+
+THREADED_PARENT = """
+import sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+import cv2, numpy as np, test_preprocess
+from cxr.preprocess import prepare
+cv2.resize(np.zeros((4000, 4000), np.uint8), (999, 999), interpolation=cv2.INTER_AREA)
+prepare(test_preprocess.TASK, test_preprocess.configure(Path({root!r}), workers=2, size=1600))
+"""
+
+
+def test_workers_do_not_hang_on_threads_of_their_parent(root):
+    """A forked process that touches the pool of threads OpenCV had in its parent would never return."""
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+    code = THREADED_PARENT.format(paths=paths, root=str(root))
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

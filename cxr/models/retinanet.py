@@ -81,6 +81,8 @@ class RetinaNet(nn.Module):
         super().__init__()
         self.levels, self.image_size, self.pretrained = parse_levels(levels), image_size, weights != "none"
         check_size(image_size, self.levels)
+        if head_norm == "group" and channels % 8:
+            raise InputError(f"--channels {channels} cannot be grouped by 8: take a multiple of 8, or --head-norm none")
         self.box_classes = box_classes
         self.encoder = build_encoder(encoder, weights)
         self.pyramid = Pyramid(self.encoder.out_channels, channels, self.levels)

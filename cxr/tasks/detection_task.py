@@ -32,9 +32,10 @@ class DetectionTask:
         return model
 
     def loss(self, outputs, batch, model, config):
-        """Weighted terms {'class', 'box', 'global'}."""
+        """Weighted terms {'class', 'box', 'global'}; in validation always per image, whatever the batches are."""
+        per = config.divide_by if model.training else "image"
         terms = detection_loss(outputs["scores"], outputs["deltas"], model.anchors, batch["boxes"], batch["labels"],
-                               config.divide_by)
+                               per)
         return {"class": config.class_weight * terms["class"], "box": terms["box"],
                 "global": config.global_weight * global_loss(outputs["category"], batch["label"])}
 
