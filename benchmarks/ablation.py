@@ -21,6 +21,7 @@ from cxr.config import run_step  # noqa: E402
 from cxr.data import read_table  # noqa: E402
 from cxr.detection import NO_SHRINK  # noqa: E402
 from cxr.device import choose_device, choose_precision  # noqa: E402
+from cxr.disk import InputError  # noqa: E402
 from cxr.inference import fold_checkpoints, predict_table  # noqa: E402
 from cxr.metrics import mean_score  # noqa: E402
 from cxr.postprocess import cases, finished_folds, judge_images  # noqa: E402
@@ -44,12 +45,16 @@ def step(task, config):
         rows.append((name, scores(task, config, train, folds, tally.only(**fixed)), whole))
     for name, change in PREDICTIONS.items():
         variant = replace(config, predictions="ablation-" + name.replace(" ", "-"), **change)
-        predict(task, variant, train, folds, lambda fold: fold_checkpoints(task, variant, fold))
+        try:
+            predict(task, variant, train, {fold: fold_checkpoints(task, variant, fold) for fold in folds})
+        except InputError as error:  # views that are too small for the network
+            print(f"left out: {name}: {error}")
+            continue
         rows.append((name, scores(task, variant, train, folds), whole))
     last = replace(config, checkpoints=1, predictions="ablation-last-epoch-only")
     raw = replace(config, checkpoints=1, predictions="ablation-raw-weights")
     if load_state(fold_checkpoints(task, config, folds[0])[-1])["config"]["ema"]:
-        predict(task, raw, train, folds, lambda fold: [raw_checkpoint(fold_checkpoints(task, raw, fold)[0])])
+        predict(task, raw, train, {fold: [raw_checkpoint(fold_checkpoints(task, raw, fold)[0])] for fold in folds})
         rows.append(("last epoch, weights not averaged", scores(task, raw, train, folds),
                      scores(task, last, train, folds)))
     for run in config.compare:
@@ -69,11 +74,12 @@ def scores(task, config, train, folds, tally=None):
     return judge_images(task, config, train, folds, outcome.params_for).images.set_index("image_id")["score"]
 
 
-def predict(task, config, train, folds, checkpoints):
+def predict(task, config, train, checkpoints):
+    """Out-of-fold predictions of {fold: paths of checkpoints}."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    for fold in folds:
-        predict_table(task, config, checkpoints(fold), train[train["fold"] == fold],
+    for fold, paths in checkpoints.items():
+        predict_table(task, config, paths, train[train["fold"] == fold],
                       config.fold_dir(fold) / f"valid_{config.predictions}", device, precision)
 
 

@@ -63,7 +63,7 @@ class Grid:
     merge: tuple = ("nms", "wbf")
     gate: tuple = (False, True)
     half: tuple = (False, True)
-    threshold: tuple = tuple(round(0.05 * step, 2) for step in range(1, 41))  # the published range
+    threshold: tuple = tuple(round(0.05 * step, 2) for step in range(1, 81))  # published: up to 2, for lower scores
     base: Params = field(default_factory=Params)
 
     @property

@@ -67,7 +67,7 @@ def test_base_reaches_the_detection(cases):
 
 def test_default_grid_is_the_promised_one():
     grid = Grid()
-    assert len(grid.threshold) == 40 and grid.threshold[0] == 0.05 and grid.threshold[-1] == 2.0
+    assert len(grid.threshold) == 80 and grid.threshold[0] == 0.05 and grid.threshold[-1] == 4.0
     assert np.prod(grid.shape) >= 500
     assert grid.params((0,) * 6) == Params(threshold=0.05)
     for index in ((0,) * 6, (4, 5, 1, 1, 1, 39), (2, 3, 0, 1, 0, 17)):

@@ -89,7 +89,6 @@ def tiny_row(image_id, i, folder, rng):
 
 def main(working, changes):
     torch.set_num_threads(1)
-    inference.PART = predictions.PART = 2
     with distributed.process_group("cpu"):  # joined once: a second time may meet what the first left behind
         for settings in changes:
             config = tiny_config(working, **settings)
@@ -98,4 +97,5 @@ def main(working, changes):
 
 
 if __name__ == "__main__":
+    inference.PART = predictions.PART = 2  # several files for each process
     main(sys.argv[1], json.loads(sys.argv[2]))
