@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
+from cxr.boxes import clip_boxes
 from cxr.data import count_workers
 from cxr.disk import InputError, read_json, write_csv, write_json
 from cxr.images import convert_image
@@ -175,7 +176,7 @@ def finish_table(table, headers, notes):
     facts = pd.DataFrame([asdict(headers[i]) for i in table.image_id],
                          columns=["width", "height", "age", "sex", "view"], index=table.index)
     table = pd.concat([table, facts], axis=1)
-    clipped = [clip_boxes(json.loads(row.boxes), json.loads(row.box_labels), row.width, row.height)
+    clipped = [boxes_inside(json.loads(row.boxes), json.loads(row.box_labels), row.width, row.height)
                for row in table.itertuples()]
     for position, words in ((2, "boxes reach outside their image and were clipped to it"),
                             (3, "boxes lie wholly outside their image or have no size and were left out")):
@@ -187,10 +188,10 @@ def finish_table(table, headers, notes):
     return table[[name for name in COLUMNS if name in table.columns]]
 
 
-def clip_boxes(boxes, labels, width, height):
+def boxes_inside(boxes, labels, width, height):
     """(boxes, labels, number clipped, number left out) of lists of [x1, y1, x2, y2] pixels and their classes."""
     boxes = np.array(boxes, np.float64).reshape(-1, 4)
-    inside = np.clip(boxes, 0, [width, height, width, height])
+    inside = clip_boxes(boxes, width, height)
     kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
     moved = kept & (inside != boxes).any(axis=1)
     return inside[kept].tolist(), [x for x, k in zip(labels, kept) if k], int(moved.sum()), int((~kept).sum())

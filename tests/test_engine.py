@@ -20,10 +20,11 @@ from cxr.checkpoint import load_state
 from cxr.config import STOPPED
 from cxr.data import read_table, split_fold
 from cxr.disk import InputError
-from cxr.engine import evaluate, make_loaders, make_scheduler, moving_average, train_folds
+from cxr.engine import evaluate, make_loaders, train_folds
 from cxr.inference import load_model
 from cxr.predictions import read_predictions
 from cxr.tasks.rsna import Rsna
+from cxr.training_state import make_scheduler, moving_average
 
 TASK, CPU = TinyTask(), torch.device("cpu")
 TIMES = ("seconds", "images_per_second")

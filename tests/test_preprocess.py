@@ -24,7 +24,7 @@ from cxr import preprocess
 from cxr.data import read_table
 from cxr.data_overview import box_heat, pick_samples, write_overview
 from cxr.disk import InputError, read_json
-from cxr.preprocess import COLUMNS, assign_folds, clip_boxes, fold_summary, prepare
+from cxr.preprocess import COLUMNS, assign_folds, boxes_inside, fold_summary, prepare
 
 CLASSES = ("healthy", "ill")
 TRAIN_IDS, TEST_IDS = [f"i{k:02}" for k in range(12)], ["t0", "t1"]
@@ -331,11 +331,11 @@ def test_fold_summary_counts_spanning_patients():
     assert spanning == "1 patients are in more than one fold"
 
 
-def test_clip_boxes():
+def test_boxes_inside():
     boxes = [[-5, 2, 10, 9], [1, 1, 2, 2], [90, 10, 120, 80], [100, 0, 130, 20], [5, 5, 5, 9], [0, -9, 9, 0]]
-    assert clip_boxes(boxes, list("abcdef"), 100, 50) == (
+    assert boxes_inside(boxes, list("abcdef"), 100, 50) == (
         [[0, 2, 10, 9], [1, 1, 2, 2], [90, 10, 100, 50]], ["a", "b", "c"], 2, 3)
-    assert clip_boxes([], [], 100, 50) == ([], [], 0, 0)
+    assert boxes_inside([], [], 100, 50) == ([], [], 0, 0)
 
 
 def shape_of(path):
