@@ -74,6 +74,8 @@ class ResumableSampler(Sampler):
     """(epoch, row) pairs of one process; the order depends on seed and epoch alone and can start at any batch."""
 
     def __init__(self, length, batch_size, seed, shuffle, rank=0, world=1):
+        if shuffle and length < world:
+            raise InputError(f"{world} processes cannot share {length} training images: start fewer with torchrun")
         self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
         self.rank, self.world, self.epoch, self.first_batch = rank, world, 0, 0
 

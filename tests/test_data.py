@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_task import write_tiny_data
 
@@ -143,6 +143,7 @@ def test_sampler_resumes_at_any_batch(length, batch_size, epoch, shuffle, first)
 def test_processes_share_the_images(length, batch_size, epoch, shuffle, world):
     """Nobody sees an image twice; in validation nothing is left out; in training all have the same number of batches,
     and what is left out could not fill one more batch for everyone."""
+    assume(length >= world or not shuffle)
     parts = []
     for rank in range(world):
         sampler = ResumableSampler(length, batch_size, 42, shuffle, rank, world)
@@ -173,6 +174,12 @@ def test_order_changes_with_the_epoch_and_the_seed():
         orders.append(tuple(sampler.order()))
     assert len(set(orders)) == 3 and all(sorted(order) == list(range(50)) for order in orders)
     assert ResumableSampler(5, 2, 42, False).order().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_more_processes_than_images_are_refused():
+    """One without a batch would leave the others waiting for its gradients for ever."""
+    with pytest.raises(InputError, match="4 processes cannot share 3 training images"):
+        ResumableSampler(3, 2, 42, True, rank=0, world=4)
 
 
 @pytest.mark.parametrize("wanted, expected", [(0, 0), (3, 3), (20, 20)])
