@@ -61,8 +61,8 @@ class Config:
     clip: float = setting(0.05, "gradient norm is clipped here; 0.05 as published", True)
     freeze_epochs: int = setting(1, "first epochs with a frozen encoder, only if it is pretrained", True)
     class_weight: float = setting(1.0, "weight of the anchor class loss; 0 and --global-weight 0: boxes only", True)
-    divide_by: str = setting("image", "whose positive anchors divide the detection losses: image as published; batch "
-                             "learns faster from random weights", True, ("image", "batch"))
+    divide_by: str = setting("image", "whose positive anchors divide the detection losses: each image's as published, "
+                             "or their running mean, which suits random weights", True, ("image", "running"))
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
                                 "21 = 20 without rotation", True, ("1", "10", "11", "15", "20", "21"))

@@ -78,8 +78,8 @@ def test_batched_is_the_mean_of_the_loop(seed, counts):
     assert float(terms["box"]) == pytest.approx(expected[1], rel=1e-4, abs=1e-7)
 
 
-def test_dividing_by_the_positives_of_the_batch():
-    """The sums over the images, from the loop, divided once by all positives; without any box by 1."""
+def test_dividing_by_the_running_mean_of_positives():
+    """The sums over the images, from the loop, divided by the images and by the mean, which moved by one fiftieth."""
     counts = [3, 0, 1]
     scores, deltas, true = random_batch(3, counts)
     boxes, labels = pad(true, 3)
@@ -87,10 +87,22 @@ def test_dividing_by_the_positives_of_the_batch():
     assert positives[0] != positives[2] and min(positives[0], positives[2]) > 0
     sums = [np.array(loss_of_one_image(scores[i].tolist(), deltas[i].tolist(), ANCHORS.tolist(), b.tolist(), c.tolist()))
             * max(1, positives[i]) for i, (b, c) in enumerate(true)]
-    terms = detection_loss(scores, deltas, ANCHORS, boxes, labels, per="batch")
-    assert [float(terms["class"]), float(terms["box"])] == pytest.approx((sum(sums) / sum(positives)).tolist(), rel=1e-4)
-    empty = detection_loss(scores[1:2], deltas[1:2], ANCHORS, boxes[1:2], labels[1:2], per="batch")
-    assert float(empty["class"]) == pytest.approx(sums[1][0], rel=1e-4) and empty["box"] == 0
+    running = torch.tensor(10.0)
+    terms = detection_loss(scores, deltas, ANCHORS, boxes, labels, running)
+    mean = 10 * 49 / 50 + sum(positives) / 3 / 50
+    assert float(running) == pytest.approx(mean)
+    assert [float(terms["class"]), float(terms["box"])] == pytest.approx((sum(sums) / 3 / mean).tolist(), rel=1e-4)
+    empty = detection_loss(scores[1:2], deltas[1:2], ANCHORS, boxes[1:2], labels[1:2], running)
+    assert float(empty["class"]) == pytest.approx(sums[1][0] / (mean * 49 / 50), rel=1e-4) and empty["box"] == 0
+
+
+def test_the_running_mean_ends_at_the_mean():
+    scores, deltas, true = random_batch(3, [3, 1])
+    boxes, labels = pad(true, 3)
+    running = torch.tensor(10.0)
+    for _ in range(600):
+        detection_loss(scores, deltas, ANCHORS, boxes, labels, running)
+    assert float(running) == pytest.approx(float(match(ANCHORS, boxes, labels)[1].sum() / 2), rel=1e-3)
 
 
 def test_the_random_batches_hold_every_kind_of_anchor():

@@ -90,6 +90,7 @@ class RetinaNet(nn.Module):
         self.box_head = head(channels, head_convs, PER_CELL * 4, head_norm)
         self.global_head = GlobalHead(self.encoder.out_channels[5], image_classes, dropout)
         nn.init.constant_(self.score_head[-1].bias, -math.log((1 - PRIOR) / PRIOR))
+        self.register_buffer("positives", torch.tensor(10.0))  # of an average image; the loss keeps it up to date
         self.register_buffer("anchors", make_anchors(image_size, self.levels), persistent=False)
 
     def forward(self, images):

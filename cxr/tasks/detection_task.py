@@ -33,9 +33,9 @@ class DetectionTask:
 
     def loss(self, outputs, batch, model, config):
         """Weighted terms {'class', 'box', 'global'}; in validation always per image, whatever the batches are."""
-        per = config.divide_by if model.training else "image"
+        running = model.positives if model.training and config.divide_by == "running" else None
         terms = detection_loss(outputs["scores"], outputs["deltas"], model.anchors, batch["boxes"], batch["labels"],
-                               per)
+                               running)
         return {"class": config.class_weight * terms["class"], "box": terms["box"],
                 "global": config.global_weight * global_loss(outputs["category"], batch["label"])}
 

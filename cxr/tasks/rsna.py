@@ -6,8 +6,8 @@ from cxr.tasks.rsna_files import BOX_CLASSES, CLASSES, check_submission, format_
 
 # Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow pyramid that two CPU
 # cores can train, and no level 2, since the boxes are a third of the image high.
-FROM_SCRATCH = {"weights": "none", "levels": "3-6", "channels": 128, "optimizer": "adamw", "weight_decay": 0.02,
-                "schedule": "cosine", "clip": 1.0, "ema": 0.998, "dropout": 0.2, "divide_by": "batch",
+FROM_SCRATCH = {"weights": "none", "levels": "3-5", "channels": 128, "optimizer": "adamw", "weight_decay": 0.02,
+                "schedule": "cosine", "clip": 1.0, "ema": 0.998, "dropout": 0.2, "divide_by": "running",
                 "augmentation": "15", "head_norm": "group", "global_weight": 0.3}
 
 
@@ -29,7 +29,7 @@ class Rsna(DetectionTask):
     constant_boxes, constant_scores = ((203, 335, 439, 694), (594, 328, 844, 724)), (0.6, 0.5)
     presets = {
         "paper": {},
-        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 24, "batch_size": 8, "lr": 4e-4},
+        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 50, "batch_size": 8, "lr": 4e-4},
         "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 9, "batch_size": 8, "lr": 5e-4,
                                 "channels": 64, "head_convs": 2, "size": 256},
     }
