@@ -1,7 +1,8 @@
 """What each idea brings: nested out-of-fold score of a trained run with one idea left out or added at a time.
 
     python benchmarks/ablation.py --preset small                            prediction and post-processing
-    python benchmarks/ablation.py --preset small --compare small-seed=43    and other runs, on the folds they share
+    python benchmarks/ablation.py --preset small --compare small-seed=43    and other runs, alone and merged with
+                                                                            this one, on the folds they share
 
 Every difference is paired: the same images (patients drawn whole) are drawn again 1,000 times. The prediction variants
 are kept in fold<k>/valid_ablation-<name>/ and read from there the next time.
@@ -60,7 +61,13 @@ def step(task, config):
     for run in config.compare:
         other = replace(config, run=run)
         shared = [fold for fold in finished_folds(other, train)[0] if fold in folds]
-        rows.append((run, scores(task, other, train, shared), scores(task, config, train, shared)))
+        alone = scores(task, config, train, shared)
+        rows.append((run, scores(task, other, train, shared), alone))
+        if input_shape(task, config, shared[0]) == input_shape(task, other, shared[0]):
+            both = replace(config, predictions=f"ablation-with-{run}")
+            predict(task, both, train, {fold: fold_checkpoints(task, config, fold) + fold_checkpoints(task, other, fold)
+                                        for fold in shared})
+            rows.append((f"merged with {run}", scores(task, both, train, shared), alone))
     show(rows, train["group"])
 
 
@@ -72,6 +79,12 @@ def scores(task, config, train, folds, tally=None):
     """Score of each out-of-fold image (nan: not counted), parameters fitted without its fold."""
     outcome = nested(tally or tally_of(task, config, train, folds))
     return judge_images(task, config, train, folds, outcome.params_for).images.set_index("image_id")["score"]
+
+
+def input_shape(task, config, fold):
+    """What two models must share for their raw outputs to be merged."""
+    stored = load_state(fold_checkpoints(task, config, fold)[-1])["config"]
+    return stored["image_size"], stored["levels"]
 
 
 def predict(task, config, train, checkpoints):

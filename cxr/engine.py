@@ -139,8 +139,7 @@ def train_one_epoch(task, state, network, loader, folder, deadline):
         terms = task.loss(outputs, batch, state.model, config)
         loss = sum(terms.values())
         state.scaler.scale(loss / config.accumulate).backward()
-        for name, value in {"loss": loss, **terms}.items():
-            state.totals[name] = state.totals.get(name, 0) + value.detach()
+        add_to_totals(state, {"loss": loss, **terms})
         state.step += 1
         last = state.step == steps
         if state.step % config.accumulate == 0 or last:
@@ -157,6 +156,13 @@ def train_one_epoch(task, state, network, loader, folder, deadline):
             distributed.barrier()
             return False
     return True
+
+
+def add_to_totals(state, values):
+    """Means over the processes, so that the first one's state holds all there is; nothing waits for the device."""
+    means = distributed.mean(torch.stack(list(values.values())).detach())
+    for name, value in zip(values, means):
+        state.totals[name] = state.totals.get(name, 0) + value
 
 
 def update(state):
@@ -207,8 +213,8 @@ def finish_epoch(task, state, results, speed, folder, writer):
     """Schedule, log, checkpoints, early stopping; the state moves on to the next epoch."""
     check_finite(state, {name: value for name, value in results.items() if name.startswith("valid_")})
     config, main = state.config, distributed.rank() == 0
-    lr, steps = state.optimizer.param_groups[0]["lr"], state.step
-    means = {f"train_{k}": float(distributed.mean(v.clone())) / steps for k, v in state.totals.items()}
+    lr = state.optimizer.param_groups[0]["lr"]
+    means = {f"train_{name}": value for name, value in mean_terms(state).items()}
     if config.schedule == "plateau":
         state.scheduler.step(results[f"valid_{task.plateau_term}"])
     state.epoch, state.step, state.totals = state.epoch + 1, 0, {}

@@ -24,7 +24,7 @@ from cxr.engine import evaluate, make_loaders, train_folds
 from cxr.inference import load_model
 from cxr.predictions import read_predictions
 from cxr.tasks.rsna import Rsna
-from cxr.training_state import make_scheduler, moving_average
+from cxr.training_state import Training, make_scheduler, moving_average
 
 TASK, CPU = TinyTask(), torch.device("cpu")
 TIMES = ("seconds", "images_per_second")
@@ -111,14 +111,15 @@ def test_a_run_stopped_again_and_again_by_the_clock_ends_the_same(variant):
     assert_same_run(stopped, whole_run(variant))
 
 
-KILLS = [("update", 1), ("update", 3), ("update", 6), ("evaluate", 2), ("write_log", 2), ("keep_checkpoints", 1),
-         ("save_state", 2), ("save_state", 7)]
+KILLS = [(engine, "update", 1), (engine, "update", 3), (engine, "update", 6), (engine, "evaluate", 2),
+         (engine, "write_log", 2), (engine, "keep_checkpoints", 1), (engine, "save_state", 2), (engine, "save_state", 3),
+         (Training, "save", 1), (Training, "save", 3)]
 
 
-@pytest.mark.parametrize("function, call", KILLS)
-def test_a_killed_run_ends_the_same(config, monkeypatch, function, call):
+@pytest.mark.parametrize("owner, function, call", KILLS)
+def test_a_killed_run_ends_the_same(config, monkeypatch, owner, function, call):
     """Killed in the middle: before the given call of a function of the engine."""
-    original, calls = getattr(engine, function), itertools.count(1)
+    original, calls = getattr(owner, function), itertools.count(1)
 
     def killer(*args):
         if next(calls) == call:
@@ -127,7 +128,7 @@ def test_a_killed_run_ends_the_same(config, monkeypatch, function, call):
 
     ema = replace(config, ema=0.9)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, function, killer)
+        patch.setattr(owner, function, killer)
         with pytest.raises(Killed):
             train_folds(TASK, ema)
     assert train_folds(TASK, ema) == 0
@@ -388,15 +389,13 @@ def test_the_real_network_learns_one_batch_by_heart():
     assert (found[1][1] < 0.3).all()
 
 
-def torchrun(working, processes, changes):
-    """Run tests/tiny_task.py in so many processes."""
+def torchrun(working, processes, changes, **variables):
+    """Run tests/tiny_task.py in so many processes; the finished process."""
     root = Path(__file__).parent.parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)} | variables
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                str(root / "tests" / "tiny_task.py"), str(working), json.dumps(changes)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-8000:]
-    return result.stdout
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_two_processes_give_the_same_as_one(tmp_path):
@@ -407,8 +406,8 @@ def test_two_processes_give_the_same_as_one(tmp_path):
     write_tiny_data(tmp_path, train=18, test=5)
     frozen = {"weights": "imagenet", "freeze_epochs": 1, "dropout": 0.0, "fold": None, "epochs": 2}
     pairs = [frozen | {"run": "frozen"}, {"run": "norm", "epochs": 1, "fold": None}]
-    output = torchrun(tmp_path, 2, [settings | {"batch_size": 2} for settings in pairs])
-    assert output.count("fold 0 epoch 1/2") == 1
+    ended = torchrun(tmp_path, 2, [settings | {"batch_size": 2} for settings in pairs])
+    assert ended.returncode == 0 and ended.stdout.count("fold 0 epoch 1/2") == 1, ended.stderr[-8000:]
     main(tmp_path, [frozen | {"run": "one", "batch_size": 4}])
     one, two, norm = (tiny_config(tmp_path, run=run) for run in ("one", "frozen", "norm"))
     for a, b in zip(read_log(one), read_log(two), strict=True):
@@ -422,3 +421,15 @@ def test_two_processes_give_the_same_as_one(tmp_path):
     model = load_model(TASK, norm.fold_dir(0) / "epoch001.pt", CPU)
     results = evaluate(TASK, model, loader, norm, CPU, "fp32")
     assert results["valid_loss"] == pytest.approx(float(read_log(norm)[0]["valid_loss"]), rel=1e-5)
+
+
+def test_a_killed_process_ends_all_and_the_run_goes_on(tmp_path):
+    """kill -9 of the second of two in its third epoch: torchrun says so and ends the first, and nothing is lost."""
+    write_tiny_data(tmp_path)
+    settings = {"run": "killed", "batch_size": 2, "epochs": 3, "save_minutes": 0.0}
+    ended = torchrun(tmp_path, 2, [settings], KILL_SECOND_BEFORE_UPDATE="5")
+    assert ended.returncode != 0 and "SIGKILL" in ended.stderr and "fold 0 epoch 2/3" in ended.stdout
+    ended = torchrun(tmp_path, 2, [settings])
+    assert ended.returncode == 0 and "goes on at epoch 3" in ended.stdout, ended.stderr[-8000:]
+    assert torchrun(tmp_path, 2, [settings | {"run": "whole"}]).returncode == 0
+    assert_same_run(*(tiny_config(tmp_path, run=run) for run in ("killed", "whole")))

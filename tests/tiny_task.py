@@ -3,7 +3,10 @@
 As a script, for torchrun: python tests/tiny_task.py WORKING '{"run": ..., "batch_size": ...}' trains and predicts.
 """
 
+import itertools
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cxr import distributed, inference, predictions
+from cxr import distributed, engine, inference, predictions
 from cxr.boxes import make_anchors
 from cxr.config import Config
 from cxr.engine import train_folds
@@ -87,6 +90,18 @@ def tiny_row(image_id, i, folder, rng):
             "boxes": json.dumps(boxes), "box_labels": json.dumps([0] * len(boxes)), "label": 2 * (i % 2)}
 
 
+def kill_second_before_update(number):
+    """Process 1 kills itself before its update of that number, as an out-of-memory killer would."""
+    original, calls = engine.update, itertools.count(1)
+
+    def update(state):
+        if next(calls) == number and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(state)
+
+    engine.update = update
+
+
 def main(working, changes):
     torch.set_num_threads(1)
     with distributed.process_group("cpu"):  # joined once: a second time may meet what the first left behind
@@ -97,5 +112,7 @@ def main(working, changes):
 
 
 if __name__ == "__main__":
+    if "KILL_SECOND_BEFORE_UPDATE" in os.environ:
+        kill_second_before_update(int(os.environ["KILL_SECOND_BEFORE_UPDATE"]))
     inference.PART = predictions.PART = 2  # several files for each process
     main(sys.argv[1], json.loads(sys.argv[2]))
