@@ -17,11 +17,13 @@ from cxr.images import resize
 class XrayDataset(Dataset):
     """Rows of a table -> dict(image uint8 (1, S, S), boxes (n, 4) in input pixels, labels (n,), label, index).
 
+    `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
     Indexed by (epoch, row): the random numbers of a sample depend on seed, epoch and row alone, never on the number of
     workers, processes or restarts.
     """
 
-    def __init__(self, table, folder, image_size, augmentation="1", seed=0):
+    def __init__(self, table, folder, image_size, augmentation="1", seed=0, targets=None):
+        self.targets = targets
         self.table, self.folder, self.image_size, self.seed = table.reset_index(drop=True), folder, image_size, seed
         self.augment = Augmentation(augmentation, image_size) if augmentation != "1" else None
 
@@ -39,8 +41,10 @@ class XrayDataset(Dataset):
         else:
             boxes = boxes * (self.image_size / image.shape[0])
             image = resize(image, self.image_size)
-        return {"image": torch.from_numpy(np.ascontiguousarray(image))[None], "boxes": torch.from_numpy(boxes).float(),
-                "labels": torch.from_numpy(labels), "label": int(row.get("label", -1)), "index": row_number}
+        boxes, labels = torch.from_numpy(boxes).float(), torch.from_numpy(labels)
+        sample = {"image": torch.from_numpy(np.ascontiguousarray(image))[None], "boxes": boxes, "labels": labels,
+                  "label": int(row.get("label", -1)), "index": row_number}
+        return sample | (self.targets(boxes, labels) if self.targets else {})
 
 
 def read_png(path):
@@ -60,14 +64,22 @@ def scaled_boxes(row, width, height):
 
 
 def collate(samples):
-    """Stack; boxes are padded to the largest number in the batch (at least 1), their labels with -1."""
+    """Stack; boxes are padded to the largest number in the batch (at least 1), their labels with -1.
+
+    What `targets` added is joined; `<name>_image` (n,) says which image of the batch each of its rows belongs to.
+    """
     most = max(1, *(len(s["boxes"]) for s in samples))
     boxes, labels = torch.zeros(len(samples), most, 4), torch.full((len(samples), most), -1)
     for i, sample in enumerate(samples):
         boxes[i, : len(sample["boxes"])] = sample["boxes"]
         labels[i, : len(sample["boxes"])] = sample["labels"]
-    return {"image": torch.stack([s["image"] for s in samples]), "boxes": boxes, "labels": labels,
-            "label": torch.tensor([s["label"] for s in samples]), "index": torch.tensor([s["index"] for s in samples])}
+    batch = {"image": torch.stack([s["image"] for s in samples]), "boxes": boxes, "labels": labels,
+             "label": torch.tensor([s["label"] for s in samples]), "index": torch.tensor([s["index"] for s in samples])}
+    for name in samples[0].keys() - batch.keys():
+        batch[name] = torch.cat([s[name] for s in samples])
+        lengths = torch.tensor([len(s[name]) for s in samples])
+        batch[f"{name}_image"] = torch.arange(len(samples)).repeat_interleave(lengths)
+    return batch
 
 
 class ResumableSampler(Sampler):

@@ -43,7 +43,7 @@ def fit(task, config, fold, tables, device, precision, deadline):
     """Train one fold to its end or to the deadline (seconds of time.monotonic). Returns 0, or STOPPED."""
     folder, main = config.fold_dir(fold), distributed.rank() == 0
     resuming = prepare_folder(folder, task, config, main)
-    loaders = make_loaders(config, tables, device)
+    loaders = make_loaders(task, config, tables, device)
     state = Training(task, config, fold, device, precision, updates_per_epoch(loaders[0], config), resuming)
     if resuming:
         state.load(folder / "last.pt")
@@ -101,11 +101,12 @@ def prepare_folder(folder, task, config, main):
     return (folder / "last.pt").exists()
 
 
-def make_loaders(config, tables, device):
+def make_loaders(task, config, tables, device):
     workers, seed, share = count_workers(config.workers), config.seed, (distributed.rank(), distributed.world())
+    targets = task.targets(config)
     loaders = []
     for table, augmentation in zip(tables, (config.augmentation, "1")):
-        dataset = XrayDataset(table, config.task_dir / "images", config.image_size, augmentation, seed)
+        dataset = XrayDataset(table, config.task_dir / "images", config.image_size, augmentation, seed, targets)
         shuffle = table is tables[0]
         sampler = ResumableSampler(len(table), config.batch_size, seed, shuffle, *share)
         loaders.append(make_loader(dataset, sampler, workers if shuffle else min(workers, 2), device.type == "cuda"))

@@ -18,7 +18,7 @@ from tiny_task import TinyTask, main, tiny_config, write_tiny_data
 from cxr import engine
 from cxr.checkpoint import load_state
 from cxr.config import STOPPED
-from cxr.data import read_table, split_fold
+from cxr.data import collate, read_table, split_fold
 from cxr.disk import InputError
 from cxr.engine import evaluate, make_loaders, train_folds
 from cxr.inference import load_model
@@ -58,7 +58,7 @@ def read_log(config):
 
 
 def validation_loader(config):
-    return make_loaders(config, split_fold(read_table(config.task_dir / "train.csv"), 0), CPU)[1]
+    return make_loaders(TASK, config, split_fold(read_table(config.task_dir / "train.csv"), 0), CPU)[1]
 
 
 def checkpoints(config):
@@ -371,8 +371,10 @@ def test_the_real_network_learns_one_batch_by_heart():
     model = task.build_model(config)
     images = torch.randint(0, 60, (2, 1, 192, 192), dtype=torch.uint8)
     images[0, 0, 40:120, 60:130] = 250
-    batch = {"image": images, "boxes": torch.tensor([[[60.0, 40, 130, 120]], [[0.0, 0, 0, 0]]]),
-             "labels": torch.tensor([[0], [-1]]), "label": torch.tensor([2, 0]), "index": torch.tensor([0, 1])}
+    boxes, matcher = torch.tensor([[60.0, 40, 130, 120]]), task.targets(config)
+    batch = collate([{"image": image, "label": label, "index": i, "boxes": boxes[:n], "labels": torch.zeros(n).long(),
+                      **matcher(boxes[:n], torch.zeros(n).long())}
+                     for i, (image, label, n) in enumerate(zip(images, (2, 0), (1, 0)))])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
     for _ in range(25):

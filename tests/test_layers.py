@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "config": 0, "disk": 0, "boxes": 0, "images": 0, "masks": 0, "device": 0, "distributed": 0, "phantom": 0,
     "metrics": 1, "losses": 1, "augmentation": 1, "data": 1, "models": 1, "synthetic": 1, "manifest": 1,
-    "checkpoint": 1, "detection": 1,
+    "checkpoint": 1, "detection": 1, "matching": 1,
     "predictions": 2, "search": 2,
     "tasks": 3,
 }

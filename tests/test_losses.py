@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr.boxes import make_anchors
-from cxr.losses import detection_loss, focal, global_loss, match
+from cxr.data import collate
+from cxr.losses import detection_loss, focal, global_loss
+from cxr.matching import Matcher
 
 ANCHORS = make_anchors(64, [4, 5])
 
@@ -59,18 +61,25 @@ def random_batch(seed, counts, classes=2):
     return scores, deltas, true
 
 
-def pad(true, most):
-    boxes, labels = torch.zeros(len(true), most, 4), torch.full((len(true), most), -1)
-    for i, (b, c) in enumerate(true):
-        boxes[i, : len(b)], labels[i, : len(b)] = torch.tensor(b, dtype=torch.float32), torch.tensor(c)
-    return boxes, labels
+def targets(true, anchors=ANCHORS):
+    """What the loader makes of a list of (boxes, labels) of images."""
+    samples = []
+    for boxes, labels in true:
+        boxes, labels = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(labels).long()
+        samples.append({"image": torch.zeros(1), "boxes": boxes, "labels": labels, "label": 0, "index": 0,
+                        **Matcher(anchors)(boxes, labels)})
+    return collate(samples)
+
+
+def positives(matched, images):
+    return [int((matched["positive_image"] == i).sum()) for i in range(images)]
 
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 3), min_size=1, max_size=3))
 def test_batched_is_the_mean_of_the_loop(seed, counts):
     scores, deltas, true = random_batch(seed, counts)
-    terms = detection_loss(scores, deltas, ANCHORS, *pad(true, max(1, *counts, 1)))
+    terms = detection_loss(scores, deltas, targets(true))
     single = [loss_of_one_image(scores[i].tolist(), deltas[i].tolist(), ANCHORS.tolist(), b.tolist(), c.tolist())
               for i, (b, c) in enumerate(true)]
     expected = np.mean(single, axis=0)
@@ -82,70 +91,60 @@ def test_dividing_by_the_running_mean_of_positives():
     """The sums over the images, from the loop, divided by the images and by the mean, which moved by one fiftieth."""
     counts = [3, 0, 1]
     scores, deltas, true = random_batch(3, counts)
-    boxes, labels = pad(true, 3)
-    positives = match(ANCHORS, boxes, labels)[1].sum(1).tolist()
-    assert positives[0] != positives[2] and min(positives[0], positives[2]) > 0
+    matched = targets(true)
+    each = positives(matched, 3)
+    assert each[0] != each[2] and min(each[0], each[2]) > 0
     sums = [np.array(loss_of_one_image(scores[i].tolist(), deltas[i].tolist(), ANCHORS.tolist(), b.tolist(), c.tolist()))
-            * max(1, positives[i]) for i, (b, c) in enumerate(true)]
+            * max(1, each[i]) for i, (b, c) in enumerate(true)]
     running = torch.tensor(10.0)
-    terms = detection_loss(scores, deltas, ANCHORS, boxes, labels, running)
-    mean = 10 * 49 / 50 + sum(positives) / 3 / 50
+    terms = detection_loss(scores, deltas, matched, running)
+    mean = 10 * 49 / 50 + sum(each) / 3 / 50
     assert float(running) == pytest.approx(mean)
     assert [float(terms["class"]), float(terms["box"])] == pytest.approx((sum(sums) / 3 / mean).tolist(), rel=1e-4)
-    empty = detection_loss(scores[1:2], deltas[1:2], ANCHORS, boxes[1:2], labels[1:2], running)
+    empty = detection_loss(scores[1:2], deltas[1:2], targets(true[1:2]), running)
     assert float(empty["class"]) == pytest.approx(sums[1][0] / (mean * 49 / 50), rel=1e-4) and empty["box"] == 0
 
 
 def test_the_running_mean_ends_at_the_mean():
     scores, deltas, true = random_batch(3, [3, 1])
-    boxes, labels = pad(true, 3)
-    running = torch.tensor(10.0)
+    matched, running = targets(true), torch.tensor(10.0)
     for _ in range(600):
-        detection_loss(scores, deltas, ANCHORS, boxes, labels, running)
-    assert float(running) == pytest.approx(float(match(ANCHORS, boxes, labels)[1].sum() / 2), rel=1e-3)
+        detection_loss(scores, deltas, matched, running)
+    assert float(running) == pytest.approx(len(matched["positive"]) / 2, rel=1e-3)
 
 
 def test_the_random_batches_hold_every_kind_of_anchor():
     """Else the comparison above would compare nothing."""
-    _, _, true = random_batch(0, [3, 3, 3])
-    _, positive, negative = match(ANCHORS, *pad(true, 3))
-    assert positive.any() and negative.any() and (~positive & ~negative).any()
-
-
-def test_padding_does_not_matter():
-    scores, deltas, true = random_batch(1, [2, 0, 1])
-    boxes, labels = pad(true, 7)
-    boxes[labels < 0] = torch.tensor([0.0, 0, 64, 64])
-    a, b = (detection_loss(scores, deltas, ANCHORS, *true) for true in (pad(true, 2), (boxes, labels)))
-    assert a["class"] == b["class"] and a["box"] == b["box"] and a["box"] > 0
+    matched = targets(random_batch(0, [3, 3, 3])[2])
+    assert len(matched["positive"]) and len(matched["ignored"])
+    assert len(matched["positive"]) + len(matched["ignored"]) < 3 * len(ANCHORS)
 
 
 def test_images_without_boxes_take_part():
     """One anchor with probability 0.5 costs 0.75 * 0.25 * log 2, the others (clamped to 1e-4) next to nothing."""
     scores = torch.full((2, len(ANCHORS), 1), -20.0)
     scores[1, 7] = 0.0
-    terms = detection_loss(scores, torch.zeros(2, len(ANCHORS), 4), ANCHORS, *pad([(np.zeros((0, 4)), [])] * 2, 1))
+    terms = detection_loss(scores, torch.zeros(2, len(ANCHORS), 4), targets([(np.zeros((0, 4)), [])] * 2))
     assert float(terms["class"]) == pytest.approx(0.75 * 0.25 * math.log(2) / 2, abs=1e-6) and terms["box"] == 0
 
 
 def test_a_batch_without_any_box_has_gradients():
     scores = torch.zeros(2, len(ANCHORS), 1, requires_grad=True)
     deltas = torch.zeros(2, len(ANCHORS), 4, requires_grad=True)
-    terms = detection_loss(scores, deltas, ANCHORS, *pad([(np.zeros((0, 4)), [])] * 2, 1))
+    terms = detection_loss(scores, deltas, targets([(np.zeros((0, 4)), [])] * 2))
     sum(terms.values()).backward()
     assert (scores.grad > 0).all() and (deltas.grad == 0).all()
 
 
 def test_positives_divide_the_class_loss():
     """Two equal boxes of a level's anchor: every anchor's loss is known, and the sum is divided by the positives."""
-    box = ANCHORS[9 * 5 + 1].numpy()[None]
-    boxes, labels = pad([(box, np.array([0]))], 1)
-    _, positive, negative = match(ANCHORS, boxes, labels)
-    assert positive[0, 9 * 5 + 1]
-    terms = detection_loss(torch.zeros(1, len(ANCHORS), 1), torch.zeros(1, len(ANCHORS), 4), ANCHORS, boxes, labels)
-    positives, negatives = int(positive.sum()), int(negative.sum())
+    matched = targets([(ANCHORS[9 * 5 + 1].numpy()[None], [0])])
+    assert 9 * 5 + 1 in matched["positive"]
+    terms = detection_loss(torch.zeros(1, len(ANCHORS), 1), torch.zeros(1, len(ANCHORS), 4), matched)
+    positive = len(matched["positive"])
+    negative = len(ANCHORS) - positive - len(matched["ignored"])
     assert float(terms["class"]) == pytest.approx(
-        (0.25 * positives + 0.75 * negatives) * 0.25 * math.log(2) / positives, rel=1e-5)
+        (0.25 * positive + 0.75 * negative) * 0.25 * math.log(2) / positive, rel=1e-5)
 
 
 @pytest.mark.parametrize("logit, target, expected", [
@@ -153,26 +152,16 @@ def test_positives_divide_the_class_loss():
     (math.log(9), True, 0.25 * 0.01 * -math.log(0.9)), (math.log(9), False, 0.75 * 0.81 * -math.log(0.1)),
     (-100.0, True, 0.25 * 0.9999**2 * -math.log(1e-4)), (100.0, True, 0.25 * 1e-8 * -math.log(0.9999))])
 def test_focal_by_hand(logit, target, expected):
-    value = focal(torch.tensor([logit], dtype=torch.float64), torch.tensor([target]))
+    value = focal(torch.tensor([logit], dtype=torch.float64), target)
     assert float(value) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("offset, expected", [(0.05, 4.5 * 0.05**2), (1.0, 1 - 1 / 18), (-2.0, 2 - 1 / 18)])
 def test_smooth_l1_by_hand(offset, expected):
     """One anchor that is the box itself: its goal is 0, and all four outputs are wrong by `offset`."""
-    anchor, label = ANCHORS[9:10], torch.zeros(1, 1).long()
-    terms = detection_loss(torch.zeros(1, 1, 1), torch.full((1, 1, 4), offset), anchor, anchor[None], label)
+    matched = targets([(ANCHORS[9:10].numpy(), [0])], ANCHORS[9:10])
+    terms = detection_loss(torch.zeros(1, 1, 1), torch.full((1, 1, 4), offset), matched)
     assert float(terms["box"]) == pytest.approx(expected, rel=1e-5)
-
-
-def test_between_the_thresholds_an_anchor_is_ignored():
-    """IoU of a 10 x 10 anchor with boxes inside it of 10 x 5, 10 x 4.5, 10 x 4 and 10 x 3.9: 0.5, 0.45, 0.4, 0.39."""
-    anchor = torch.tensor([[0.0, 0, 10, 10]])
-    heights = (5, 4.5, 4, 3.9)
-    boxes = torch.tensor([[[0, 0, 10, h]] for h in heights])
-    _, positive, negative = match(anchor, boxes, torch.zeros(4, 1).long())
-    assert positive[:, 0].tolist() == [True, False, False, False]
-    assert negative[:, 0].tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize("logit", [-1e4, 1e4])
@@ -180,7 +169,7 @@ def test_extreme_logits_stay_finite(logit):
     scores = torch.full((2, len(ANCHORS), 2), logit, requires_grad=True)
     deltas = torch.full((2, len(ANCHORS), 4), logit, requires_grad=True)
     _, _, true = random_batch(2, [2, 0])
-    terms = detection_loss(scores, deltas, ANCHORS, *pad(true, 2))
+    terms = detection_loss(scores, deltas, targets(true))
     sum(terms.values()).backward()
     assert all(t.isfinite() for t in terms.values())
     assert scores.grad.isfinite().all() and deltas.grad.isfinite().all()

@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
-from cxr.boxes import centre_size, decode, encode, flip_index, make_anchors, scale_index
+from cxr.boxes import centre_size, decode, encode, flip_index, make_anchors, parse_levels, scale_index
 from cxr.data import scaled_boxes
 from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.losses import detection_loss, global_loss
+from cxr.matching import Matcher
 from cxr.metrics import mean_score, prefix_scores
 from cxr.models.retinanet import RetinaNet
 
@@ -31,11 +32,14 @@ class DetectionTask:
         model.pretrained = config.weights != "none"
         return model
 
+    def targets(self, config):
+        """Callable that the loader's processes apply to the boxes (n, 4) and classes (n,) of a sample."""
+        return Matcher(make_anchors(config.image_size, parse_levels(config.levels)))
+
     def loss(self, outputs, batch, model, config):
         """Weighted terms {'class', 'box', 'global'}; in validation always per image, whatever the batches are."""
         running = model.positives if model.training and config.divide_by == "running" else None
-        terms = detection_loss(outputs["scores"], outputs["deltas"], model.anchors, batch["boxes"], batch["labels"],
-                               running)
+        terms = detection_loss(outputs["scores"], outputs["deltas"], batch, running)
         return {"class": config.class_weight * terms["class"], "box": terms["box"],
                 "global": config.global_weight * global_loss(outputs["category"], batch["label"])}
 
