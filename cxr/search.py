@@ -24,6 +24,7 @@ from cxr.detection import (
 )
 from cxr.metrics import image_score, prefix_scores
 
+NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
 AXES = ("percentile_shrink", "scale", "merge", "gate", "half", "threshold")
 
 
@@ -163,13 +164,13 @@ def search(cases, grid, gate_weights):
 def fit(tally, keep=lambda part: True):
     """The best Params over the parts with `keep(part)`.
 
-    The mean of three neighbouring thresholds is compared, not the single value: with few positive images the score
-    jumps from threshold to threshold, and a lone peak does not return on other images. Among ties the plainest
+    The mean over all thresholds within NEARBY of one is compared, not the single value: with few positive images the
+    score jumps from threshold to threshold, and a lone peak does not return on other images. Among ties the plainest
     values win and then the middle threshold; so without any image to fit on the result is the plainest.
     """
-    means = tally.means(keep)
-    padded = np.pad(means, [(0, 0)] * (means.ndim - 1) + [(1, 1)], mode="edge")
-    smooth = (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 3
+    threshold = np.array(tally.grid.threshold)
+    near = np.abs(threshold - threshold[:, None]) <= NEARBY * threshold[:, None]
+    smooth = tally.means(keep) @ (near / near.sum(1, keepdims=True)).T
     tied = np.argwhere(smooth >= smooth.max() - 1e-9)  # in the order of the grid
     tied = tied[(tied[:, :-1] == tied[0, :-1]).all(axis=1)]
     return tally.grid.params(tied[len(tied) // 2])

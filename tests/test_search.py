@@ -83,26 +83,26 @@ def flat_grid(thresholds):
 def hand_tally(values, count=10):
     """Tally of a grid of two shrinks with these mean scores; `values` is {Part: (2, T)}."""
     values = {part: np.array(value, float).reshape(2, 1, 1, 1, 1, -1) for part, value in values.items()}
-    thresholds = tuple(range(next(iter(values.values())).shape[-1]))
+    thresholds = tuple(1.15 ** np.arange(next(iter(values.values())).shape[-1]))  # each is near its neighbours only
     parts = {part: np.stack([value * count, np.full(value.shape, count)]) for part, value in values.items()}
     return Tally(flat_grid(thresholds), parts)
 
 
 def test_fit_prefers_a_plateau_to_a_lone_peak():
     found = search.fit(hand_tally({Part(0, 0, False): [[0, 0, 0.9, 0, 0, 0], [0, 0, 0.5, 0.6, 0.5, 0]]}))
-    assert (found.percentile_shrink, found.threshold) == (1.6, 3)
+    assert (found.percentile_shrink, found.threshold) == (1.6, 1.15**3)
 
 
 def test_fit_breaks_ties_by_the_plainest_and_the_middle():
     found = search.fit(hand_tally({Part(0, 0, False): [[0.5] * 5, [0.5] * 5]}))
-    assert (found.percentile_shrink, found.threshold) == (-0.5, 2)
+    assert (found.percentile_shrink, found.threshold) == (-0.5, 1.15**2)
     found = search.fit(hand_tally({Part(0, 0, False): [[0.1] * 9, [0, 0, 0.5, 0.5, 0.5, 0.5, 0.5, 0, 0]]}))
-    assert (found.percentile_shrink, found.threshold) == (1.6, 4)
+    assert (found.percentile_shrink, found.threshold) == (1.6, 1.15**4)
 
 
 def test_the_end_of_the_thresholds_is_no_worse_than_their_middle():
     found = search.fit(hand_tally({Part(0, 0, False): [[0.6, 0.6, 0, 0, 0], [0, 0.5, 0.5, 0.5, 0]]}))
-    assert (found.percentile_shrink, found.threshold) == (-0.5, 0)
+    assert (found.percentile_shrink, found.threshold) == (-0.5, 1)
 
 
 def test_a_score_equal_to_the_threshold_is_not_kept():
