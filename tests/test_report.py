@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cxr.compare import compare, differing_settings, distinct_names
 from cxr.disk import InputError
+from cxr.evaluation import Boxes
 from cxr.report import ReportInput, bar, confusion, number, scale, share, subgroups, write_report
 from cxr.report_cases import EXAMPLES, gallery, outcomes, thumbnail
 from cxr.report_plots import (
@@ -231,7 +232,7 @@ def test_gallery_puts_the_telling_cases_first(png):
                    score=[0.4, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, NAN], best_score=[0.9, 0.5, 0.6, 0, 0, 0.2, 0.8, 0])
     boxes = {"id00003": [[0, 0, 10, 10]], "id00004": [[0, 0, 20, 20]]}
     kinds = {title: [case.row.image_id[-1] for case in cases]
-             for title, _, _, cases in gallery(report_input(images, true_boxes=boxes))}
+             for title, _, _, cases in gallery(report_input(images, true=Boxes(boxes)))}
     assert kinds == {"Best": ["1", "0"], "Typical": ["2", "3", "4", "0"], "Worst: misplaced": ["2"],
                      "Worst: missed": ["4", "3"], "Worst: false alarms": ["6", "5"], "Rightly empty": ["7"]}
 
@@ -247,8 +248,9 @@ def test_gallery_passes_over_missing_pictures_and_is_limited(png, tmp_path):
 def test_gallery_draws_the_most_confident_boxes(png):
     images = table(1, png=png, n_pred=25, score=0.0, width=NAN, height=NAN)
     boxes, scores = np.arange(100.0).reshape(25, 4), np.linspace(0.1, 0.9, 25)
-    [(*_, [case])] = gallery(report_input(images, pred_boxes={"id00000": boxes}, pred_scores={"id00000": scores}))
-    assert np.array_equal(case.scores, scores[:4:-1]) and np.array_equal(case.predicted, boxes[:4:-1])
+    [(*_, [case])] = gallery(report_input(images, predicted=Boxes({"id00000": boxes}, {}, {"id00000": scores})))
+    assert [mark.text for mark in case.predicted] == [f"{score:.2f}" for score in scores[:4:-1]]
+    assert np.array_equal([mark.box for mark in case.predicted], boxes[:4:-1])
     assert (case.width, case.height) == (256, 256)  # of the picture, where the original size is not known
 
 
@@ -267,8 +269,8 @@ def full(tmp_path, png):
     return report_input(
         images, title="Findings <b>&", baselines=[("Constant guess", 0.05, (0.04, 0.06)), ("No gating", 0.2, None)],
         sensitivity={"threshold": ([0.1, 0.5], [0.1, 0.25], 0.5)}, folds=[(0, 0.3, {"threshold": 0.5}), (1, 0.2, {})],
-        true_boxes=boxes, pred_boxes={key: np.array([[110.0, 40, 310, 430]]) for key in boxes},
-        pred_scores={key: np.array([0.625]) for key in boxes}, pr=([0.1, 0.5], [1, 0.5]), froc=([0.1, 1], [0.3, 0.6]),
+        true=Boxes(boxes), predicted=Boxes({key: np.array([[110.0, 40, 310, 430]]) for key in boxes}, {},
+                                           {key: np.array([0.625]) for key in boxes}), pr=([0.1, 0.5], [1, 0.5]), froc=([0.1, 1], [0.3, 0.6]),
         class_names=["Normal", "Ill"], runs=write_run(tmp_path / "run"), params={"threshold": 0.5},
         params_path="params.json", submission_path="submission.csv", warnings=["Look <out>"])
 
