@@ -136,14 +136,18 @@ ORDER = ("Emphysema", "Effusion", "Pneumothorax", *(name for name in DRAW
                                                     if name not in ("Emphysema", "Effusion", "Pneumothorax")))
 
 
+def healthy(rng, chest, side):
+    """Scene without a finding."""
+    grid, nothing = frame_grid(side), np.zeros((side, side), np.float32)
+    return Scene(chest, grid, [draw_lung(grid, chest, sign) for sign in (-1, 1)], nothing,
+                 draw_vessels(rng, side, chest) * rng.uniform(0.8, 1.1), nothing)
+
+
 def draw_findings(rng, chest, names, side):
     """uint8 image (side, side) with these findings; (name, box x1 y1 x2 y2 in 0..1) of each, in the order drawn."""
-    grid = frame_grid(side)
-    nothing = np.zeros((side, side), np.float32)
-    scene = Scene(chest, grid, [draw_lung(grid, chest, sign) for sign in (-1, 1)], nothing,
-                  draw_vessels(rng, side, chest) * rng.uniform(0.8, 1.1), nothing)
+    scene = healthy(rng, chest, side)
     found = [(name, np.clip(DRAW[name](rng, scene, int(rng.integers(2))), 0, 1))
              for name in sorted(names, key=ORDER.index)]
-    heart = draw_heart(grid, chest)
-    tissue = thickness(rng, grid, chest, scene.lungs, heart, scene.density, scene.markings)
+    heart = draw_heart(scene.grid, chest)
+    tissue = thickness(rng, scene.grid, chest, scene.lungs, heart, scene.density, scene.markings)
     return develop(rng, tissue + 0.25 * scene.bright, draw_label(rng, side, chest.view)), found

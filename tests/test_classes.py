@@ -79,8 +79,7 @@ def test_recall_at_false_positives_per_image_by_hand():
 
 
 def test_recall_takes_the_last_pixel_in_as_the_data_sets_own_evaluation():
-    """19 x 10 against 10 x 10 from the same corner: IoU 0.526; 20 x 10 is 0.5 exactly without the last pixel, which does
-    not count, and (11 * 11) / (21 * 11) = 0.52 with it."""
+    """20 x 10 against 10 x 10 from the same corner: IoU 0.5, which is no hit, and with the last pixel 121 / 231."""
     pool = pooled({"a": truth((0, 0, 0, 10, 10))}, {"a": found((0, 0.9, 0, 0, 20, 10))}, 1)
     assert pool.of_class(0).ap() == 0 and pool.of_class(0).recalls().tolist() == [1, 1, 1]
 
@@ -189,7 +188,7 @@ def test_threshold_is_the_one_of_the_highest_f1():
     assert fit_threshold(nothing) == class_scoring.THRESHOLDS[-1]
 
 
-def rows(true, folds=None):
+def rows(true):
     return pd.DataFrame([{"image_id": name, "fold": number % 2, "width": 1024, "height": 1024, "n_boxes": len(boxes),
                           "boxes": json.dumps(boxes.tolist()), "box_labels": json.dumps(labels.tolist())}
                          for number, (name, (boxes, labels)) in enumerate(true.items())])
@@ -201,7 +200,7 @@ def test_constant_guess_is_the_mean_box_of_the_other_folds():
             "c": truth((0, 0, 0, 100, 100)), "d": NONE}
     pool = pooled(true, {name: found() for name in true}, 2)
     first, second = constant_guess(rows(true), pool, np.array(pool.folds))
-    assert first.hits.tolist() == [True, True, True, False] and first.scores.tolist() == [0.5, 1, 0.5, 1]
+    assert first.scores.tolist() == [1, 1, 0.5, 0.5] and first.hits.tolist() == [True, False, True, True]
     assert math.isnan(second.ap()) and len(second.scores) == 0
 
 
