@@ -55,30 +55,33 @@ def evaluate(config, cases, train, names, nms_iou):
     if config.fit_on != "folds":
         raise InputError(f"--fit-on {config.fit_on} is impossible: {config.task} has no images like the test set")
     params = Params(nms_iou=nms_iou, score_floor=0.0)  # low scores count in an average precision
-    pool = Pool(len(names))
-    for case in cases():
-        pool.add(case.candidates.image_id, case.fold, case.group, (case.boxes, case.labels),
-                 all_boxes(case.candidates, params))
+    pool = collect(cases, params, len(names))
     classes, units = pool.classes(), units_of(pool)
     fitted = {unit: [fit_threshold(found.only(units != unit)) for found in classes] for unit in np.unique(units)}
     final = [fit_threshold(found) for found in classes]
     images, true, predicted = judge_images(cases, params, dict(zip(pool.ids, (fitted[unit] for unit in units))))
-    aps, intervals = [found.ap() for found in classes], bootstrap(classes, pool.groups)
-    guess = constant_guess(train, pool, units)
-    together = pool.of_class(None)
-    recall, precision, rate = together.curve()
-    rows = class_rows(names, classes, aps, intervals, final, true, predicted)
+    intervals, (recall, precision, rate) = bootstrap(classes, pool.groups), pool.of_class(None).curve()
+    rows = class_rows(names, classes, intervals, final, true, predicted)
+    seen = [(name, found, chosen) for name, found, chosen in zip(names, classes, final) if found.true.any()]
     return Evaluation(
-        mean_known(aps), intervals[-1], len(images), {"threshold": dict(zip(names, final)), "nms_iou": nms_iou},
-        lambda candidates: all_boxes(candidates, params), images, HOW, true=true, predicted=predicted,
-        baselines=[("constant guess", mean_known([found.ap() for found in guess]), bootstrap(guess, pool.groups)[-1])],
+        mean_known([row["ap"] for row in rows]), intervals[-1], len(images),
+        {"threshold": dict(zip(names, final)), "nms_iou": nms_iou}, lambda found: all_boxes(found, params), images, HOW,
+        true=true, predicted=predicted, baselines=[("constant guess", *constant_score(train, pool, units))],
         sensitivity={name: (THRESHOLDS.tolist(), f1(*found.counts(THRESHOLDS)).tolist(), chosen)
-                     for name, found, chosen in zip(names, classes, final) if found.true.any()},
+                     for name, found, chosen in seen},
         folds=fold_results(names, classes, pool, units, fitted), pr=(recall, precision), froc=(rate, recall),
         operating=operating_point(rows, len(images)), image_score="F1", searched=SEARCHED,
-        results=measures(rows) | {"f1": {row["name"]: known(row["f1"]) for row in rows}}, class_rows=rows,
-        notes=absent(names, classes),
-        class_curves={name: found.curve() for name, found in zip(names, classes) if found.true.any()})
+        results=measures(rows) | {"f1": {row["name"]: known(row["f1"]) for row in rows}}, notes=absent(names, classes),
+        class_rows=rows, class_curves={name: found.curve() for name, found, _ in seen})
+
+
+def collect(cases, params, count):
+    """Pool of all boxes of the cases, whatever their score."""
+    pool = Pool(count)
+    for case in cases():
+        pool.add(case.candidates.image_id, case.fold, case.group, (case.boxes, case.labels),
+                 all_boxes(case.candidates, params))
+    return pool
 
 
 def all_boxes(candidates, params):
@@ -131,6 +134,12 @@ def bootstrap(classes, groups):
             for column in columns]
 
 
+def constant_score(train, pool, units):
+    """(mean AP, its interval) of the constant guess."""
+    guess = constant_guess(train, pool, units)
+    return mean_known([found.ap() for found in guess]), bootstrap(guess, pool.groups)[-1]
+
+
 def constant_guess(train, pool, units):
     """What a guess that ignores the image reaches: of each class one box, the mean one, as likely as it is frequent.
 
@@ -154,15 +163,15 @@ def mean_boxes(truth, count):
     return np.array([corners[labels == k].mean(0) for k in present]).reshape(-1, 4), shares, np.array(present, int)
 
 
-def class_rows(names, classes, aps, intervals, thresholds, true, predicted):
+def class_rows(names, classes, intervals, thresholds, true, predicted):
     """A dict for each class: what there is of it, its AP and recalls, and how its kept boxes fare."""
     rows = []
     for k, (name, found) in enumerate(zip(names, classes)):
-        kept = kept_counts(true, predicted, k)
-        recalls = found.recalls()
-        rows.append({"name": name, "images": int((found.true > 0).sum()), "boxes": int(found.true.sum()), "ap": aps[k],
-                     "interval": intervals[k], "recalls": recalls, "avgrecall": float(recalls.mean()),
-                     "threshold": thresholds[k], "f1": float(f1(*kept)), "hits": kept[0], "false": kept[1]})
+        kept, recalls = kept_counts(true, predicted, k), found.recalls()
+        rows.append({"name": name, "images": int((found.true > 0).sum()), "boxes": int(found.true.sum()),
+                     "ap": found.ap(), "interval": intervals[k], "recalls": recalls,
+                     "avgrecall": float(recalls.mean()), "threshold": thresholds[k], "f1": float(f1(*kept)),
+                     "hits": kept[0], "false": kept[1]})
     return rows
 
 

@@ -117,7 +117,7 @@ def random_set(seed, images=40, classes=3):
     for number in range(images):
         cells = rng.permutation(16)[: rng.integers(0, 6)]
         corner = np.stack([cells % 4 * 100, cells // 4 * 100], 1) + rng.uniform(0, 10, (len(cells), 2))
-        boxes = np.hstack([corner, corner + rng.uniform(20, 85, (len(cells), 2))])
+        boxes = np.hstack([corner, corner + rng.uniform(35, 85, (len(cells), 2))])
         labels = rng.integers(0, classes, len(cells))
         moved = boxes + rng.normal(0, 6, boxes.shape)
         other = rng.uniform(0, 300, (4, 2))
@@ -125,6 +125,7 @@ def random_set(seed, images=40, classes=3):
         kinds = np.concatenate([labels, labels[:2], rng.integers(0, classes, 4)])
         scores = rng.uniform(0, 1, len(moved))
         order = np.argsort(-scores)
+        assert (moved[:, 2:] > moved[:, :2]).all()  # the library leaves out boxes of negative area
         true[str(number)], predicted[str(number)] = (boxes, labels), (moved[order], scores[order], kinds[order])
     return true, predicted
 
