@@ -383,3 +383,34 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     folders = [tmp_path / "rsna" / "small", tmp_path / "covid" / "small"]
     assert [name.replace("\\", "/") for name in distinct_names(folders)] == ["rsna/small", "covid/small"]
     assert distinct_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+
+
+def test_several_classes_have_names_and_colours_of_their_own(png):
+    images = table(2, n_true=[2, 0], n_pred=[1, 0], score=[0.5, NAN], png=str(png))
+    true = Boxes({"id00000": [[0, 0, 9, 9], [20, 20, 40, 40]]}, {"id00000": [1, 0]}, {"id00000": None})
+    predicted = Boxes({"id00000": [[1, 0, 9, 9]]}, {"id00000": [1]}, {"id00000": [0.8]})
+    kinds = gallery(report_input(images, true=true, predicted=predicted, box_classes=["Mass", "Nodule"]))
+    cases = {case.row.image_id: case for *_, shown in kinds for case in shown}
+    marked, [found] = cases["id00000"].true, cases["id00000"].predicted
+    assert [mark.text for mark in marked] == ["Nodule", "Mass"] and found.text == "Nodule 0.80"
+    assert marked[0].colour == found.colour != marked[1].colour
+    assert cases["id00001"].true == cases["id00001"].predicted == [], "a normal image shows no box"
+
+
+def test_learning_curves_of_each_class():
+    log = pd.DataFrame({"epoch": [1, 2], "metric": [0.1, 0.2], "ap_Mass": [0.1, 0.3], "ap_Nodule": [NAN, NAN]})
+    titles = [panel.title for panel in curve_panels({0: log, 1: log})]
+    assert titles == ["Validation metric", "AP: Mass"], "a class without any value has no diagram"
+    assert [line.get_ydata().tolist() for line in drawn(curve_panels({0: log})[1]).lines] == [[0.1, 0.3]]
+
+
+def test_page_of_a_detector_with_classes(tmp_path):
+    rows = [{"name": name, "images": 3, "boxes": 4, "ap": ap, "interval": (ap, ap), "recalls": np.array([ap] * 3),
+             "avgrecall": ap, "threshold": 0.4, "f1": ap} for name, ap in (("Mass", 0.25), ("Nodule", NAN))]
+    curves = {"Mass": (np.array([0.5, 1]), np.array([1, 0.5]), np.array([0, 0.1]))}
+    write_report(tmp_path / "report.html", report_input(
+        table(3), box_classes=["Mass", "Nodule"], class_rows=rows, class_curves=curves, searched="Each its own."))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Each finding" in page and "Each its own." not in page  # nothing was searched
+    assert re.search(r"Mass</th>.*?<b>0\.250</b>", page) and re.search(r"Nodule</th>.*?<b>–</b>", page)
+    assert (tmp_path / "detection.png").stat().st_size and not re.search(OUTSIDE, page)
