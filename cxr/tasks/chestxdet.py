@@ -208,7 +208,8 @@ class ChestXDet(DetectionTask):
         return evaluate(config, cases, train, self.used_classes(config), self.nms_iou)
 
     def write_results(self, config, answers, cases, evaluation, warnings):
-        """Results of the validation and the test images; (path of the latter, if there are any, and their scores)."""
+        """Results of the validation and the test images: (path of the latter if there are any, else of the former,
+        scores of the test images where they are labelled)."""
         valid = {case.candidates.image_id: evaluation.detect(case.candidates) for case in cases()}
         train, test = (self.select(read_table(config.task_dir / f"{name}.csv"), config) for name in ("train", "test"))
         kept = {key: is_kept(found, evaluation.predicted, key) for key, found in valid.items()}
@@ -218,10 +219,10 @@ class ChestXDet(DetectionTask):
         thresholds = np.array(list(evaluation.params["threshold"].values()))
         kept = {key: found[1] > thresholds[found[2].astype(int)] for key, found in answers.items()}
         write_results(config.run_dir / "test_results", answers, kept, test)
+        if (test["label"] < 0).any():
+            return config.run_dir / "test_results", {}
         truth = {row["image_id"]: scaled_boxes(row, row["width"], row["height"]) for _, row in test.iterrows()}
-        known = (test["label"] >= 0).all()
-        scores = {"test": score_boxes(truth, answers, self.used_classes(config))} if known else {}
-        return config.run_dir / "test_results", scores
+        return config.run_dir / "test_results", {"test": score_boxes(truth, answers, self.used_classes(config))}
 
 
 def is_kept(found, predicted, key):
