@@ -4,7 +4,8 @@
     python 01_download.py --input ../my/data    use ../my/data/<slug>/, which must be there
     python 01_download.py --demo                draw a synthetic data set in the same format into input/demo/<slug>/
 
-What is already there is kept. Inside a Kaggle kernel the attached data is used and nothing is downloaded.
+What is already there is kept. A data set that is not on Kaggle is put into input/<slug>/ by hand, zips and all; this
+step unpacks it, or tells where it comes from. Inside a Kaggle kernel the attached data is used, nothing is downloaded.
 """
 
 from cxr.config import run_step

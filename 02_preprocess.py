@@ -22,7 +22,7 @@ def step(task, config):
     if found:
         config = replace(config, input=found.parent)
     prepare(task, config)
-    write_overview(config.task_dir, task.class_names)
+    write_overview(config.task_dir, task.class_names, box_classes=task.box_classes)
     print(f"to look at the data: {config.task_dir / 'overview.png'} and samples.png beside it")
 
 

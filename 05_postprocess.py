@@ -5,7 +5,8 @@
     python 05_postprocess.py --submit "four folds"          also send submission.csv to Kaggle
     python 05_postprocess.py --compare paper paper-encoder=se_resnext50_32x4d     runs side by side: compare.html
 
-The printed score is honest: every image is judged with parameters that were fitted without its fold.
+The printed score is honest: every image is judged with parameters that were fitted without its fold. A task that is no
+Kaggle competition gets results in its own format, test_results/ and valid_results/, instead of submission.csv.
 """
 
 from cxr.compare import compare

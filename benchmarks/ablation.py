@@ -23,9 +23,10 @@ from cxr.data import read_table  # noqa: E402
 from cxr.detection import NO_SHRINK  # noqa: E402
 from cxr.device import choose_device, choose_precision  # noqa: E402
 from cxr.disk import InputError  # noqa: E402
+from cxr.image_scoring import judge_images  # noqa: E402
 from cxr.inference import fold_checkpoints, predict_table  # noqa: E402
 from cxr.metrics import mean_score  # noqa: E402
-from cxr.postprocess import cases, finished_folds, judge_images  # noqa: E402
+from cxr.postprocess import cases, finished_folds  # noqa: E402
 from cxr.search import Grid, nested, search  # noqa: E402
 from cxr.tasks import TASKS  # noqa: E402
 
@@ -37,6 +38,8 @@ RULES = {"no gate": {"gate": (False,)}, "no shrink": {"percentile_shrink": (NO_S
 
 
 def step(task, config):
+    if not hasattr(task, "gate_weights"):
+        raise InputError(f"{task.name} is not judged by scores of images, of which this table is made")
     train = read_table(config.task_dir / "train.csv").set_index("image_id", drop=False)
     folds, _ = finished_folds(config, train)
     tally = tally_of(task, config, train, folds)
@@ -78,7 +81,8 @@ def tally_of(task, config, train, folds):
 def scores(task, config, train, folds, tally=None):
     """Score of each out-of-fold image (nan: not counted), parameters fitted without its fold."""
     outcome = nested(tally or tally_of(task, config, train, folds))
-    return judge_images(task, config, train, folds, outcome.params_for).images.set_index("image_id")["score"]
+    judged = judge_images(lambda: cases(config, train, folds), outcome.params_for, task.gate_weights)
+    return judged.images.set_index("image_id")["score"]
 
 
 def input_shape(task, config, fold):

@@ -47,6 +47,7 @@ class Config:
     head_convs: int = setting(4, "3x3 convolutions in each head; 4 as in RetinaNet", True)
     head_norm: str = setting("none", "group normalisation in the heads: none as published, group helps random weights",
                              True, ("none", "group"))
+    classes: int = setting(0, "only the first so many box classes of the task's list; 0: all of them", True)
     dropout: float = setting(0.75, "dropout before the class and the global output; 0.75 in the best model", True)
 
     image_size: int = setting(512, "side of the network's input in pixels", True)

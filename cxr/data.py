@@ -63,6 +63,15 @@ def scaled_boxes(row, width, height):
     return boxes * scale, np.array(json.loads(row["box_labels"]), np.int64)
 
 
+def keep_classes(table, count):
+    """The table with the boxes of the classes 0 to count - 1 only."""
+    pairs = [[(box, k) for box, k in zip(json.loads(boxes), json.loads(labels)) if k < count]
+             for boxes, labels in zip(table["boxes"], table["box_labels"])]
+    return table.assign(boxes=[json.dumps([box for box, _ in row]) for row in pairs],
+                        box_labels=[json.dumps([k for _, k in row]) for row in pairs],
+                        n_boxes=[len(row) for row in pairs])
+
+
 def collate(samples):
     """Stack; boxes are padded to the largest number in the batch (at least 1), their labels with -1.
 

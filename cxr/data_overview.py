@@ -11,23 +11,26 @@ from matplotlib.ticker import MaxNLocator
 
 from cxr.data import read_png, read_table, scaled_boxes
 from cxr.disk import atomic
-from cxr.panels import COLOURS, PNG_DPI, STYLE, Panel, colours_of, write_panels
+from cxr.panels import BRIGHT, COLOURS, PNG_DPI, STYLE, Panel, colours_of, write_panels
 
 OLDEST = 100  # years; higher ages are typing errors and are counted in the last bar
 HEAT_CELLS = 64  # cells along each side of the map of box positions
 SAMPLES_PER_CLASS = 6
-BOX_COLOUR = "#ffb000"  # seen on black and on white
 
 
-def write_overview(task_dir, classes, samples_per_class=SAMPLES_PER_CLASS):
+def write_overview(task_dir, classes, samples_per_class=SAMPLES_PER_CLASS, box_classes=()):
     """Write overview.png and samples.png into task_dir from its train.csv, test.csv and images/.
 
-    classes: names of the image classes, in the order of `label`. The same tables give the same pictures.
-    InputError where step 02 has not finished.
+    classes: names of the image classes, in the order of `label`; box_classes: of the boxes, in that of `box_labels`.
+    The same tables give the same pictures. InputError where step 02 has not finished.
     """
     train, test = read_table(task_dir / "train.csv"), read_table(task_dir / "test.csv")
-    write_panels(task_dir / "overview.png", overview_panels(train, test, classes))
-    write_samples(task_dir / "samples.png", train, task_dir / "images", classes, samples_per_class)
+    panels = overview_panels(train, test, classes)
+    if len(box_classes) > 1:
+        panels.insert(1, Panel("Images with each finding", lambda axis: draw_findings(axis, train, box_classes)))
+    write_panels(task_dir / "overview.png", panels)
+    write_samples(task_dir / "samples.png", pick_samples(train, classes, samples_per_class, box_classes),
+                  task_dir / "images", box_classes)
 
 
 def overview_panels(train, test, classes):
@@ -64,6 +67,26 @@ def draw_classes(axis, train, classes):
     axis.grid(axis="x", visible=False)
     columns = 1 if max(map(len, classes)) > 20 else 3
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=columns, fontsize=7.5)
+
+
+def has_box(train, label):
+    """(n,) bool: which rows have a box of this class."""
+    return train.box_labels.map(lambda labels: label in json.loads(labels)).astype(bool)
+
+
+def draw_findings(axis, train, names):
+    """Images with a box of each class, the folds stacked."""
+    folds, left = sorted(train.fold.unique()), np.zeros(len(names))
+    for fold, colour in colours_of(folds).items():
+        counts = np.array([has_box(train[train.fold == fold], k).sum() for k in range(len(names))])
+        axis.barh(names, counts, 0.75, left=left, color=colour, label=f"fold {fold}", edgecolor="white", linewidth=0.8)
+        left = left + counts
+    axis.bar_label(axis.containers[-1], [f" {total:.0f}" for total in left], fontsize=7, color="#52606d")
+    axis.set(xlabel="images", xlim=(0, 1.12 * max(1, left.max())))
+    axis.tick_params(axis="y", labelsize=7)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.legend(fontsize=7, loc="lower right")
 
 
 def draw_ages(axis, train):
@@ -152,43 +175,54 @@ def say_nothing(axis, words):
     axis.set_axis_off()
 
 
-def pick_samples(train, classes, number):
-    """dict class name -> at most `number` rows, spread evenly over those of the class; absent where it has none."""
+def pick_samples(train, classes, number, box_classes=()):
+    """dict class name -> (at most `number` rows, spread evenly over those of the class, how many there are).
+
+    The classes are those of the image, or, where boxes have several, those of the boxes; one without a row is absent.
+    """
+    if len(box_classes) > 1:
+        kinds = {"No finding": train.n_boxes == 0} | {name: has_box(train, k) for k, name in enumerate(box_classes)}
+    else:
+        kinds = {name: train.label == label for label, name in enumerate(classes)}
     picked = {}
-    for label, name in enumerate(classes):
-        rows = train[train.label == label]
+    for name, belongs in kinds.items():
+        rows = train[belongs]
         if len(rows):
             places = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
-            picked[name] = rows.iloc[places]
+            picked[name] = rows.iloc[places], len(rows)
     return picked
 
 
-def write_samples(path, train, folder, classes, number):
-    """One line of X-rays for each class, boxes drawn, over each its id, sex, age and view. Without images no file."""
-    picked = pick_samples(train, classes, number)
+def write_samples(path, picked, folder, box_classes):
+    """One line of X-rays for each class of `pick_samples`, boxes drawn, over each its id, sex, age and view.
+
+    Without images no file.
+    """
     if not picked:
         path.unlink(missing_ok=True)  # of an earlier run
         return
-    columns = max(3, max(len(rows) for rows in picked.values()))
+    columns = max(3, max(len(rows) for rows, _ in picked.values()))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}), atomic(path) as temporary:
         figure = Figure(figsize=(2.2 * columns, 2.75 * len(picked)), layout="constrained")
         lines = figure.subfigures(len(picked), 1, squeeze=False)[:, 0]
-        for line, (name, rows) in zip(lines, picked.items()):
-            line.suptitle(f"{name} ({(train.label == classes.index(name)).sum()} images)", fontsize=11,
-                          fontweight="bold", x=0.005, ha="left")
+        for line, (name, (rows, total)) in zip(lines, picked.items()):
+            line.suptitle(f"{name} ({total} images)", fontsize=11, fontweight="bold", x=0.005, ha="left")
             for place, (_, row) in enumerate(rows.iterrows(), start=1):
-                draw_sample(line.add_subplot(1, columns, place), row, folder)
+                draw_sample(line.add_subplot(1, columns, place), row, folder, box_classes)
         figure.savefig(temporary, format="png", dpi=PNG_DPI)
 
 
-def draw_sample(axis, row, folder):
+def draw_sample(axis, row, folder, box_classes=()):
     image = read_png(folder / f"{row['image_id']}.png")
     # The stored picture is square whatever the original was: stretched back, so that a chest looks like one.
     aspect = row["height"] / row["width"] * image.shape[1] / image.shape[0]
     axis.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=aspect)
-    boxes, _ = scaled_boxes(row, image.shape[1], image.shape[0])
-    for x1, y1, x2, y2 in boxes:
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=BOX_COLOUR, linewidth=1.6))
+    boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
+    for (x1, y1, x2, y2), label in zip(boxes, labels):
+        colour = BRIGHT[label % len(BRIGHT)]
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.6))
+        if len(box_classes) > 1:
+            axis.text(x1, y1, box_classes[label], color=colour, fontsize=5.5, va="bottom", clip_on=True)
     axis.set_title(caption(row), fontsize=7.5, fontweight="normal", pad=3)
     axis.set_axis_off()
 

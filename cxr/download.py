@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 import zlib
+from collections import Counter
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -24,10 +25,14 @@ def obtain(task, config):
         made = task.write_synthetic(folder, n_train=config.demo_images)
         print(f"{'wrote a synthetic data set to' if made else 'the synthetic data set is already in'} {folder}")
         return folder
+    unpack_archives(folder, task.archives)
     found = find_input(config, task.slug, task.expected_files)
     if found:
         print(f"the data set is in {found}, nothing to download")
         return found
+    if task.by_hand:
+        raise InputError(f"{folder} lacks {', '.join(missing(folder, task.expected_files))}. "
+                         + task.by_hand.format(folder=folder))
     refuse_download(task, config)
     download(task.slug, folder, task.expected_files, task.zip_bytes, task.extracted_bytes)
     print(f"the data set is now in {folder}")
@@ -55,6 +60,29 @@ def missing(folder, expected):
     def empty(path):
         return not path.exists() or path.is_dir() and not any(path.iterdir())
     return [name for name in expected if empty(Path(folder) / name)]
+
+
+def unpack_archives(folder, names):
+    """Unzip each <name>.zip that a person has put into `folder` into the folder <name> there, unless that exists.
+
+    The pictures may stand at any depth of the archive. Raises InputError for a damaged one.
+    """
+    for name in names:
+        archive, building = folder / f"{name}.zip", folder / f".{name}.unzipping"
+        if (folder / name).exists() or not archive.exists():
+            continue
+        print(f"unpacking {archive}")
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            with zipfile.ZipFile(archive) as content:
+                content.extractall(building)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise InputError(f"{archive} is damaged or not complete ({error}): download it again") from None
+        depths = Counter(path.parent for path in building.rglob("*.png") if not path.name.startswith("."))
+        if not depths:
+            raise InputError(f"{archive} holds no PNG files: it is not the archive of {name}")
+        depths.most_common(1)[0][0].rename(folder / name)
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def refuse_download(task, config):

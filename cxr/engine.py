@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cxr import distributed
 from cxr.checkpoint import plain_config, save_state
-from cxr.config import STOPPED
+from cxr.config import STOPPED, flags
 from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, read_table, split_fold
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, atomic, read_json, write_json
@@ -26,7 +26,7 @@ from cxr.training_state import Training
 def train_folds(task, config):
     """Train the wanted folds one after the other. Returns 0, or STOPPED when --max-hours came first."""
     deadline = time.monotonic() + 3600 * config.max_hours if config.max_hours else None
-    table = read_table(config.task_dir / "train.csv")
+    table = task.select(read_table(config.task_dir / "train.csv"), config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with distributed.process_group(device.type):
@@ -91,7 +91,8 @@ def prepare_folder(folder, task, config, main):
     settings = plain_config(config)
     if (folder / "config.json").exists():
         old = read_json(folder / "config.json")
-        changed = [k for k, v in config.training_settings().items() if old.get(k) != settings[k]]
+        before = {f.name: f.default for f in flags()} | old  # a setting that is younger than the run had its default
+        changed = [k for k in config.training_settings() if before[k] != settings[k]]
         if old["task"] != task.name or changed:
             raise InputError(f"{folder} holds a run of task {old['task']} with other settings ({', '.join(changed)}): "
                              "choose another name with --run, or delete the folder")
@@ -207,7 +208,7 @@ def evaluate(task, model, loader, config, device, precision):
     images = sum(part[1] for part in parts)
     results = {f"valid_{k}": sum(part[0].get(k, 0.0) for part in parts) / images for k in parts[0][0]}
     merged = {index: found for part in parts for index, found in part[2].items()}
-    return results | task.quick_score(merged, loader.dataset.table)
+    return results | task.quick_score(merged, loader.dataset.table, config)
 
 
 def finish_epoch(task, state, results, speed, folder, writer):

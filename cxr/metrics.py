@@ -90,10 +90,18 @@ def operating_points(true, pred, scores, iou_threshold=0.5):
     hits, scores = (np.concatenate([np.empty(0), *parts]) for parts in (hits, scores))
     if len(hits) != len(scores):
         raise ValueError(f"{len(hits)} boxes but {len(scores)} scores")
+    return cumulated(hits, scores)
+
+
+def cumulated(hits, scores, weights=1.0):
+    """(score falling, true positives, false positives), each (k,), of pooled boxes with hits (n,) and scores (n,).
+
+    A box counts as often as its weight says: numbers of draws of its image in a bootstrap.
+    """
     order = np.argsort(-scores, kind="stable")
-    hits, scores = hits[order], scores[order]
+    hits, scores, weights = hits[order], scores[order], np.broadcast_to(weights, scores.shape)[order]
     last = np.flatnonzero(np.diff(scores, append=-np.inf))
-    return scores[last], hits.cumsum()[last], (1 - hits).cumsum()[last]
+    return scores[last], (weights * hits).cumsum()[last], (weights * (1 - hits)).cumsum()[last]
 
 
 def precision_recall(true, pred, scores, iou_threshold=0.5):
@@ -107,11 +115,36 @@ def average_precision(true, pred, scores, iou_threshold=0.5):
 
     nan where no true box exists.
     """
-    if not sum(map(len, true)):
+    _, tp, fp = operating_points(true, pred, scores, iou_threshold)
+    return area(tp, fp, sum(map(len, true)))
+
+
+def area(tp, fp, positives):
+    """Average precision of cumulated true and false positives (k,); nan where there are no positives."""
+    if not positives:
         return float("nan")
-    precision, recall, _ = precision_recall(true, pred, scores, iou_threshold)
+    counted = tp + fp > 0  # with weights a box may count nothing
+    precision = tp[counted] / (tp + fp)[counted]
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+    return float(np.sum(np.diff(tp[counted] / positives, prepend=0.0) * envelope))
+
+
+def mean_known(values):
+    """Mean of the values that are numbers; nan where none is."""
+    values = np.asarray(values, float)
+    return float(values[~np.isnan(values)].mean()) if (~np.isnan(values)).any() else float("nan")
+
+
+def recall_at(tp, fp, positives, images, rates):
+    """Highest recall (r,) with at most so many false positives per image, from cumulated counts (k,).
+
+    `rates` (r,); nan without positives. This is the sensitivity of ChestX-Det10's eval.py, which takes the left one of
+    two neighbouring points of the curve, too.
+    """
+    if not positives:
+        return np.full(len(rates), np.nan)
+    allowed = np.searchsorted(fp / images, np.asarray(rates) + 1e-12, side="right")
+    return np.concatenate([[0.0], tp])[allowed] / positives
 
 
 def froc(true, pred, scores, iou_threshold=0.5):

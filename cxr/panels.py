@@ -14,6 +14,8 @@ from cxr.disk import atomic
 
 # Okabe and Ito's colours, told apart with every common colour blindness; yellow is left out, too pale on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#7b4fb5", "#8c564b", "#6b8e23")
+# For boxes on an X-ray, where dark colours vanish.
+BRIGHT = ("#ffb000", "#3ddc84", "#4cc9f0", "#ff6b6b", "#c77dff", "#f9f871", "#ff8fab", "#80ffdb", "#ffa94d", "#a0c4ff")
 PANEL_INCHES = (3.6, 2.6)
 PNG_DPI = 150
 STYLE = {
@@ -64,6 +66,6 @@ def write_panels(path, panels, colours=None):
         figure.savefig(temporary, format="png", dpi=PNG_DPI)
 
 
-def colours_of(names):
+def colours_of(names, colours=COLOURS):
     """{name: colour}; after the last colour they begin again."""
-    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+    return {name: colours[place % len(colours)] for place, name in enumerate(names)}

@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from cxr.boxes import clip_boxes
 from cxr.data import count_workers
 from cxr.disk import InputError, read_json, write_csv, write_json
+from cxr.folds import assign_folds
 from cxr.images import convert_image
 
 COLUMNS = ["image_id", "path", "group", "stratum", "fold", "width", "height", "age", "sex", "view",
@@ -100,28 +100,6 @@ def _check_ids(train, test):
         raise InputError(f"image_id {unsafe.iloc[0]!r} cannot be a file name")
 
 
-def assign_folds(table, folds, seed):
-    """Fold of each row, int (n,): all rows of a `group` in one fold, the `stratum` spread evenly.
-
-    Depends on the order of the rows. InputError with fewer than two folds or fewer groups than folds.
-    """
-    if table.empty:
-        return np.zeros(0, int)
-    groups = table.group.nunique()
-    if not 2 <= folds <= groups:
-        raise InputError(f"--folds {folds} is impossible with {groups} patients: choose 2 to {groups}")
-    result = np.full(len(table), -1)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    try:
-        for fold, (_, held_out) in enumerate(splitter.split(table, table.stratum, table.group)):
-            result[held_out] = fold
-    except ValueError as error:
-        raise InputError(f"--folds {folds} is impossible ({error}): choose fewer") from None
-    if len(set(result)) < folds:
-        raise InputError(f"--folds {folds} leaves a fold empty, as a few patients own most images: choose fewer")
-    return result
-
-
 def convert_all(table, folder, config):
     """Convert each row's path to folder/<image_id>.png in parallel.
 
@@ -201,8 +179,8 @@ def fold_summary(train):
     """Lines of text: images per fold and stratum, boxes, and the groups in more than one fold (there must be 0)."""
     if train.empty:
         return ["no training images"]
-    table = pd.crosstab(train.fold, train.stratum)
-    table["images"], table["boxes"] = table.sum(axis=1), train.groupby("fold").n_boxes.sum()
+    table = train.stratum.str.get_dummies("|").groupby(train.fold).sum()  # an image may have several findings
+    table["images"], table["boxes"] = train.groupby("fold").size(), train.groupby("fold").n_boxes.sum()
     spanning = (train.groupby("group").fold.nunique() > 1).sum()
     return [table.rename_axis(None, axis=1).to_string(), f"{spanning} patients are in more than one fold"]
 

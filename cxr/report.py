@@ -13,9 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
 from cxr.disk import atomic
+from cxr.evaluation import Boxes
 from cxr.metrics import bootstrap_interval, mean_score
-from cxr.panels import colours_of, write_panels
+from cxr.panels import BRIGHT, colours_of, write_panels
+from cxr.pooled_boxes import RATES
 from cxr.report_cases import OUTCOMES, PREDICTED_COLOUR, TRUE_COLOUR, gallery, outcomes, write_gallery
+from cxr.report_classes import class_panels
 from cxr.report_plots import curve_panels, detection_panels, sensitivity_panels
 from cxr.run_records import across_folds, flatten, read_fold_json, read_logs, text
 
@@ -24,6 +27,10 @@ FEW = 10  # counted images below which a group's score is mostly chance; such ro
 AGES = {"under 18": (0, 18), "18 to 39": (18, 40), "40 to 59": (40, 60), "60 to 79": (60, 80), "80 and over": (80, 121)}
 SEXES = {"F": "Female", "M": "Male"}
 NOT_STATED = "not stated"
+SEARCHED = ("One parameter is moved at a time, the others stay at their chosen values; all diagrams share one vertical "
+            "scale. The orange dot is the chosen value, the gray triangles are the values chosen when one fold was "
+            "left out. Look for broad tops and triangles close together: there the choice is safe. These curves use "
+            "all images at once, so a top may lie a little above the score of this report.")
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,9 @@ class ReportInput:
     `baselines`: (name, score, (low, high) or None). `folds`: (fold, score, parameters fitted on the other folds).
     `sensitivity`: {parameter: (values, scores, chosen value)}.
     `pr`: (recall, precision) and `froc`: (false boxes per image, recall), arrays of equal length.
-    `operating`: (recall, precision, false boxes per image) at the chosen settings.
+    `operating`: (recall, precision, false boxes per image) at the chosen settings. `class_rows`, where the score is one
+    of classes: dicts with name, images, boxes (true ones), ap, interval, recalls (at RATES), avgrecall, threshold, f1.
+    `class_curves`: {class: (recall, precision, false boxes per image)}.
     """
     title: str
     score_name: str
@@ -51,9 +60,13 @@ class ReportInput:
     baselines: list = field(default_factory=list)
     sensitivity: dict = field(default_factory=dict)
     folds: list = field(default_factory=list)
-    true_boxes: dict = field(default_factory=dict)
-    pred_boxes: dict = field(default_factory=dict)
-    pred_scores: dict = field(default_factory=dict)
+    true: Boxes = field(default_factory=Boxes)
+    predicted: Boxes = field(default_factory=Boxes)
+    image_score: str = "score"  # what `images.score` is
+    searched: str = SEARCHED  # how to read `sensitivity`
+    box_classes: list = field(default_factory=list)  # names of the classes of boxes
+    class_rows: list = field(default_factory=list)
+    class_curves: dict = field(default_factory=dict)
     pr: tuple | None = None
     froc: tuple | None = None
     operating: tuple | None = None
@@ -74,19 +87,22 @@ def write_report(path, report):
     report = _completed(report)
     logs, problems = read_logs(report.runs) if report.runs else ({}, [])
     panels = {"curves": curve_panels(logs), "sensitivity": sensitivity_panels(report.sensitivity, report.folds),
-              "detection": detection_panels(report.pr, report.froc, report.operating)}
+              "detection": [*detection_panels(report.pr, report.froc, report.operating),
+                            *class_panels(report.class_curves)]}
     cases = gallery(report)
+    classes = colours_of(report.box_classes, BRIGHT) if len(report.box_classes) > 1 else {}
     legend = {f"fold {fold}": colour for fold, colour in colours_of(logs).items()}
     for name, group in panels.items():
         write_panels(path.with_name(f"{name}.png"), group, legend if name == "curves" else None)
-    write_gallery(path.with_name("gallery.png"), cases, report.title)
+    write_gallery(path.with_name("gallery.png"), cases, report.title, bool(classes))
     settings, manifest, more = _records(report.runs)
     page = render(
         "report.html.jinja", report=report, problems=[*report.warnings, *problems, *more], panels=panels, cases=cases,
         legend=legend, settings=settings, manifest=manifest | _speed(logs, manifest),
         score_rows=score_rows(report), fold_rows=fold_rows(report), outcome_rows=outcome_rows(report.images),
         confusion=confusion(report.images, report.class_names), subgroups=subgroups(report.images), few=FEW,
-        colours={"true": TRUE_COLOUR, "predicted": PREDICTED_COLOUR})
+        class_rows=[bar(row["name"], row["ap"], row["interval"]) | row for row in report.class_rows], rates=RATES,
+        class_colours=classes, colours={"true": TRUE_COLOUR, "predicted": PREDICTED_COLOUR})
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path

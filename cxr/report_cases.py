@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from cxr.disk import atomic
-from cxr.panels import PNG_DPI, STYLE
+from cxr.panels import BRIGHT, PNG_DPI, STYLE, colours_of
 
 THUMBNAIL = 352  # pixels of the longer side: sharp enough to see an opacity, some 15 kB as JPEG
 EXAMPLES = 4     # of a kind; twice as many of the worst, which teach the most; the whole gallery stays below 1 MB
@@ -39,15 +39,22 @@ def outcomes(images):
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A box x1 y1 x2 y2, its colour and what is written at it."""
+    box: tuple
+    colour: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Case:
-    """One image of the gallery. Boxes are (n, 4) x1 y1 x2 y2 in original pixels of a width x height image."""
+    """One image of the gallery. Boxes are in original pixels of a width x height image."""
     row: object            # the image's row of the table, for its caption
     pixels: np.ndarray     # (h, w) uint8 thumbnail, stretched over width x height when shown
     width: float
     height: float
-    true: np.ndarray
-    predicted: np.ndarray
-    scores: np.ndarray     # (n,) confidences of `predicted`, falling
+    true: list             # Marks
+    predicted: list        # Marks, the most confident first
 
     @property
     def jpeg(self):
@@ -58,7 +65,7 @@ class Case:
 
 def gallery(report):
     """List of (title, what to look for, number of such images, [Case]); kinds without an image are left out."""
-    kinds = _kinds(report.images.assign(outcome=outcomes(report.images)), report.true_boxes)
+    kinds = _kinds(report.images.assign(outcome=outcomes(report.images)), report.true.corners)
     shown = [(title, caption, len(rows), list(_cases(rows, report, EXAMPLES * (2 if title.startswith("Worst") else 1))))
              for title, caption, rows in kinds]
     return [kind for kind in shown if kind[3]]
@@ -117,13 +124,24 @@ def _cases(rows, report, most):
 
 
 def _case(row, pixels, report):
-    predicted = as_boxes(report.pred_boxes.get(row.image_id))
-    scores = np.asarray(report.pred_scores.get(row.image_id, np.full(len(predicted), np.nan)), dtype=float)
-    order = np.argsort(-scores, kind="stable")[:MOST_BOXES]
     # Without the original size the boxes can only be in pixels of the picture itself.
     width, height = (row.width, row.height) if row.width > 0 and row.height > 0 else _png_size(row.png)
-    true = as_boxes(report.true_boxes.get(row.image_id))
-    return Case(row, pixels, float(width), float(height), true, predicted[order], scores[order])
+    true = _marks(report.true, row.image_id, report.box_classes, TRUE_COLOUR)
+    predicted = _marks(report.predicted, row.image_id, report.box_classes, PREDICTED_COLOUR)
+    return Case(row, pixels, float(width), float(height), true, predicted[:MOST_BOXES])
+
+
+def _marks(boxes, image_id, names, colour):
+    """Marks of an image, by falling confidence where there is one; several classes have colours and names each."""
+    corners = as_boxes(boxes.corners.get(image_id))
+    labels, scores = boxes.labels.get(image_id), boxes.scores.get(image_id)
+    labels = np.zeros(len(corners), int) if labels is None or len(names) < 2 else np.asarray(labels, int)
+    scores = np.full(len(corners), np.nan) if scores is None else np.asarray(scores, float)
+    colours = list(colours_of(names, BRIGHT).values()) if len(names) > 1 else [colour]
+    words = [names[k] if len(names) > 1 else "" for k in labels]
+    texts = [f"{word} {score:.2f}" if np.isfinite(score) else word for word, score in zip(words, scores)]
+    return [Mark(tuple(corners[i].tolist()), colours[labels[i]], texts[i].strip())
+            for i in np.argsort(-scores, kind="stable")]
 
 
 def _png_size(png):
@@ -142,14 +160,15 @@ def thumbnail(png):
     return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def write_gallery(path, kinds, title):
+def write_gallery(path, kinds, title, several_classes=False):
     """PNG of `kinds` = [(title, caption, number, [Case])], a row of EXAMPLES each; without cases no file."""
     if not kinds:
         path.unlink(missing_ok=True)
         return
     with matplotlib.rc_context(STYLE | {"axes.grid": False}), atomic(path) as temporary:
         figure = Figure(figsize=(2.3 * EXAMPLES, 2.75 * len(kinds) + 0.5), layout="constrained")
-        figure.suptitle(f"{title}: marked (green), predicted (orange, dashed, with its confidence)", fontsize=11)
+        colours = ("solid", "dashed") if several_classes else ("green", "orange, dashed")
+        figure.suptitle(f"{title}: marked ({colours[0]}), predicted ({colours[1]}, with its confidence)", fontsize=11)
         rows = figure.subfigures(len(kinds), 1, squeeze=False)[:, 0]
         for row, (kind, _, number, cases) in zip(rows, kinds):
             row.suptitle(f"{kind} ({number} in all)", fontsize=10, fontweight="bold", x=0.01, ha="left")
@@ -163,11 +182,15 @@ def _draw_case(axis, case):
     axis.set_axis_off()
     axis.set_title("left out" if np.isnan(case.row.score) else f"score {case.row.score:.2f}", fontsize=8.5,
                    fontweight="normal", pad=3)
-    for box in case.true:
-        axis.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, edgecolor=TRUE_COLOUR, linewidth=1.6))
-    for box, score in zip(case.predicted, case.scores):
-        axis.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, edgecolor=PREDICTED_COLOUR, linewidth=1.4,
-                                 linestyle="--"))
-        axis.text(box[0], max(box[1], 0.08 * case.height) - 0.01 * case.height, f"{score:.2f}", color=PREDICTED_COLOUR,
-                  fontsize=7.5, fontweight="bold", va="bottom", clip_on=True,
-                  path_effects=[withStroke(linewidth=1.8, foreground="black")])
+    for mark in case.true:
+        _draw_mark(axis, mark, mark.box[3], "top", linewidth=1.6)
+    for mark in case.predicted:
+        above = max(mark.box[1], 0.08 * case.height) - 0.01 * case.height
+        _draw_mark(axis, mark, above, "bottom", linewidth=1.4, linestyle="--")
+
+
+def _draw_mark(axis, mark, y, side, **line):
+    x1, y1, x2, y2 = mark.box
+    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=mark.colour, **line))
+    axis.text(x1, y, mark.text, color=mark.colour, fontsize=7.5, fontweight="bold", va=side, clip_on=True,
+              path_effects=[withStroke(linewidth=1.8, foreground="black")])

@@ -35,6 +35,7 @@ def curve_panels(logs):
         panels.append(Panel("Validation metric", lambda axis: _metric(axis, logs, colours),
                             "Higher is better; the ring is each fold's best epoch. Look for a rise that levels off, "
                             "and for folds that agree."))
+    panels += _class_curves(logs, colours)
     for term in terms(logs.values()):
         if _has(logs, f"train_{term}") or _has(logs, f"valid_{term}"):
             panels.append(Panel(term_title(term), lambda axis, term=term: _loss(axis, logs, term, colours),
@@ -43,6 +44,21 @@ def curve_panels(logs):
         panels.append(Panel("Learning rate", lambda axis: _rate(axis, logs, colours),
                             "The size of the training steps; drops here often explain bends in the other curves."))
     return panels
+
+
+def _class_curves(logs, colours):
+    """A panel for each column ap_<class>: its average precision over the epochs."""
+    columns = dict.fromkeys(name for log in logs.values() for name in log.columns if name.startswith("ap_"))
+    return [Panel(f"AP: {name.removeprefix('ap_')}", lambda axis, name=name: _plain(axis, logs, name, colours),
+                  "Average precision of this class on the validation images.") for name in columns if _has(logs, name)]
+
+
+def _plain(axis, logs, column, colours):
+    for fold, log in logs.items():
+        if column in log:
+            _line(axis, log.epoch, log[column], color=colours[fold])
+    axis.set_ylim(bottom=0)
+    _epochs(axis)
 
 
 def _has(logs, column):

@@ -44,6 +44,7 @@ class Case(NamedTuple):
     fold: int
     test_like: bool = False
     group: str = ""  # patient; images without one are their own group
+    labels: np.ndarray = np.zeros(0, int)  # classes (n,) of the true boxes
 
     @property
     def part(self):

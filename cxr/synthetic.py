@@ -105,15 +105,22 @@ def write_rsna(folder, n_train=160, n_test=24, seed=0, side=512):
     The folder appears whole or not at all. One that was made with the same settings is kept: returns False.
     Raises InputError if `folder` holds anything else.
     """
-    folder, settings = Path(folder), {"n_train": n_train, "n_test": n_test, "seed": seed, "side": side}
+    def fill(building):
+        train = write_images(building / "stage_2_train_images", [seed, 0], n_train, side)
+        test = write_images(building / "stage_2_test_images", [seed, 1], n_test, side)
+        write_tables(building, train, test)
+
+    return write_whole(Path(folder), {"n_train": n_train, "n_test": n_test, "seed": seed, "side": side}, fill)
+
+
+def write_whole(folder, settings, fill):
+    """Let fill(another folder) write the files, which then become `folder`. False where it is there already."""
     if folder.exists():
         check_same(folder, settings)
         return False
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
-    train = write_images(building / "stage_2_train_images", [seed, 0], n_train, side)
-    test = write_images(building / "stage_2_test_images", [seed, 1], n_test, side)
-    write_tables(building, train, test)
+    fill(building)
     write_json(building / MARKER, settings)
     building.rename(folder)
     return True

@@ -64,17 +64,21 @@ def write_data_set(folder, user, name):
     write_json(folder / "dataset-metadata.json", metadata)
 
 
-def write_kernel(folder, user, slug, flags):
+def write_kernel(folder, user, task, flags):
     folder.mkdir(parents=True, exist_ok=True)
     code = (HERE / "kernel.py").read_text(encoding="utf-8")
     line = next(line for line in code.splitlines() if line.startswith("FLAGS = ["))
     code = code.replace(line, line.replace("]", "".join(f", {json.dumps(flag)}" for flag in flags) + "]"))
     (folder / "kernel.py").write_text(code, encoding="utf-8")
-    write_json(folder / "kernel-metadata.json", kernel_metadata(user, slug))
+    write_json(folder / "kernel-metadata.json", kernel_metadata(user, task))
 
 
-def kernel_metadata(user, slug):
-    """Every field written out: the client's defaults differ from its documentation (internet is on, for one)."""
+def kernel_metadata(user, task):
+    """Every field written out: the client's defaults differ from its documentation (internet is on, for one).
+
+    Data that is no competition's is looked for as a data set of the user's own, named by the task's slug.
+    """
+    own = [f"{user}/{task.slug}"] if task.by_hand else []
     return {
         "id": f"{user}/{KERNEL_NAME}",
         "title": KERNEL_NAME,
@@ -86,8 +90,8 @@ def kernel_metadata(user, slug):
         "enable_tpu": False,
         "enable_internet": False,
         "machine_shape": "NvidiaTeslaT4",
-        "dataset_sources": [f"{user}/{CODE_NAME}", f"{user}/{WHEELS_NAME}"],
-        "competition_sources": [slug],
+        "dataset_sources": [f"{user}/{CODE_NAME}", f"{user}/{WHEELS_NAME}", *own],
+        "competition_sources": [] if own else [task.slug],
         "kernel_sources": [],
         "model_sources": [],
         "keywords": [],
@@ -109,7 +113,7 @@ def main():
     write_code(args.output / "code", args.user)
     if args.wheels:
         write_wheels(args.output / "wheels", args.user)
-    write_kernel(args.output / "kernel", args.user, TASKS[config.task].slug, flags)
+    write_kernel(args.output / "kernel", args.user, TASKS[config.task], flags)
     print(f"wrote {args.output}; {HERE / 'README.md'} tells how to send it to Kaggle")
 
 

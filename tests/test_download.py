@@ -424,7 +424,8 @@ def fill(folder):
 
 
 def a_task(**more):
-    return SimpleNamespace(slug=SLUG, expected_files=EXPECTED, zip_bytes=10, extracted_bytes=10, **more)
+    return SimpleNamespace(**{"slug": SLUG, "expected_files": EXPECTED, "zip_bytes": 10, "extracted_bytes": 10,
+                              "by_hand": "", "archives": ()} | more)
 
 
 def a_config(folder, demo=False):

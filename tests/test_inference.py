@@ -161,13 +161,25 @@ def test_merge_by_hand():
 
 
 def test_merge_keeps_the_best_thousand_in_falling_order():
-    scores = torch.rand(2, 3000, 2)
+    scores = torch.rand(2, 3000, 1)
     outputs = [{"scores": scores, "deltas": torch.zeros(2, 3000, 4), "category": torch.ones(2, 3) / 3}]
     for i, merged in enumerate(TASK.merge(outputs)):
         best = scores[i].max(-1)
         assert len(merged["score"]) == 1000 and (merged["score"].diff() <= 0).all()
         assert torch.equal(merged["score"], best.values.sort(descending=True).values[:1000])
-        assert torch.equal(merged["label"], best.indices[merged["anchor"]])
+        assert torch.equal(scores[i, merged["anchor"], 0], merged["score"]) and not merged["label"].any()
+
+
+def test_merge_keeps_the_best_thousand_of_each_class():
+    """A class with low scores is not crowded out, and one anchor may speak for both."""
+    scores = torch.rand(1, 3000, 2) * torch.tensor([1.0, 0.1]) + torch.tensor([0.0, 0.011])
+    merged = TASK.merge([{"scores": scores, "deltas": torch.zeros(1, 3000, 4), "category": torch.ones(1, 3) / 3}])[0]
+    assert torch.bincount(merged["label"]).tolist() == [1000, 1000] and (merged["score"].diff() <= 0).all()
+    assert torch.equal(scores[0, merged["anchor"], merged["label"]], merged["score"])
+    assert merged["deltas"].shape == (1, 2000, 4)
+    for k in (0, 1):
+        own = merged["score"][merged["label"] == k]
+        assert torch.equal(own, scores[0, :, k].sort(descending=True).values[:1000])
 
 
 def test_no_candidates():

@@ -382,7 +382,8 @@ def test_box_heat():
 def test_samples_are_spread_over_each_class():
     train = pd.DataFrame({"label": [0] * 9 + [2], "name": range(10)})
     picked = pick_samples(train, ("a", "b", "c"), 3)
-    assert {name: rows.name.tolist() for name, rows in picked.items()} == {"a": [0, 4, 8], "c": [9]}
+    assert {name: (rows.name.tolist(), count) for name, (rows, count) in picked.items()} == {
+        "a": ([0, 4, 8], 9), "c": ([9], 1)}
 
 
 THREADED_PARENT = """

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cxr.compare import compare, differing_settings, distinct_names
 from cxr.disk import InputError
+from cxr.evaluation import Boxes
 from cxr.report import ReportInput, bar, confusion, number, scale, share, subgroups, write_report
 from cxr.report_cases import EXAMPLES, gallery, outcomes, thumbnail
 from cxr.report_plots import (
@@ -231,7 +232,7 @@ def test_gallery_puts_the_telling_cases_first(png):
                    score=[0.4, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, NAN], best_score=[0.9, 0.5, 0.6, 0, 0, 0.2, 0.8, 0])
     boxes = {"id00003": [[0, 0, 10, 10]], "id00004": [[0, 0, 20, 20]]}
     kinds = {title: [case.row.image_id[-1] for case in cases]
-             for title, _, _, cases in gallery(report_input(images, true_boxes=boxes))}
+             for title, _, _, cases in gallery(report_input(images, true=Boxes(boxes)))}
     assert kinds == {"Best": ["1", "0"], "Typical": ["2", "3", "4", "0"], "Worst: misplaced": ["2"],
                      "Worst: missed": ["4", "3"], "Worst: false alarms": ["6", "5"], "Rightly empty": ["7"]}
 
@@ -247,8 +248,9 @@ def test_gallery_passes_over_missing_pictures_and_is_limited(png, tmp_path):
 def test_gallery_draws_the_most_confident_boxes(png):
     images = table(1, png=png, n_pred=25, score=0.0, width=NAN, height=NAN)
     boxes, scores = np.arange(100.0).reshape(25, 4), np.linspace(0.1, 0.9, 25)
-    [(*_, [case])] = gallery(report_input(images, pred_boxes={"id00000": boxes}, pred_scores={"id00000": scores}))
-    assert np.array_equal(case.scores, scores[:4:-1]) and np.array_equal(case.predicted, boxes[:4:-1])
+    [(*_, [case])] = gallery(report_input(images, predicted=Boxes({"id00000": boxes}, {}, {"id00000": scores})))
+    assert [mark.text for mark in case.predicted] == [f"{score:.2f}" for score in scores[:4:-1]]
+    assert np.array_equal([mark.box for mark in case.predicted], boxes[:4:-1])
     assert (case.width, case.height) == (256, 256)  # of the picture, where the original size is not known
 
 
@@ -267,8 +269,8 @@ def full(tmp_path, png):
     return report_input(
         images, title="Findings <b>&", baselines=[("Constant guess", 0.05, (0.04, 0.06)), ("No gating", 0.2, None)],
         sensitivity={"threshold": ([0.1, 0.5], [0.1, 0.25], 0.5)}, folds=[(0, 0.3, {"threshold": 0.5}), (1, 0.2, {})],
-        true_boxes=boxes, pred_boxes={key: np.array([[110.0, 40, 310, 430]]) for key in boxes},
-        pred_scores={key: np.array([0.625]) for key in boxes}, pr=([0.1, 0.5], [1, 0.5]), froc=([0.1, 1], [0.3, 0.6]),
+        true=Boxes(boxes), predicted=Boxes({key: np.array([[110.0, 40, 310, 430]]) for key in boxes}, {},
+                                           {key: np.array([0.625]) for key in boxes}), pr=([0.1, 0.5], [1, 0.5]), froc=([0.1, 1], [0.3, 0.6]),
         class_names=["Normal", "Ill"], runs=write_run(tmp_path / "run"), params={"threshold": 0.5},
         params_path="params.json", submission_path="submission.csv", warnings=["Look <out>"])
 
@@ -381,3 +383,34 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     folders = [tmp_path / "rsna" / "small", tmp_path / "covid" / "small"]
     assert [name.replace("\\", "/") for name in distinct_names(folders)] == ["rsna/small", "covid/small"]
     assert distinct_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+
+
+def test_several_classes_have_names_and_colours_of_their_own(png):
+    images = table(2, n_true=[2, 0], n_pred=[1, 0], score=[0.5, NAN], png=str(png))
+    true = Boxes({"id00000": [[0, 0, 9, 9], [20, 20, 40, 40]]}, {"id00000": [1, 0]}, {"id00000": None})
+    predicted = Boxes({"id00000": [[1, 0, 9, 9]]}, {"id00000": [1]}, {"id00000": [0.8]})
+    kinds = gallery(report_input(images, true=true, predicted=predicted, box_classes=["Mass", "Nodule"]))
+    cases = {case.row.image_id: case for *_, shown in kinds for case in shown}
+    marked, [found] = cases["id00000"].true, cases["id00000"].predicted
+    assert [mark.text for mark in marked] == ["Nodule", "Mass"] and found.text == "Nodule 0.80"
+    assert marked[0].colour == found.colour != marked[1].colour
+    assert cases["id00001"].true == cases["id00001"].predicted == [], "a normal image shows no box"
+
+
+def test_learning_curves_of_each_class():
+    log = pd.DataFrame({"epoch": [1, 2], "metric": [0.1, 0.2], "ap_Mass": [0.1, 0.3], "ap_Nodule": [NAN, NAN]})
+    titles = [panel.title for panel in curve_panels({0: log, 1: log})]
+    assert titles == ["Validation metric", "AP: Mass"], "a class without any value has no diagram"
+    assert [line.get_ydata().tolist() for line in drawn(curve_panels({0: log})[1]).lines] == [[0.1, 0.3]]
+
+
+def test_page_of_a_detector_with_classes(tmp_path):
+    rows = [{"name": name, "images": 3, "boxes": 4, "ap": ap, "interval": (ap, ap), "recalls": np.array([ap] * 3),
+             "avgrecall": ap, "threshold": 0.4, "f1": ap} for name, ap in (("Mass", 0.25), ("Nodule", NAN))]
+    curves = {"Mass": (np.array([0.5, 1]), np.array([1, 0.5]), np.array([0, 0.1]))}
+    write_report(tmp_path / "report.html", report_input(
+        table(3), box_classes=["Mass", "Nodule"], class_rows=rows, class_curves=curves, searched="Each its own."))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Each finding" in page and "Each its own." not in page  # nothing was searched
+    assert re.search(r"Mass</th>.*?<b>0\.250</b>", page) and re.search(r"Nodule</th>.*?<b>–</b>", page)
+    assert (tmp_path / "detection.png").stat().st_size and not re.search(OUTSIDE, page)

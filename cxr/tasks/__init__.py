@@ -1,5 +1,6 @@
 """The data sets this project knows. A further one is a further file and a line here."""
 
+from cxr.tasks.chestxdet import ChestXDet
 from cxr.tasks.rsna import Rsna
 
-TASKS = {task.name: task for task in (Rsna(),)}
+TASKS = {task.name: task for task in (Rsna(), ChestXDet())}

@@ -1,4 +1,4 @@
-"""What every task that looks for boxes shares: network, loss, quick validation, candidates."""
+"""What every task that looks for boxes shares: network, loss, quick decoding, candidates."""
 
 import numpy as np
 import torch
@@ -6,28 +6,47 @@ import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
 from cxr.boxes import centre_size, decode, encode, flip_index, make_anchors, parse_levels, scale_index
-from cxr.data import scaled_boxes
+from cxr.data import keep_classes
 from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.losses import detection_loss, global_loss
 from cxr.matching import Matcher
-from cxr.metrics import mean_score, prefix_scores
 from cxr.models.retinanet import RetinaNet
 
-FLOOR, MOST = 0.01, 1000  # anchors of an image that are kept for step 05, which uses scores above 0.025
-QUICK_FLOOR, QUICK_TOP, QUICK_NMS = 0.005, 100, 0.05  # opacities hardly overlap, hence the low IoU
-QUICK_THRESHOLDS = np.geomspace(0.01, 0.9, 40)
+FLOOR = 0.01  # score of the anchors that are kept for step 05, which uses scores above 0.025
+QUICK_FLOOR, QUICK_TOP = 0.005, 100
+# Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow pyramid that two CPU
+# cores can train.
+FROM_SCRATCH = {"weights": "none", "levels": "3-5", "channels": 128, "optimizer": "adamw", "weight_decay": 0.02,
+                "schedule": "cosine", "clip": 1.0, "ema": 0.998, "dropout": 0.2, "divide_by": "running",
+                "augmentation": "15", "head_norm": "group", "global_weight": 0.3}
 
 
 class DetectionTask:
-    """Base of a detection task; a subclass adds the facts of its data set."""
+    """Base of a detection task; a subclass adds the facts of its data set and how it is scored."""
 
     plateau_term = "box"  # the validation loss that the paper's schedule watches
+    by_hand = ""  # where a data set that is not on Kaggle comes from and where it belongs
+    archives = ()  # names of its zips, which step 01 unpacks
+    nms_iou = 0.05  # boxes of a class that overlap more are one finding; opacities hardly overlap
+    most = 1000  # anchors that are kept of an image and class
+
+    def used_classes(self, config):
+        """Names of the box classes of these settings. Raises InputError where there are not so many."""
+        if not 0 <= config.classes <= len(self.box_classes):
+            raise InputError(f"--classes {config.classes} does not fit {self.name}: choose 1 to "
+                             f"{len(self.box_classes)}, or 0 for all")
+        return self.box_classes[: config.classes or None]
+
+    def select(self, table, config):
+        """The table of step 02 with the boxes of the used classes only."""
+        count = len(self.used_classes(config))
+        return table if count == len(self.box_classes) else keep_classes(table, count)
 
     def build_model(self, config, load_weights=True):
         """RetinaNet of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
         model = RetinaNet(config.encoder, config.weights if load_weights else "none", config.levels, config.channels,
-                          config.head_convs, config.head_norm, config.dropout, len(self.box_classes),
+                          config.head_convs, config.head_norm, config.dropout, len(self.used_classes(config)),
                           len(self.class_names), config.image_size)
         model.pretrained = config.weights != "none"
         return model
@@ -75,10 +94,8 @@ class DetectionTask:
         category = torch.stack([o["category"] for o in outputs]).mean(0)
         merged = []
         for i, image_scores in enumerate(scores):
-            score, label = image_scores.max(-1)
-            score, anchor = score.topk(min(MOST, len(score)))
-            anchor, score = anchor[score > FLOOR], score[score > FLOOR]
-            merged.append({"score": score, "label": label[anchor], "anchor": anchor, "category": category[i],
+            score, anchor, label = best_pairs(image_scores, self.most, FLOOR)
+            merged.append({"score": score, "label": label, "anchor": anchor, "category": category[i],
                            "deltas": torch.stack([o["deltas"][i, anchor] for o in outputs])})
         return merged
 
@@ -102,26 +119,28 @@ class DetectionTask:
                           merged["label"].cpu().numpy().astype(np.int16))
 
     def quick_predictions(self, outputs, batch, model):
-        """{row: (boxes (n, 4) in input pixels, scores (n,))}: plain decoding and NMS, best first."""
+        """{row: (boxes (n, 4) in input pixels, scores (n,), labels (n,), side)}: plain decoding and NMS, best first."""
         found = {}
         size = batch["image"].shape[-1]
         for i, row in enumerate(batch["index"].tolist()):
-            score, label = outputs["scores"][i].sigmoid().max(-1)
-            score, anchor = score.topk(min(QUICK_TOP, len(score)))
-            anchor, score = anchor[score > QUICK_FLOOR], score[score > QUICK_FLOOR]
+            score, anchor, label = best_pairs(outputs["scores"][i].sigmoid(), QUICK_TOP, QUICK_FLOOR)
             boxes = decode(outputs["deltas"][i, anchor], model.anchors[anchor]).clamp(0, size)
-            keep = batched_nms(boxes, score, label[anchor], QUICK_NMS)
-            found[row] = (boxes[keep].cpu().numpy(), score[keep].cpu().numpy(), size)
+            keep = batched_nms(boxes, score, label, self.nms_iou)
+            found[row] = (*(part[keep].cpu().numpy() for part in (boxes, score, label)), size)
         return found
 
-    def quick_score(self, predictions, table):
-        """Metric at the best of a few score thresholds, on the images it is chosen on: for curves, not for claims."""
-        scores = []
-        for row, (boxes, confidence, size) in predictions.items():
-            prefix = prefix_scores(scaled_boxes(table.iloc[row], size, size)[0], boxes)
-            scores.append(prefix[(confidence[:, None] > QUICK_THRESHOLDS).sum(0)])
-        means = [mean_score(column) for column in np.array(scores).T]
-        return {"metric": max(means), "threshold": float(QUICK_THRESHOLDS[int(np.argmax(means))])}
+
+def best_pairs(scores, most, floor):
+    """(score, anchor, class), each (n,), of the `most` best anchors of each class above the floor, by falling score.
+
+    scores (A, K). Classes are looked at apart, since one place may show two findings, and a common class would else
+    crowd out a rare one.
+    """
+    score, anchor = scores.topk(min(most, len(scores)), dim=0)
+    label = torch.arange(scores.shape[1], device=scores.device).expand_as(anchor)
+    score, anchor, label = (part[score > floor] for part in (score, anchor, label))
+    order = score.argsort(descending=True, stable=True)
+    return score[order], anchor[order], label[order]
 
 
 def view_side(model, thirds):
