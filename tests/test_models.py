@@ -81,8 +81,9 @@ def test_first_probability_is_one_percent():
     with torch.inference_mode():
         outputs = model(picture())
     assert torch.allclose(outputs["scores"].sigmoid(), torch.tensor(0.01), atol=1e-6) and (outputs["deltas"] == 0).all()
-    empty = torch.zeros(1, 1, 4), torch.full((1, 1), -1)
-    first = detection_loss(outputs["scores"], outputs["deltas"], model.anchors, *empty)["class"]
+    none = torch.zeros(0, dtype=torch.long)
+    empty = dict.fromkeys(("positive", "positive_image", "positive_label", "ignored", "ignored_image"), none)
+    first = detection_loss(outputs["scores"], outputs["deltas"], empty | {"goal": torch.zeros(0, 4)})["class"]
     assert float(first) == pytest.approx(len(model.anchors) * 0.75 * 0.01**2 * 0.01005, rel=1e-3)
 
 
