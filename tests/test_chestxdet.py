@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
-from steps import ROOT, STEPS, digest, link_tree, protect, run, run_here
+from steps import ROOT, STEPS, digest, link_tree, protect, run_here
 
 from cxr import download, engine
 from cxr.config import Config
@@ -318,9 +318,8 @@ def pipeline(tmp_path_factory):
     flags = ("--demo", "--demo-images", "12", *TINY, "--input", root / "input", "--working", root / "working")
     printed, before = {}, {}
     for step in STEPS:
-        done = run(step, *flags)
-        assert done.returncode == 0, f"{step} ended with {done.returncode}:\n{done.stdout}"
-        printed[step] = done.stdout
+        status, printed[step] = run_here(step, *flags)
+        assert status == 0, printed[step]
         if step == STEPS[0]:
             protect(root / "input")
             before = digest(root / "input")
