@@ -102,7 +102,7 @@ def test_tables_and_notes_of_the_synthetic_set(synthetic):
     text = "\n".join(notes)
     assert "1 images have no file in train_data and were left out, such as 99999.png" in text
     assert "1 boxes of train.json have no area" in text
-    assert "2 images have colours or transparency and were made gray, such as 36200.png (RGBA)" in text
+    assert "2 images of train_data have colours or transparency and were made gray, such as 36200.png (RGBA)" in text
     assert "grouped by" in text
 
 
