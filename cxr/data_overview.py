@@ -82,11 +82,11 @@ def draw_findings(axis, train, names):
         axis.barh(names, counts, 0.75, left=left, color=colour, label=f"fold {fold}", edgecolor="white", linewidth=0.8)
         left = left + counts
     axis.bar_label(axis.containers[-1], [f" {total:.0f}" for total in left], fontsize=7, color="#52606d")
-    axis.set(xlabel="images", xlim=(0, 1.12 * max(1, left.max())))
+    axis.set(xlabel="images", xlim=(0, 1.3 * max(1, left.max())))
     axis.tick_params(axis="y", labelsize=7)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
-    axis.legend(fontsize=7, loc="lower right")
+    axis.legend(fontsize=7, loc="best")
 
 
 def draw_ages(axis, train):

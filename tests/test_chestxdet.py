@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
-from steps import ROOT, STEPS, digest, link_tree, protect, run, run_here
+from steps import ROOT, STEPS, digest, link_tree, protect, run_here
 
 from cxr import download, engine
 from cxr.config import Config
@@ -102,7 +102,7 @@ def test_tables_and_notes_of_the_synthetic_set(synthetic):
     text = "\n".join(notes)
     assert "1 images have no file in train_data and were left out, such as 99999.png" in text
     assert "1 boxes of train.json have no area" in text
-    assert "2 images have colours or transparency and were made gray, such as 36200.png (RGBA)" in text
+    assert "2 images of train_data have colours or transparency and were made gray, such as 36200.png (RGBA)" in text
     assert "grouped by" in text
 
 
@@ -318,9 +318,8 @@ def pipeline(tmp_path_factory):
     flags = ("--demo", "--demo-images", "12", *TINY, "--input", root / "input", "--working", root / "working")
     printed, before = {}, {}
     for step in STEPS:
-        done = run(step, *flags)
-        assert done.returncode == 0, f"{step} ended with {done.returncode}:\n{done.stdout}"
-        printed[step] = done.stdout
+        status, printed[step] = run_here(step, *flags)
+        assert status == 0, printed[step]
         if step == STEPS[0]:
             protect(root / "input")
             before = digest(root / "input")

@@ -93,7 +93,7 @@ def make_table(entries, folder, notes):
     absent = sorted(entries.keys() - present.keys())
     note(notes, len(absent), f"images have no file in {folder.name} and were left out, such as {''.join(absent[:1])}")
     note(notes, len(present) - len(names), f"files of {folder.name} are in no list and were left out")
-    note_colours([present[name] for name in names], notes)
+    note_colours(folder, names, notes)
     unknown = (np.zeros((0, 4)), np.zeros(0, int))
     boxes, labels = ([(entries[name] or unknown)[part] for name in names] for part in (0, 1))
     return pd.DataFrame({
@@ -108,16 +108,17 @@ def make_table(entries, folder, notes):
     })
 
 
-def note_colours(paths, notes):
+def note_colours(folder, names, notes):
     """A note on pictures that are not gray; step 02 makes them gray, and refuses those that cannot be read."""
     found = []
-    for path in paths:
+    for name in names:
         try:
-            with Image.open(path) as picture:
-                found += [f"{path.name} ({picture.mode})"] if picture.mode not in GRAY else []
+            with Image.open(folder / name) as picture:
+                found += [f"{name} ({picture.mode})"] if picture.mode not in GRAY else []
         except (OSError, SyntaxError, ValueError):
             continue
-    note(notes, len(found), f"images have colours or transparency and were made gray, such as {''.join(found[:1])}")
+    note(notes, len(found), f"images of {folder.name} have colours or transparency and were made gray, such as "
+                            f"{''.join(found[:1])}")
 
 
 def read_groups(input_dir, table, notes):
