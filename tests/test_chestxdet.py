@@ -18,6 +18,7 @@ from steps import ROOT, STEPS, digest, link_tree, protect, run_here
 
 from cxr import download, engine
 from cxr.config import Config
+from cxr.data import collate
 from cxr.disk import InputError
 from cxr.folds import assign_folds
 from cxr.images import convert_image
@@ -189,8 +190,10 @@ def test_network_and_loss_of_many_classes(classes):
     model = TASK.build_model(config)
     outputs = model(torch.zeros(2, 1, 192, 192, dtype=torch.uint8))
     assert outputs["scores"].shape == (2, len(model.anchors), classes)
-    batch = {"boxes": torch.tensor([[[20.0, 20, 90, 100], [20, 20, 90, 100]], [[0, 0, 0, 0]] * 2]),
-             "labels": torch.tensor([[0, classes - 1], [-1, -1]]), "label": torch.tensor([1, 0])}
+    boxes, labels = torch.tensor([[20.0, 20, 90, 100], [30, 110, 90, 160]]), torch.tensor([0, classes - 1])
+    batch = collate([{"image": torch.zeros(1), "boxes": boxes[:n], "labels": labels[:n], "label": label, "index": 0,
+                      **TASK.targets(config)(boxes[:n], labels[:n])} for n, label in ((2, 1), (0, 0))])
+    assert set(batch["positive_label"].tolist()) == {0, classes - 1}
     assert all(np.isfinite(float(term)) for term in TASK.loss(outputs, batch, model, config).values())
 
 
