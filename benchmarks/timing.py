@@ -1,0 +1,105 @@
+"""The one place where benchmarks are started, measure and print, and where the machine's own limit is found."""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from copy import deepcopy
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def arguments(description, **defaults):
+    """Command line of a benchmark: one flag for each name=default, and --threads of PyTorch, which are set here."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (defaults | {"threads": torch.get_num_threads()}).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default, help=f"[{default}]")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    return args
+
+
+def measure(functions, rounds):
+    """{name: seconds} of {name: function}: the fastest of `rounds` calls each, after one that is not counted.
+
+    Alternated round by round, so that a machine that slows down slows all of them. The fastest, since what else runs on
+    a machine only ever adds time; the first call does not count, since libraries choose and cache their kernels in it.
+    """
+    best = dict.fromkeys(functions, float("inf"))
+    for number in range(rounds + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if number:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def show(question, rows, precision="fp32"):
+    """Print rows (name, value with its unit, ratio or None) as a table below what they were measured on.
+
+    ratio: how many times better than the reference, whose own is 1.
+    """
+    print(f"\n{question}\n\n{machine()}; {precision}; `{command()}`\n\n| what | value | ratio |\n|---|---|---|")
+    for name, value, ratio in rows:
+        print(f"| {name} | {value} | {'' if ratio is None else f'{ratio:.2f}'} |")
+
+
+def machine():
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy"))
+    load = f"load {os.getloadavg()[0]:.1f}, " if hasattr(os, "getloadavg") else ""
+    return f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {load}{versions}"
+
+
+def processor():
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
+        if info.exists() else []
+    return names[0] if names else platform.machine()
+
+
+def command():
+    return " ".join(["python", *sys.argv])
+
+
+def duration(seconds):
+    """Seconds as text, in the unit that a person reads best."""
+    for unit, size in (("s", 1), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def forward_flops(model, image_size):
+    """Floating point operations of the network for one image, counted without computing anything."""
+    images = torch.zeros(1, 1, image_size, image_size, dtype=torch.uint8, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        deepcopy(model).to("meta").eval()(images)
+    return counter.get_total_flops()
+
+
+def against_limit(found, goal, flops, rate):
+    """Rows of seconds {"reference": ..., "ours": ...} and of the counted operations at the machine's rate."""
+    limit = flops / rate
+    counted = f"limit: {flops / 1e9:.0f} GFLOP at the {rate / 1e9:.0f} GFLOP/s of a matrix product"
+    return [("reference", duration(found["reference"]), 1),
+            (f"ours (to reach: {goal})", duration(found["ours"]), found["reference"] / found["ours"]),
+            (counted, duration(limit), found["reference"] / limit),
+            ("ours reaches of the limit", f"{100 * limit / found['ours']:.0f} %", None)]
+
+
+def matmul_rate(dtype, device="cpu", side=2048, rounds=5):
+    """Operations a second in a large matrix product: what this machine can do in this format where nothing hinders."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / measure({"matmul": lambda: finish(device, a @ b)}, rounds)["matmul"]
+
+
+def finish(device, result=None):
+    """Wait until the device has done what it was given; a GPU answers before it has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return result

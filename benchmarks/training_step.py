@@ -1,0 +1,98 @@
+"""How long does a training step take for one image, and how long would it take if only the arithmetic counted?
+
+    python benchmarks/training_step.py                                     the paper's network, minutes
+    python benchmarks/training_step.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1  seconds
+
+Forward, loss, backward, clipping and update: ours as cxr/engine.py does it (channels-last, bf16 where the processor has
+it, batched loss, fused optimizer), the reference in fp32 and NCHW with a loop over images and plain Adam. Our loader
+matches the anchors, which the reference does in its loss: loss.py says what that costs.
+To reach: 4.5 times. The limit is three times the operations of a forward pass at the rate of a large matrix product.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from reference import enliven, network_config, plain_step, random_batch  # noqa: E402
+from timing import against_limit, arguments, forward_flops, matmul_rate, measure, show  # noqa: E402
+
+from cxr.device import FORMATS, choose_precision  # noqa: E402
+from cxr.engine import train_one_epoch  # noqa: E402
+from cxr.tasks.rsna import Rsna  # noqa: E402
+from cxr.training_state import Training  # noqa: E402
+
+CPU = torch.device("cpu")
+NETWORK = {"encoder": "se_resnext101_32x4d", "image_size": 512, "levels": "2-7", "batch_size": 2}
+
+
+class SameBatch:
+    """Loader and sampler of an epoch of `steps` times one batch."""
+
+    def __init__(self, batch, steps):
+        self.batch, self.steps, self.sampler = batch, steps, self
+
+    def batches(self):
+        return self.steps
+
+    def __iter__(self):
+        return iter([self.batch] * self.steps)
+
+
+def our_training(config, batch, steps=1, device=CPU, precision=None):
+    """Function that trains an epoch of `steps` steps on one batch and returns the mean loss."""
+    state = Training(Rsna(), config, 0, device, precision or choose_precision("auto", device), steps, resuming=False)
+    enliven(state.model, batch["image"].to(device))
+
+    def train():
+        state.step, state.totals = 0, {}
+        train_one_epoch(Rsna(), state, state.model, SameBatch(batch, steps), None, None)
+        return float(state.totals["loss"]) / steps
+
+    train.model = state.model
+    return train
+
+
+def plain_training(config, batch, weights):
+    """Function that does one step of the reference, from these weights, and returns the loss."""
+    model = Rsna().build_model(config)
+    model.load_state_dict(weights)
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), config.lr)
+    return lambda: plain_step(model, optimizer, batch, config)
+
+
+def both(config, batch, precision):
+    ours = our_training(config, batch, precision=precision)
+    weights = {name: value.clone() for name, value in ours.model.state_dict().items()}
+    return ours, plain_training(config, batch, weights)
+
+
+def check(config, batch, precision, tolerance):
+    """Losses of three steps agree to a share of the first: the others test what backward and update made of it."""
+    ours, plain = both(replace(config, dropout=0.0, lr=1e-4), batch, precision)
+    losses = [(ours(), plain()) for _ in range(3)]
+    allowed = tolerance * losses[0][1]
+    assert all(abs(a - b) < allowed for a, b in losses), f"the losses of the steps in {precision} differ: {losses}"
+    assert abs(losses[2][0] - losses[0][0]) > allowed, f"the steps change nothing: {losses}"
+
+
+def main():
+    args = arguments(__doc__, **NETWORK, rounds=3)
+    config, precision = network_config(args), choose_precision("auto", CPU)
+    batch = random_batch(config)
+    check(config, batch, "fp32", 2e-4)
+    check(config, batch, precision, 0.03)
+    ours, plain = both(config, batch, precision)
+    found = {name: seconds / args.batch_size
+             for name, seconds in measure({"ours": ours, "reference": plain}, args.rounds).items()}
+    flops = 3 * forward_flops(ours.model, args.image_size)
+    show(f"Training step of {args.encoder}, {args.image_size} px, P{args.levels}, batch {args.batch_size}, per image",
+         against_limit(found, 4.5, flops, matmul_rate(FORMATS[precision])), f"ours {precision}, reference fp32")
+
+
+if __name__ == "__main__":
+    main()
