@@ -94,7 +94,7 @@ def write_report(path, report):
     legend = {f"fold {fold}": colour for fold, colour in colours_of(logs).items()}
     for name, group in panels.items():
         write_panels(path.with_name(f"{name}.png"), group, legend if name == "curves" else None)
-    write_gallery(path.with_name("gallery.png"), cases, report.title, bool(classes))
+    write_gallery(path.with_name("gallery.png"), cases, report.title, report.image_score, bool(classes))
     settings, manifest, more = _records(report.runs)
     page = render(
         "report.html.jinja", report=report, problems=[*report.warnings, *problems, *more], panels=panels, cases=cases,

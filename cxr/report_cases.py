@@ -160,7 +160,7 @@ def thumbnail(png):
     return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def write_gallery(path, kinds, title, several_classes=False):
+def write_gallery(path, kinds, title, image_score, several_classes=False):
     """PNG of `kinds` = [(title, caption, number, [Case])], a row of EXAMPLES each; without cases no file."""
     if not kinds:
         path.unlink(missing_ok=True)
@@ -173,14 +173,14 @@ def write_gallery(path, kinds, title, several_classes=False):
         for row, (kind, _, number, cases) in zip(rows, kinds):
             row.suptitle(f"{kind} ({number} in all)", fontsize=10, fontweight="bold", x=0.01, ha="left")
             for place, case in enumerate(cases[:EXAMPLES], start=1):
-                _draw_case(row.add_subplot(1, EXAMPLES, place), case)
+                _draw_case(row.add_subplot(1, EXAMPLES, place), case, image_score)
         figure.savefig(temporary, format="png", dpi=PNG_DPI)
 
 
-def _draw_case(axis, case):
+def _draw_case(axis, case, image_score):
     axis.imshow(case.pixels, cmap="gray", vmin=0, vmax=255, extent=(0, case.width, case.height, 0))
     axis.set_axis_off()
-    axis.set_title("left out" if np.isnan(case.row.score) else f"score {case.row.score:.2f}", fontsize=8.5,
+    axis.set_title("left out" if np.isnan(case.row.score) else f"{image_score} {case.row.score:.2f}", fontsize=8.5,
                    fontweight="normal", pad=3)
     for mark in case.true:
         _draw_mark(axis, mark, mark.box[3], "top", linewidth=1.6)
