@@ -43,12 +43,13 @@ def spread_evenly(findings, groups, folds, rng):
     """Fold of each row, int (n,), of findings (n, K) of 0 and 1 and groups (n,).
 
     Iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011) with patients in place of images: the rarest finding
-    that is left is dealt first, its patients with most images of it foremost, each to the fold that still lacks it
-    most, then to the one that lacks images most; a tie is drawn.
+    that is left is dealt first, its patients with most images of it foremost. A patient goes to the fold that lacks
+    most of what the patient has, each finding, and the images, as a share of all there is of it; a tie is drawn.
     """
     patients = np.unique(groups, return_inverse=True)[1]
     counts = np.zeros((patients.max() + 1, findings.shape[1] + 1))  # of each patient: images of each finding, images
     np.add.at(counts, patients, np.column_stack([findings, np.ones(len(findings), int)]))
+    shares = counts / counts.sum(0) ** 2  # a count times a lacking count, both as shares
     lacking = np.tile(counts.sum(0) / folds, (folds, 1))
     result, order = np.full(len(counts), -1), rng.permutation(len(counts))
     while (result < 0).any():
@@ -57,8 +58,7 @@ def spread_evenly(findings, groups, folds, rng):
         rarest = int(np.where(present > 0, present, np.inf).argmin())
         owners = left[counts[left, rarest] > 0]
         for patient in owners[np.argsort(-counts[owners, rarest], kind="stable")]:
-            tied = np.flatnonzero(lacking[:, rarest] >= lacking[:, rarest].max() - 1e-9)
-            tied = tied[lacking[tied, -1] >= lacking[tied, -1].max() - 1e-9]
-            result[patient] = rng.choice(tied)
+            need = lacking @ shares[patient]
+            result[patient] = rng.choice(np.flatnonzero(need >= need.max() - 1e-12))
             lacking[result[patient]] -= counts[patient]
     return result[patients]
