@@ -101,7 +101,7 @@ def _dataset(path, start):
 
 
 def _stored_pixels(dataset):
-    """What pydicom's pixel_array gives. The commonest kind of X-ray is decoded here, without pydicom's ways around it."""
+    """What pydicom's pixel_array gives. The commonest kind of X-ray is decoded without pydicom's copies."""
     if dataset.file_meta.TransferSyntaxUID != JPEGBaseline8Bit:
         return dataset.pixel_array
     if (dataset.get("SamplesPerPixel"), dataset.get("BitsAllocated"), dataset.get("PixelRepresentation")) == (1, 8, 0):
@@ -113,9 +113,9 @@ def _stored_pixels(dataset):
 
 def _decode_gray_jpeg(dataset):
     with Image.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1)), formats=["JPEG"]) as picture:
-        if picture.mode != "L" or picture.size != (dataset.Columns, dataset.Rows):
-            raise InputError(f"holds a JPEG of mode {picture.mode} and size {picture.size}, and its header says gray and "
-                             f"{(dataset.Columns, dataset.Rows)}")
+        stated = dataset.Columns, dataset.Rows
+        if (picture.mode, picture.size) != ("L", stated):
+            raise InputError(f"holds a JPEG of mode {picture.mode}, {picture.size}; its header says gray and {stated}")
         return np.asarray(picture)
 
 

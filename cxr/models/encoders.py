@@ -58,7 +58,7 @@ def from_hub(name):
 
 def fetch(name):
     """State dict from the address that pretrainedmodels gives for `name`."""
-    import pretrainedmodels  # builds the layers of every network it knows: half a gigabyte, and a second in each process
+    import pretrainedmodels  # on import it takes half a gigabyte and a second in each process
 
     settings = pretrainedmodels.pretrained_settings.get(name, {}).get("imagenet")
     if settings is None:
