@@ -5,8 +5,8 @@
     python benchmarks/memory.py --folder /mnt/large         where the data goes for the time being; it is removed again
 
 To reach: at most 1.2 times, in all processes of a step together. The steps run as a user runs them, on a data set of
-hard links to a few DICOMs. Step 04 predicts all images with a small network; for step 05 its predictions are replaced by
-drawn ones, since those of a network that has learned nothing would be cut off by any threshold. Linux only: the sizes
+hard links to a few DICOMs. Step 04 predicts all images with a small network; for step 05 its predictions are replaced
+by drawn ones, since those of a network that has learned nothing would be cut off by any threshold. Linux only: sizes
 come from /proc.
 """
 

@@ -11,6 +11,23 @@ from types import SimpleNamespace  # noqa: E402
 import pytest  # noqa: E402
 from steps import DEMO, SLUG, STEPS, digest, protect, run  # noqa: E402
 
+# By falling time, as --durations shows it.
+SLOW = ("test_scripts", "test_engine", "test_chestxdet", "test_inference", "test_benchmarks", "test_kaggle")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """In several processes: tests that share the pipeline go to one, else those of a file; long ones first, so that
+    all end together."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        shared = item._fixtureinfo.name2fixturedefs.get("pipeline", [])
+        group = "pipeline" if any(fixture.scope == "session" for fixture in shared[-1:]) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    rank = {name: number for number, name in enumerate(("pipeline", *SLOW))}
+    items.sort(key=lambda item: rank.get(item.get_closest_marker("xdist_group").args[0], len(rank)))
+
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory):
