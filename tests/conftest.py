@@ -11,22 +11,14 @@ from types import SimpleNamespace  # noqa: E402
 import pytest  # noqa: E402
 from steps import DEMO, SLUG, STEPS, digest, protect, run  # noqa: E402
 
-# By falling time, as --durations shows it.
-SLOW = ("test_scripts", "test_engine", "test_chestxdet", "test_inference", "test_benchmarks", "test_kaggle")
+# By falling time, as --durations shows it; the others follow.
+SLOW = ("test_scripts", "test_engine", "test_chestxdet", "test_inference", "test_kaggle", "test_benchmarks")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """In several processes: tests that share the pipeline go to one, else those of a file; long ones first, so that
-    all end together."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        shared = item._fixtureinfo.name2fixturedefs.get("pipeline", [])
-        group = "pipeline" if any(fixture.scope == "session" for fixture in shared[-1:]) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    rank = {name: number for number, name in enumerate(("pipeline", *SLOW))}
-    items.sort(key=lambda item: rank.get(item.get_closest_marker("xdist_group").args[0], len(rank)))
+def pytest_collection_modifyitems(items):
+    """Long files first, so that several processes, of which each takes a file at a time, end together."""
+    rank = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
 
 
 @pytest.fixture(scope="session")
