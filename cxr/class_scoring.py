@@ -7,7 +7,7 @@ import pandas as pd
 
 from cxr.boxes import clip_boxes
 from cxr.data import scaled_boxes
-from cxr.detection import Params, merge_boxes, usable_boxes
+from cxr.detection import Params, merged_boxes
 from cxr.disk import InputError
 from cxr.evaluation import Boxes, Evaluation
 from cxr.metrics import average_precision, mean_known, ranked_hits
@@ -86,7 +86,7 @@ def collect(cases, params, count):
 
 def all_boxes(candidates, params):
     """(boxes, scores, labels) of an image after suppression, whatever their score, by falling score."""
-    boxes, scores, labels = merge_boxes(candidates, *usable_boxes(candidates, params), params)
+    boxes, scores, labels = merged_boxes(candidates, params)
     return clip_boxes(boxes, candidates.width, candidates.height), scores, labels
 
 

@@ -1,8 +1,10 @@
 """X-ray files to 8-bit gray pictures: DICOM, PNG, JPEG in; PNG with the header's facts out."""
 
+import io
 import json
 import re
 import warnings
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
@@ -63,10 +66,7 @@ def _read_picture(path):
 
 def _read_dicom(path, start):
     dataset = _dataset(path, start)
-    if dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit:
-        # Always there, so the pictures do not depend on which decoders are installed, and refuses a truncated stream.
-        dataset.pixel_array_options(decoding_plugin="pillow")
-    stored = dataset.pixel_array
+    stored = _stored_pixels(dataset)
     image = gray_from_colour(stored, dataset) if _is_colour(dataset) else gray_from_monochrome(stored, dataset)
     header = Header(
         image.shape[1],
@@ -100,6 +100,25 @@ def _dataset(path, start):
     return dataset
 
 
+def _stored_pixels(dataset):
+    """What pydicom's pixel_array gives. The commonest kind of X-ray is decoded without pydicom's copies."""
+    if dataset.file_meta.TransferSyntaxUID != JPEGBaseline8Bit:
+        return dataset.pixel_array
+    if (dataset.get("SamplesPerPixel"), dataset.get("BitsAllocated"), dataset.get("PixelRepresentation")) == (1, 8, 0):
+        return _decode_gray_jpeg(dataset)
+    # Always there, so the pictures do not depend on which decoders are installed, and refuses a truncated stream.
+    dataset.pixel_array_options(decoding_plugin="pillow")
+    return dataset.pixel_array
+
+
+def _decode_gray_jpeg(dataset):
+    with Image.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1)), formats=["JPEG"]) as picture:
+        stated = dataset.Columns, dataset.Rows
+        if (picture.mode, picture.size) != ("L", stated):
+            raise InputError(f"holds a JPEG of mode {picture.mode}, {picture.size}; its header says gray and {stated}")
+        return np.asarray(picture)
+
+
 def gray_from_colour(stored, dataset):
     """(height, width) or (height, width, 3) colour pixels, already RGB or palette indices, to uint8 gray (luma)."""
     bits = dataset.BitsStored
@@ -131,7 +150,7 @@ def gray_from_monochrome(stored, dataset):
         image = to_uint8(values, *_full_range(values, padding, dataset))
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
     image = 255 - image if inverse else image
-    return np.where(padding, np.uint8(0), image)
+    return np.where(padding, np.uint8(0), image) if padding.any() else image
 
 
 def _voi(values, dataset):
@@ -183,6 +202,8 @@ def to_uint8(values, low=None, high=None):
     """Map low ... high (default: minimum ... maximum) linearly to 0 ... 255, clipped; a constant image gives 0."""
     low = float(values.min() if low is None else low)
     high = float(values.max() if high is None else high)
+    if values.dtype == np.uint8 and (low, high) == (0, 255):
+        return values
     scale = 255 / (high - low) if high > low else 0.0
     return np.rint(np.clip((values.astype(np.float64) - low) * scale, 0, 255)).astype(np.uint8)
 
@@ -218,12 +239,16 @@ def resize(image, size):
 
 def write_png(path, image, header=None):
     """Write (height, width) uint8 as gray PNG; `header`, where given, travels inside the same file (a tEXt chunk), so
-    picture and facts appear together or not at all. OSError where the disk refuses."""
+    picture and facts appear together or not at all. OSError where the disk refuses.
+
+    Run-length coding: X-rays hardly repeat themselves, so the search for repetitions takes twice the time and gains
+    nothing; the black around them is where runs are.
+    """
     info = PngInfo()
     if header is not None:
         info.add_text("header", json.dumps(asdict(header)))
     with atomic(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info, compress_level=4)
+        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info, compress_type=zlib.Z_RLE)
 
 
 def read_png_header(path, size):

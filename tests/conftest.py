@@ -11,6 +11,15 @@ from types import SimpleNamespace  # noqa: E402
 import pytest  # noqa: E402
 from steps import DEMO, SLUG, STEPS, digest, protect, run  # noqa: E402
 
+# By falling time, as --durations shows it; the others follow.
+SLOW = ("test_scripts", "test_engine", "test_chestxdet", "test_inference", "test_kaggle", "test_benchmarks")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that several processes, of which each takes a file at a time, end together."""
+    rank = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
+
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory):

@@ -21,7 +21,7 @@ LAYERS = {
 }
 TASKS, DRIVERS = 3, 4
 # Packages that may be missing, or do more on import than one wants: imported in the function that needs them.
-LAZY = {"kaggle", "onnxruntime"}
+LAZY = {"kaggle", "onnxruntime", "pretrainedmodels"}
 
 
 def modules():

@@ -106,6 +106,18 @@ def kill_second_before_update(number):
     engine.update = update
 
 
+def log_writes(path):
+    """Add a line "process file" to a file for each file that a process puts in its place."""
+    original = os.replace
+
+    def replace(source, target):
+        original(source, target)
+        with open(path, "a", encoding="utf-8") as log:
+            log.write(f"{distributed.rank()} {target}\n")
+
+    os.replace = replace
+
+
 def main(working, changes):
     torch.set_num_threads(1)
     with distributed.process_group("cpu"):  # joined once: a second time may meet what the first left behind
@@ -118,5 +130,7 @@ def main(working, changes):
 if __name__ == "__main__":
     if "KILL_SECOND_BEFORE_UPDATE" in os.environ:
         kill_second_before_update(int(os.environ["KILL_SECOND_BEFORE_UPDATE"]))
+    if "LOG_WRITES" in os.environ:
+        log_writes(os.environ["LOG_WRITES"])
     inference.PART = predictions.PART = 2  # several files for each process
     main(sys.argv[1], json.loads(sys.argv[2]))
