@@ -60,6 +60,8 @@ def walk(folder, out):
 
 
 def looks_like_image(path):
+    if not path.is_file():  # a pipe would never end, a link may lead nowhere
+        return False
     if path.suffix.lower() in ENDINGS:
         return True
     try:

@@ -17,7 +17,7 @@ def draw_overlay(shown, width, height, boxes, colours):
     """
     canvas = cv2.cvtColor(enlarge(shown), cv2.COLOR_GRAY2RGB)
     scale = np.array([canvas.shape[1] / width, canvas.shape[0] / height] * 2)
-    thick = max(2, round(max(canvas.shape) / 480))
+    thick = max(2, round(max(canvas.shape) / 340))
     for box in reversed(boxes):  # the best one is drawn last, above the others
         corners = np.rint([box[name] for name in ("x1", "y1", "x2", "y2")] * scale).astype(int).tolist()
         colour = rgb(colours[box["finding"]])
@@ -38,7 +38,7 @@ def enlarge(shown):
 
 def write_label(canvas, words, x, bottom, colour, thick, relative=1.0):
     """Words on black above the line `bottom`, moved into the picture where they would leave it."""
-    size = 0.3 * thick * relative
+    size = 0.32 * thick * relative
     (wide, high), below = cv2.getTextSize(words, FONT, size, max(1, thick // 2))
     x = int(np.clip(x, 0, max(0, canvas.shape[1] - wide - 8)))
     bottom = int(np.clip(bottom, high + below + 6, canvas.shape[0]))

@@ -58,7 +58,7 @@ def predict_items(predictor, items):
     pictures = read_all([item.path for item in items], predictor.sides, max(1, count_workers(config.workers)))
     with tqdm(total=len(items), unit="image", desc="predict", mininterval=1) as bar:
         for batch in batches_of(zip(items, pictures), config.batch_size):
-            failed += [(item.name, item.path, "image", str(picture)) for item, picture in batch
+            failed += [(item.name, item.path, "image", reason_of(picture, item.path)) for item, picture in batch
                        if isinstance(picture, InputError)]
             good = [pair for pair in batch if not isinstance(pair[1], InputError)]
             if good:
@@ -66,6 +66,11 @@ def predict_items(predictor, items):
                     write_image(predictor, item, picture, found.plain())
             bar.update(len(batch))
     return failed
+
+
+def reason_of(error, path):
+    """What an InputError says, without the path that it begins with: the tables have a column for it."""
+    return str(error).removeprefix(f"{path}: ")
 
 
 def batches_of(pairs, size):
@@ -99,7 +104,7 @@ def try_report(config, item, found):
     try:
         write_structured_report(path, item.path, found, config.run)
     except InputError as error:
-        return str(error)
+        return reason_of(error, item.path)
     return path.relative_to(config.out).as_posix()
 
 

@@ -90,7 +90,7 @@ class Reader:
         self.process.wait()
         if self.late:
             return f"took more than {self.seconds} seconds to decode"
-        return "the decoder crashed on it, so the file is damaged or made to do harm"
+        return "crashes the decoder, so it is damaged or made to do harm"
 
     def close(self):
         if self.process:
