@@ -3,7 +3,7 @@
     python 04_predict.py                                    all folds, kept epochs and views of the default run
     python 04_predict.py --run NAME                         another run; its settings come from its checkpoints
     python 04_predict.py --tta none --predictions plain     another variant, kept beside the first
-    python 04_predict.py --run NAME --images FOLDER FILE    any DICOMs, PNGs, JPEGs: tables, pictures, page in predicted/
+    python 04_predict.py --run NAME --images FOLDER FILE    any DICOMs, PNGs, JPEGs; writes predicted/index.html
     torchrun --nproc-per-node 2 04_predict.py               images are shared out over the processes
 
 Reads working/<task>/<run>/fold<k>/epoch*.pt, writes fold<k>/valid_predictions/ and test_predictions/: for each image

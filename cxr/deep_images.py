@@ -13,7 +13,7 @@ LEVELS = 2**16 - 1
 
 @dataclass(frozen=True)
 class Deep:
-    """Values after the modality LUT, as low + step * stored; centre and width are the file's window or the whole range."""
+    """Values after the modality LUT: low + step * stored. centre and width are the file's window or all of them."""
 
     stored: np.ndarray  # (height, width) uint16
     low: float

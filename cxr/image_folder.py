@@ -77,7 +77,8 @@ def common_folder(paths):
     try:
         return Path(os.path.commonpath(folders))
     except ValueError:  # drives of Windows
-        raise InputError("the images lie on different drives: run the command once for each, with its own --out") from None
+        raise InputError("the images lie on different drives: run the command once for each, with an --out of its "
+                         "own") from None
 
 
 def read_record(out, item, dicom_sr):

@@ -18,7 +18,7 @@ from cxr.disk import InputError, atomic
 
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-MOST_PIXELS = 50_000_000  # the largest X-ray detectors have 20 million; a header that states more is a mistake or a trap
+MOST_PIXELS = 50_000_000  # the largest X-ray detectors have 20 million; a header with more is a mistake or a trap
 YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0, "": 1.0}
 
 

@@ -58,7 +58,7 @@ class Predictor:
 
     @cached_property
     def sides(self):
-        """Sides of the squares that an image becomes on its way into the network: that of step 02's PNGs comes first."""
+        """Sides of the squares that an image becomes on its way into the network, first that of step 02's PNGs."""
         prepared = self.config.task_dir / "preprocess.json"
         source = prepared if prepared.exists() else self.paths[0].with_name("config.json")  # a run that was moved
         return [int(read_json(source)["size"]), self.models[0].image_size]
@@ -112,8 +112,8 @@ def read_params(config):
     path = config.run_dir / "params.json"
     if path.exists():
         return read_json(path), []
-    return None, [f"{path} is missing, since step 05 was not run: thresholds are plain defaults that nothing was fitted "
-                  "to, so judge by the scores rather than by what is above a threshold"]
+    return None, [f"{path} is missing, since step 05 was not run: thresholds are plain defaults that were fitted to "
+                  "nothing, so judge by the scores rather than by what is above a threshold"]
 
 
 def make_rule(task, params, config):

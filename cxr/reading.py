@@ -76,7 +76,7 @@ class Reader:
         if self.process and self.process.poll() is None and not self.late:
             return
         self.late = False
-        one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}  # threads would fill the address space
+        one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}  # each thread reserves memory
         self.process = subprocess.Popen([sys.executable, "-m", "cxr.reading"], cwd=Path(__file__).parent.parent,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                         env=os.environ | one)

@@ -28,10 +28,10 @@ HOSTS = ("127.0.0.1", "localhost")
 WEB = Path(__file__).parent / "web"
 FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
                                "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    "cross-origin-resource-policy": "same-origin", "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SafeHeaders:
     async def __call__(self, scope, receive, send):
         async def send_with_headers(message):
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((k.lower().encode(), v.encode()) for k, v in HEADERS.items())]
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

@@ -51,7 +51,8 @@ def write_structured_report(path, source, found, model):
         raise InputError(f"{source}: no structured report, since {error}") from None
     except (ValueError, TypeError, AttributeError) as error:  # how highdicom refuses values of the image
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{source}: no structured report, since the header's values do not allow one ({reason})") from None
+        raise InputError(f"{source}: no structured report, since values of the header do not allow one "
+                         f"({reason})") from None
 
 
 def evidence_of(header):
@@ -60,8 +61,8 @@ def evidence_of(header):
     for name in NAMED_BY:
         value = header.get(name)
         if not value or not UID(value).is_valid:
-            raise InputError(f"its {name} is {'missing' if not value else f'no valid UID ({value})'}, and a report must "
-                             "name its image")
+            problem = f"no valid UID ({value})" if value else "missing"
+            raise InputError(f"its {name} is {problem}, and a report must name its image")
         setattr(image, name, value)
     for name in CARRIED_OVER:
         setattr(image, name, header.get(name) or "")

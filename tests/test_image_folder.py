@@ -1,13 +1,11 @@
 """Any folder of X-rays: what is found in it, how it is read, and what stands in the tables, on the page and on disk."""
 
 import csv
-import io
 import itertools
 import json
 import os
 import struct
 import threading
-import time
 import zlib
 from dataclasses import replace
 
@@ -315,7 +313,7 @@ def test_what_is_done_is_kept(config, messy, monkeypatch, capsys):
     png(folder / "a.png", xray(50, 60))  # another image in its place
     predict_images(TASK, wanted)
     changed = {path.name for path, stamp in stamps(config).items() if before.get(path) != stamp}
-    assert changed == {"a.png.json", "cut.png.json"} and not (config.out / "boxes" / "a.png.json") in before.items()
+    assert changed == {"a.png.json", "cut.png.json"} and (config.out / "boxes" / "a.png.json") not in before.items()
     assert set(table_of(config).image) == set(table.image) | {"cut.png"}
     for name in bad - {"cut.png"}:
         (folder / name).unlink()

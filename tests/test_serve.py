@@ -1,7 +1,7 @@
 """The local page: what its service answers and refuses, and the page itself in Chromium, where there is one."""
 
-import asyncio
 import base64
+import http.client
 import json
 import re
 import signal
@@ -9,14 +9,13 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.request
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import uvicorn
 from browser import CHROMIUM, Browser
-from starlette.testclient import TestClient
 from steps import ROOT, command
 from test_image_folder import huge_png, png, xray
 from test_images import make_dataset, save
@@ -29,25 +28,45 @@ from cxr.predictor import Predictor
 from cxr.serve_page import listen, serve
 from cxr.server import Limits, create_app
 
-HERE = "http://127.0.0.1:8000"
-
 
 @pytest.fixture(scope="module")
 def predictor(tiny_run):
     return Predictor(TinyTask(), tiny_run)
 
 
+@contextmanager
+def serving(predictor, **limits):
+    """Port of a real server in a thread."""
+    with listen(0) as listening:
+        server = uvicorn.Server(uvicorn.Config(create_app(predictor, Limits(**limits)), log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        thread.join(10)
+
+
 @pytest.fixture(scope="module")
-def client(predictor):
-    app = create_app(predictor, Limits(most_bytes=2**20, read_seconds=60))
-    with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
-        yield client
+def port(predictor):
+    with serving(predictor, most_bytes=2**20, read_seconds=60) as port:
+        yield port
 
 
-def send(client, content, **headers):
+def ask(port, path, method="GET", body=None, headers=None):
+    """(status, headers, text) of a request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def send(port, content, **headers):
     """(status, answer) of an upload."""
-    response = client.post("/predict", content=content, headers=headers)
-    return response.status_code, response.json()
+    status, _, text = ask(port, "/predict", "POST", content, headers)
+    return status, json.loads(text)
 
 
 @pytest.fixture
@@ -59,25 +78,25 @@ def files(tmp_path):
             "deep": save(tmp_path / "deep.dcm", deep).read_bytes()}
 
 
-def test_the_answer_is_that_of_step_04(client, files, tiny_run, tmp_path):
+def test_the_answer_is_that_of_step_04(port, files, tiny_run, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.dcm").write_bytes(files["dicom"])
     predict_images(TinyTask(), replace(tiny_run, images=(str(tmp_path / "in"),), out=tmp_path / "out"))
     expected = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"][0]
-    status, answer = send(client, files["dicom"])
+    status, answer = send(port, files["dicom"])
     assert status == 200 and answer["boxes"] == expected["boxes"] and answer["boxes"]
     assert answer["probabilities"] == expected["probabilities"] and (answer["width"], answer["height"]) == (96, 128)
     assert answer["deep"] is None and answer["picture"].startswith("data:image/png;base64,")
 
 
-def test_deep_values_travel(client, files):
-    deep = send(client, files["deep"])[1]["deep"]
+def test_deep_values_travel(port, files):
+    deep = send(port, files["deep"])[1]["deep"]
     stored = np.frombuffer(base64.b64decode(deep["stored"]), "<u2").reshape(deep["rows"], deep["columns"])
     assert np.abs(deep["low"] + deep["step"] * stored - xray().astype(float) * 16).max() < deep["step"]
 
 
-def test_facts_of_the_run(client):
-    facts = client.get("/run").json()
+def test_facts_of_the_run(port):
+    facts = json.loads(ask(port, "/run")[2])
     assert facts == {"run": "run", "task": "White rectangles", "notes": [], "thresholds": {"box": 0.12},
                      "colours": {"box": "#ffb000"}, "most_bytes": 2**20}
 
@@ -86,87 +105,75 @@ def test_facts_of_the_run(client):
     ("text", 422, "This file is neither a DICOM, PNG nor JPEG file."), ("empty", 422, "This file is empty."),
     ("cut", 422, "This file cannot be decoded"), ("huge", 422, "This file states 9000 x 9000 pixels"),
     ("zeros", 422, "This file is neither"), ("large", 413, "This file has more than 1 MB, and an X-ray has less.")])
-def test_bad_files_get_a_sentence(client, files, tmp_path, name, status, sentence):
+def test_bad_files_get_a_sentence(port, files, tmp_path, name, status, sentence):
     content = {"text": b"words " * 30, "empty": b"", "cut": files["dicom"][:1000], "zeros": bytes(5000),
                "huge": huge_png(tmp_path / "huge.png", 9000).read_bytes(), "large": bytes(2**20 + 1)}[name]
-    found, answer = send(client, content)
+    found, answer = send(port, content)
     assert found == status and answer["error"].startswith(sentence) and "\n" not in answer["error"]
     assert "upload" not in answer["error"] and "/tmp" not in answer["error"]
-    assert send(client, files["png"])[0] == 200
+    assert send(port, files["png"])[0] == 200
 
 
-def test_an_upload_that_hides_its_length(client):
+def test_an_upload_that_hides_its_length(port):
     def parts():
         for _ in range(40):
             yield bytes(2**16)
-    assert send(client, parts())[0] == 413
+    assert send(port, parts())[0] == 413
 
 
 def test_an_upload_that_is_too_slow(predictor):
-    async def never():
-        await asyncio.sleep(60)
-
-    async def attempt():
-        app, sent = create_app(predictor, Limits(upload_seconds=0.1)), []
-        scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
-                 "headers": [(b"host", b"localhost")], "scheme": "http", "http_version": "1.1", "server": ("localhost", 1)}
-
-        async def keep(message):
-            sent.append(message)
-        await app(scope, never, keep)
-        return sent
-
-    start, body = asyncio.run(attempt())
-    assert start["status"] == 408 and b"did not arrive within" in body["body"]
+    with serving(predictor, upload_seconds=0.1) as port, socket.create_connection(("127.0.0.1", port), 30) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nfirst")
+        answer = slow.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408") and b"content-security-policy" in answer
 
 
-def test_an_upload_that_takes_long_to_decode(client, files, monkeypatch, predictor):
+def test_an_upload_that_takes_long_to_decode(files, predictor):
     """The reader's limit is that of the service; what it says reaches the page."""
-    app = create_app(predictor, Limits(read_seconds=0.001))
-    with TestClient(app, base_url=HERE) as slow:
-        status, answer = send(slow, files["png"])
+    with serving(predictor, read_seconds=0.001) as port:
+        status, answer = send(port, files["png"])
     assert status == 422 and answer["error"] == "This file took more than 0.001 seconds to decode."
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "192.168.0.7:8000"])
-def test_other_hosts_are_refused(client, host):
+def test_other_hosts_are_refused(port, host):
     """A name that an attacker points at 127.0.0.1 (DNS rebinding) arrives with that name in Host."""
-    assert client.get("/", headers={"Host": host}).status_code == 400
-    assert client.post("/predict", headers={"Host": host}).status_code == 400
+    assert ask(port, "/", headers={"Host": host})[0] == 400
+    assert ask(port, "/predict", "POST", headers={"Host": host})[0] == 400
 
 
 @pytest.mark.parametrize("headers", [
     {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9999"},
-    {"Sec-Fetch-Site": "cross-site"}, {"Origin": HERE, "Sec-Fetch-Site": "same-site"}])
-def test_other_pages_are_refused(client, files, headers):
-    status, answer = send(client, files["png"], **headers)
+    {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}])
+def test_other_pages_are_refused(port, files, headers):
+    status, answer = send(port, files["png"], **headers)
     assert status == 403 and answer["error"].endswith("may not use this service.")
 
 
-def test_the_own_page_is_served(client, files):
-    assert send(client, files["png"], Origin=HERE, **{"Sec-Fetch-Site": "same-origin"})[0] == 200
+def test_the_own_page_is_served(port, files):
+    assert send(port, files["png"], Origin=f"http://127.0.0.1:{port}", **{"Sec-Fetch-Site": "same-origin"})[0] == 200
 
 
 @pytest.mark.parametrize("path, kind", [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "javascript")])
-def test_page_files_and_safe_headers(client, path, kind):
-    response = client.get(path)
-    assert response.status_code == 200 and kind in response.headers["content-type"]
-    assert "default-src 'none'" in response.headers["content-security-policy"]
-    assert response.headers["x-content-type-options"] == "nosniff"
-    addresses = re.findall(r"https?://[^\"')\s]+", response.text)
+def test_page_files_and_safe_headers(port, path, kind):
+    status, headers, text = ask(port, path)
+    assert status == 200 and kind in headers["content-type"]
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
+    addresses = re.findall(r"https?://[^\"')\s]+", text)
     assert set(addresses) <= {"http://www.w3.org/2000/svg"}, "nothing is loaded from elsewhere"
     if path == "/":
-        assert "Not for diagnosis." in response.text and "<style" not in response.text and "onclick" not in response.text
+        assert "Not for diagnosis." in text and "<style" not in text and "onclick" not in text
 
 
 @pytest.mark.parametrize("path", ["/page.html", "/../server.py", "/%2e%2e/server.py", "/docs", "/predict"])
-def test_nothing_else_is_served(client, path):
-    assert client.get(path).status_code in (404, 405)
+def test_nothing_else_is_served(port, path):
+    assert ask(port, path)[0] in (404, 405)
 
 
-def test_mistakes_of_our_own_are_a_sentence(client, files, monkeypatch, predictor):
+def test_mistakes_of_our_own_are_a_sentence(port, files, monkeypatch, predictor):
     monkeypatch.setattr(predictor, "predict", lambda pictures: 1 / 0)
-    status, answer = send(client, files["png"])
+    status, answer = send(port, files["png"])
     assert status == 500 and answer["error"].startswith("Something went wrong here")
 
 
@@ -185,11 +192,11 @@ def test_uploads_are_deleted_and_take_turns(predictor, files, tmp_path, monkeypa
 
     monkeypatch.setattr(predictor, "predict", watched)
     before = set(tmp_path.iterdir())
-    with TestClient(create_app(predictor), base_url=HERE) as client:
-        threads = [threading.Thread(target=send, args=(client, files["png"])) for _ in range(4)]
+    with serving(predictor) as port:
+        threads = [threading.Thread(target=send, args=(port, files["png"])) for _ in range(4)]
         for thread in threads:
             thread.start()
-        assert client.get("/run").status_code == 200
+        assert ask(port, "/run")[0] == 200
         for thread in threads:
             thread.join()
     assert most == [1, 1, 1, 1] and set(tmp_path.iterdir()) == before
@@ -216,9 +223,9 @@ def test_the_script(pipeline):
                                stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     try:
         lines = iter(process.stdout.readline, "")
-        address = next(match[1] for match in (re.search(r"open (http://127.0.0.1:\d+/) in a browser", line) for line in lines) if match)
-        with urllib.request.urlopen(address + "run", timeout=30) as answer:
-            assert json.load(answer)["run"] == "tiny"
+        found = (re.search(r"open (http://127.0.0.1:\d+/) in a browser", line) for line in lines)
+        address = next(match[1] for match in found if match)
+        assert json.loads(ask(int(address.split(":")[-1].strip("/")), "/run")[2])["run"] == "tiny"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 1, 130, -2) and "Traceback" not in process.stdout.read()
     finally:
@@ -226,20 +233,9 @@ def test_the_script(pipeline):
         process.communicate()
 
 
-@pytest.fixture
-def address(predictor):
-    """Address of the page from a real server."""
-    with listen(0) as listening:
-        server = uvicorn.Server(uvicorn.Config(create_app(predictor), log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join(10)
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (apt-get install chromium)")
-def test_the_page_in_chromium(address, files, tmp_path):
+def test_the_page_in_chromium(port, files, tmp_path):
+    address = f"http://127.0.0.1:{port}/"
     for name, content in files.items():
         (tmp_path / f"{name}.file").write_bytes(content)
     (tmp_path / "words.dcm").write_text("words " * 50)

@@ -96,7 +96,7 @@ def test_it_belongs_to_the_study_and_says_what_it_is(image):
     ({"SeriesInstanceUID": ""}, "its SeriesInstanceUID is missing"),
     ({"SOPInstanceUID": "1.2.abc"}, r"its SOPInstanceUID is no valid UID \(1.2.abc\)"),
     ({"StudyInstanceUID": "1." * 40 + "1"}, "its StudyInstanceUID is no valid UID"),
-    ({"StudyDate": "yesterday"}, "the header's values do not allow one")])
+    ({"StudyDate": "yesterday"}, "values of the header do not allow one")])
 def test_images_that_cannot_be_named(image, tags, reason):
     change(image, **tags)
     with pytest.raises(InputError, match=f"image.dcm: no structured report, since {reason}"):
