@@ -28,7 +28,7 @@ except ImportError:  # Windows has no limits of this kind
     resource = None
 
 READ_SECONDS = 60  # the largest compressed X-ray takes some seconds on a slow machine
-MOST_MEMORY = 5 * 2**30  # bytes of address space; images.MOST_PIXELS need some 3 GB while they are made gray
+MOST_MEMORY = 3 * 2**30  # bytes of address space; images.MOST_PIXELS of 16 bits take 1.7 GB
 LONGEST = 1280  # pixels of the longer side of what people look at
 AHEAD = 2  # files for each process that are read before they are asked for
 
