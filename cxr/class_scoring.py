@@ -9,11 +9,12 @@ from cxr.boxes import clip_boxes
 from cxr.data import scaled_boxes
 from cxr.detection import Params, merged_boxes
 from cxr.disk import InputError
-from cxr.evaluation import Boxes, Evaluation
+from cxr.evaluation import Boxes, Evaluation, Rule
 from cxr.metrics import average_precision, mean_known, ranked_hits
 from cxr.pooled_boxes import IOU, RATES, Pool, f1
 
 THRESHOLDS = np.round(np.arange(0.02, 0.97, 0.02), 2)
+PLAIN = 0.5  # threshold where nothing was fitted: more likely right than wrong, if the scores were probabilities
 FRAME = 1024  # pixels; the side to which boxes of images of all sizes are brought for a mean box
 DRAWS = 1000  # of the bootstrap
 HOW = ("Measured on the validation images of every fold, predicted by models that never saw them; average precision "
@@ -73,6 +74,14 @@ def evaluate(config, cases, train, names, nms_iou):
         operating=operating_point(rows, len(images)), image_score="F1", searched=SEARCHED,
         results=measures(rows) | {"f1": {row["name"]: known(row["f1"]) for row in rows}}, notes=absent(names, classes),
         class_rows=rows, class_curves={name: found.curve() for name, found, _ in seen})
+
+
+def make_rule(params, names, nms_iou):
+    """Rule of the content of params.json, or for None of PLAIN for each class. TypeError or LookupError if it is
+    something else."""
+    fitted = params["threshold"] if params else dict.fromkeys(names, PLAIN)
+    chosen = Params(nms_iou=params["nms_iou"] if params else nms_iou, score_floor=0.0)
+    return Rule(lambda found: all_boxes(found, chosen), {name: float(fitted[name]) for name in names})
 
 
 def collect(cases, params, count):

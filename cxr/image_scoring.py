@@ -7,9 +7,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxr.data import scaled_boxes
-from cxr.detection import NO_SHRINK, detect_labelled, kept_boxes, merged_boxes
+from cxr.detection import NO_SHRINK, SCORE_UNIT, Params, detect_labelled, kept_boxes, merged_boxes
 from cxr.disk import InputError
-from cxr.evaluation import Boxes, Evaluation
+from cxr.evaluation import Boxes, Evaluation, Rule
 from cxr.metrics import bootstrap_interval, froc, image_score, mean_score, precision_recall, prefix_scores
 from cxr.search import Grid, constant_scores, nested, search, sensitivity, transfer
 
@@ -66,6 +66,14 @@ def evaluate(config, cases, train, gate_weights, constant):
         baselines=constant_baseline(judged, constant) + score_baselines(cases, tally, estimate, gate_weights),
         sensitivity=sensitivity_lines(tally, best), folds=fold_results(judged, outcome),
         operating=operating_point(judged), results={"score_test_like": outcome.score_test_like})
+
+
+def make_rule(params, names, gate_weights):
+    """Rule of the content of params.json, or of the plainest parameters for None. TypeError if it is something else."""
+    chosen = Params(**(params or {}))
+    loose = replace(chosen, threshold=0.0)
+    threshold = float(chosen.threshold) / SCORE_UNIT
+    return Rule(lambda found: detect_labelled(found, loose, gate_weights), dict.fromkeys(names, threshold))
 
 
 def choose_estimate(config, train):

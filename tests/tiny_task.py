@@ -20,7 +20,7 @@ from cxr import distributed, engine, inference, predictions
 from cxr.boxes import make_anchors
 from cxr.config import Config
 from cxr.engine import train_folds
-from cxr.image_scoring import quick_score
+from cxr.image_scoring import make_rule, quick_score
 from cxr.models.retinanet import flatten
 from cxr.tasks.detection_task import DetectionTask
 
@@ -55,11 +55,14 @@ class TinyNet(nn.Module):
 
 
 class TinyTask(DetectionTask):
-    name = "tiny"
+    name, title = "tiny", "White rectangles"
     class_names, box_classes = ("none", "other", "box"), ("box",)
 
     def quick_score(self, predictions, table, config):
         return quick_score(predictions, table)
+
+    def rule(self, params, config):
+        return make_rule(params, self.box_classes, (0.0, 0.1, 1.0))
 
     def build_model(self, config, load_weights=True):
         return TinyNet(config.weights != "none", config.dropout)
