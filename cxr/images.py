@@ -20,8 +20,11 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from cxr.disk import InputError, atomic
 
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+JPEG_END = b"\xff\xd9"
 PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 MOST_PIXELS = 50_000_000  # the largest X-ray detectors have 20 million; a header with more is a mistake or a trap
+CHANGES_GRAY = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter",
+                "PresentationLUTShape")  # tags that may make the picture differ from what is stored
 YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0, "": 1.0}
 
 
@@ -128,11 +131,16 @@ def _stored_pixels(dataset):
 
 
 def _decode_gray_jpeg(dataset):
-    with Image.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1)), formats=["JPEG"]) as picture:
-        stated = dataset.Columns, dataset.Rows
-        if (picture.mode, picture.size) != ("L", stated):
-            raise InputError(f"holds a JPEG of mode {picture.mode}, {picture.size}; its header says gray and {stated}")
-        return np.asarray(picture)
+    """OpenCV decodes to the same bits as Pillow in less time, but fills up what is cut off, which Pillow refuses."""
+    jpeg, image = get_frame(dataset.PixelData, 0, number_of_frames=1), None
+    if jpeg.rstrip(b"\0").endswith(JPEG_END):
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
+            image = np.asarray(picture)
+    if image.shape != (dataset.Rows, dataset.Columns):
+        raise InputError(f"holds a JPEG of shape {image.shape}, and its header says {dataset.Rows, dataset.Columns}")
+    return image
 
 
 def gray_from_colour(stored, dataset):
@@ -157,6 +165,8 @@ def gray_from_monochrome(stored, dataset):
     """
     if stored.ndim != 2:
         raise InputError(f"has pixels of shape {stored.shape}, and a gray X-ray has two dimensions")
+    if _is_plain(stored, dataset):
+        return stored
     if not np.isfinite(stored).all():
         raise InputError("has pixel values that are not numbers")
     padding = padding_mask(stored, dataset)
@@ -167,6 +177,13 @@ def gray_from_monochrome(stored, dataset):
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
     image = 255 - image if inverse else image
     return np.where(padding, np.uint8(0), image) if padding.any() else image
+
+
+def _is_plain(stored, dataset):
+    """Whether all that follows in `gray_from_monochrome` would change nothing, as in the files of most public sets."""
+    eight_bits = stored.dtype == np.uint8 and dataset.get("BitsStored") == 8
+    return (eight_bits and dataset.PhotometricInterpretation == "MONOCHROME2"
+            and not any(name in dataset for name in CHANGES_GRAY))
 
 
 def _voi(values, dataset):

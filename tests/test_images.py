@@ -234,7 +234,7 @@ def test_refuses_a_jpeg_that_its_header_does_not_describe(tmp_path, pixels):
     Image.fromarray(pixels).save(jpeg, "JPEG")
     dataset.PixelData = encapsulate([jpeg.getvalue()])
     dataset.save_as(tmp_path / "b.dcm")
-    assert "header says gray and (40, 40)" in refusal(tmp_path / "b.dcm")
+    assert "header says (40, 40)" in refusal(tmp_path / "b.dcm")
 
 
 @pytest.mark.parametrize("kind", ["native", "jpeg", "png", "jpg"])
