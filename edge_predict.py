@@ -13,6 +13,7 @@ Everything that is particular to a model stands in the metadata of its file. Not
 
 import argparse
 import csv
+import io
 import json
 import mmap
 import os
@@ -20,8 +21,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import cv2
-import numpy as np
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "50000000")  # for cv2; the largest detectors have 20 million
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
 
 FORMAT = 1  # of the settings in the model file
 KEY = "settings"
@@ -37,9 +39,6 @@ JPEG = "1.2.840.10008.1.2.4.50"
 
 class Refused(Exception):
     """Why a model or an image cannot be used and what to do about it, in one sentence."""
-
-
-# --- the model file
 
 
 def read_settings(path):
@@ -130,9 +129,6 @@ def open_engine(name, path, threads):
         except ImportError:
             if name != "auto":
                 raise Refused("onnxruntime is not installed: pip install onnxruntime, or --engine opencv") from None
-
-
-# --- from a picture to boxes
 
 
 class Predictor:
@@ -289,9 +285,6 @@ def fuse(boxes, scores, labels, frame, iou):
     return clip(means.reshape(-1, 4)[order] * size, frame), best[order], kinds.astype(int)[order]
 
 
-# --- image files
-
-
 def read_xray(path):
     """Picture (height, width) uint8, bright = dense, as cxr/images.py gives it. Refused with the reason otherwise."""
     try:
@@ -310,14 +303,21 @@ def read_xray(path):
 
 
 def read_picture(path):
-    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise Refused("is damaged or cut off: copy it again")
+    picture = unpack(Path(path).read_bytes())
     if picture.ndim == 2:
         return picture if picture.dtype == np.uint8 else to_uint8(picture)
     picture = picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)
     luma = picture[..., :3].astype(np.int64) @ [7471, 38470, 19595]  # blue, green, red of ITU-R 601, as Pillow's
     return ((luma + 0x8000) >> 16).astype(np.uint8)
+
+
+def unpack(data):
+    """Pixels of a PNG or JPEG, gray or BGR(A). Without its end OpenCV would fill it up with gray."""
+    whole = any(end in data[-64:] for end in (b"IEND", b"\xff\xd9"))
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+    if picture is None:
+        raise Refused("is damaged or cut off: copy it again")
+    return picture
 
 
 def read_dicom(path, start):
@@ -343,6 +343,8 @@ def read_dicom(path, start):
 def refuse_unknown(dataset):
     if "PixelData" not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
         raise Refused("is no DICOM, PNG or JPEG with integer pixels")
+    if dataset.Rows * dataset.Columns > int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]):
+        raise Refused(f"states {dataset.Columns} x {dataset.Rows} pixels, and no X-ray has so many")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise Refused(f"holds {dataset.NumberOfFrames} frames, and an X-ray has one")
     kind = dataset.get("PhotometricInterpretation")
@@ -361,11 +363,9 @@ def decode_jpeg(dataset):
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         items.append(data[at + 8 : at + 8 + length])
         at += 8 + length
-    jpeg = b"".join(items[1:])
-    whole = b"\xff\xd9" in jpeg[-16:]  # OpenCV would fill up the rest of a stream without an end with gray
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
-    if image is None or image.shape != (dataset.Rows, dataset.Columns) or image.dtype != np.uint8:
-        raise Refused("holds a JPEG that is damaged or of another size than stated: copy it again")
+    image = unpack(b"".join(items[1:]))
+    if image.shape != (dataset.Rows, dataset.Columns) or image.dtype != np.uint8:
+        raise Refused("holds a JPEG of another kind or size than it states: store it as PNG with another program")
     return image
 
 
@@ -440,9 +440,6 @@ def resize(picture, side):
     return cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA)
 
 
-# --- the command
-
-
 def find_files(paths):
     """[(name, path)] of the files and of all that is in the folders; the name says where below its folder."""
     found = []
@@ -483,22 +480,20 @@ def write(path, text):
     os.replace(temporary, path)
 
 
-def write_table(path, header, rows):
-    lines = [[*header], *rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.tmp"), "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    os.replace(file.name, path)
+def as_csv(rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_all(out, entries, failed, settings):
-    rows, classes = [], settings["image_classes"]
+    classes = [f"p_{name}" for name in settings["image_classes"]]
+    rows = [["file", "width", "height", *classes, "label", "score", "x1", "y1", "x2", "y2"]]
     for entry in entries:
         facts = [entry["file"], entry["width"], entry["height"], *entry["image_classes"].values()]
         rows += [[*facts, box["label"], box["score"], *box["box"]] for box in entry["boxes"]] or [[*facts, *[""] * 6]]
-    write_table(out / "predictions.csv", ["file", "width", "height", *(f"p_{name}" for name in classes), "label",
-                                          "score", "x1", "y1", "x2", "y2"], rows)
-    write_table(out / "failed.csv", ["file", "reason"], failed)
+    write(out / "predictions.csv", as_csv(rows))
+    write(out / "failed.csv", as_csv([("file", "reason"), *failed]))
     write(out / "predictions.json", json.dumps({"model": settings["name"], "images": entries}, indent=1) + "\n")
 
 
