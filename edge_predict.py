@@ -323,8 +323,8 @@ def unpack(data):
 def read_dicom(path, start):
     try:
         import pydicom  # not needed for PNGs and JPEGs
-    except ImportError:
-        raise Refused("is a DICOM file or nothing known, and DICOMs need pydicom: pip install pydicom") from None
+    except ImportError as error:
+        raise Refused(f"is a DICOM or nothing known, and DICOMs need pydicom ({error}): pip install pydicom") from None
     dataset = pydicom.dcmread(path, force=start[128:132] != b"DICM")
     refuse_unknown(dataset)
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)

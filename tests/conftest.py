@@ -5,11 +5,13 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: sums are the same in this process and in those it starts
 os.environ.pop("KAGGLE_KERNEL_RUN_TYPE", None)
 
+import json  # noqa: E402
 import time  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 
+import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
-from steps import DEMO, SLUG, STEPS, digest, protect, run  # noqa: E402
+from steps import DEMO, SLUG, STEPS, digest, protect, run, run_here  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,16 @@ def pipeline(tmp_path_factory):
     return SimpleNamespace(input=root / "input", source=root / "input" / SLUG, working=root / "working", flags=flags,
                            task=root / "working" / "rsna", run=root / "working" / "rsna" / "tiny", printed=printed,
                            before=before)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A tiny run and what 06_export.py made of it: config, fp32, int8 (paths), report (content), table (train.csv)."""
+    from exported import FLAGS, write_run  # imports torch, which most sessions of a single file do without
+
+    config = write_run(tmp_path_factory.mktemp("exported"))
+    code, printed = run_here("06_export", *FLAGS, "--working", config.working)
+    assert code == 0, printed
+    report = json.loads((config.run_dir / "merged.json").read_text())
+    return SimpleNamespace(config=config, fp32=config.run_dir / "merged.onnx", report=report,
+                           int8=config.run_dir / "merged.int8.onnx", table=pd.read_csv(config.task_dir / "train.csv"))

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exported import FLAGS, PARAMS, write_run
+from exported import FLAGS, PARAMS
 from steps import run_here
 
-from cxr.data import read_png, read_table
+from cxr.data import read_png
 from cxr.detection import detect_labelled
 from cxr.disk import InputError, read_json, write_json
 from cxr.export import choose_checkpoints, deal_images, judge
@@ -20,17 +20,6 @@ from cxr.onnx_files import last_convolutions, write_fp32
 from cxr.tasks import TASKS
 from cxr.tasks.rsna import Rsna
 from edge_predict import Predictor, read_settings
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """The tiny run and what 06_export.py made of it: config, printed, fp32, int8 (paths), report (content)."""
-    config = write_run(tmp_path_factory.mktemp("exported"))
-    code, printed = run_here("06_export", *FLAGS, "--working", config.working)
-    assert code == 0, printed
-    run = config.run_dir
-    return SimpleNamespace(config=config, printed=printed, fp32=run / "merged.onnx", int8=run / "merged.int8.onnx",
-                           report=read_json(run / "merged.json"), table=read_table(config.task_dir / "train.csv"))
 
 
 def picture_of(exported, image_id):
