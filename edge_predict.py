@@ -449,6 +449,10 @@ def find_files(paths):
         inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         found += [(str(p.relative_to(path)), p) for p in inside if p.suffix.lower() not in NO_IMAGE] \
             if path.is_dir() else [(path.name, path)]
+    names = [name for name, _ in found]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice:
+        raise Refused(f"two of the files are called {twice}: give the folder that holds both, or predict them apart")
     return found
 
 
@@ -469,6 +473,8 @@ def draw(picture, entry):
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 200, 255), unit)
         cv2.putText(canvas, f"{found['label']} {found['score']:.2f}", (x1, max(12 * unit, y1 - 3 * unit)),
                     cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, (0, 200, 255), unit)
+    cv2.putText(canvas, "not for diagnosis", (4 * unit, len(canvas) - 6 * unit), cv2.FONT_HERSHEY_SIMPLEX, 0.4 * unit,
+                (190, 190, 190), unit)
     return canvas
 
 
