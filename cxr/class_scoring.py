@@ -1,6 +1,7 @@
 """Judging a detector class by class: average precision, recall at few false positives, a threshold for each class."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -238,3 +239,16 @@ def absent(names, classes):
     missing = [name for name, found in zip(names, classes) if not found.true.any()]
     return [f"No judged image has a true box of {', '.join(missing)}: their average precision and recall are not "
             "defined and are left out of the means."] if missing else []
+
+
+def plain_rule(params, names):
+    """The content of params.json as edge_predict.py reads it: thresholds in probabilities, one for each box class."""
+    chosen = asdict(Params(nms_iou=params["nms_iou"], score_floor=0.0))
+    return {name: value for name, value in chosen.items() if name not in ("gate", "threshold")} | {
+        "gate_weights": [], "thresholds": [params["threshold"][name] for name in names]}
+
+
+def plain_score(truth, found, names):
+    """Mean AP of what edge_predict.Predictor gives, {image_id: its dictionary}, or None without any true box."""
+    parts = {key: tuple(one[name] for name in ("boxes", "scores", "labels")) for key, one in found.items()}
+    return score_boxes(truth, parts, names)["score"]

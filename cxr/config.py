@@ -82,6 +82,7 @@ class Config:
                        choices=("none", "flip", "flip+scale"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
     partial: bool = setting(False, "predict with folds whose training is not finished")
+    judge_images: int = setting(200, "step 06: the files are judged on at most so many validation images")
 
     fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), or testlike (the 1,000 images "
                           "labelled like the test set)", choices=("folds", "testlike"))
@@ -172,7 +173,8 @@ def run_name(base, config):
 
 
 def check(config):
-    positive = ("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip", "channels")
+    positive = ("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip", "channels",
+                "judge_images")
     for name in positive:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")

@@ -154,3 +154,16 @@ def operating_point(judged):
     precision, recall, _ = precision_recall(*kept)
     false, _ = froc(*kept)
     return (float(recall[-1]), float(precision[-1]), float(false[-1])) if len(recall) else None
+
+
+def plain_rule(params, gate_weights):
+    """The content of params.json as edge_predict.py reads it: thresholds in probabilities, one for each box class."""
+    chosen = asdict(Params(**params))
+    threshold, gate = chosen.pop("threshold"), chosen.pop("gate")
+    return chosen | {"gate_weights": list(gate_weights) if gate else [], "thresholds": [threshold / SCORE_UNIT]}
+
+
+def plain_score(truth, found):
+    """Score of what edge_predict.Predictor gives, {image_id: its dictionary}, against {image_id: (boxes, labels)}."""
+    return mean_score([image_score(boxes, found[key]["boxes"][found[key]["kept"]])
+                       for key, (boxes, _) in truth.items()])

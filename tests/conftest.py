@@ -5,12 +5,15 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: sums are the same in this process and in those it starts
 os.environ.pop("KAGGLE_KERNEL_RUN_TYPE", None)
 
+import json  # noqa: E402
 import time  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 
+import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from steps import DEMO, SLUG, STEPS, digest, protect, run  # noqa: E402
+from exported import FLAGS, write_run  # noqa: E402
+from steps import DEMO, SLUG, STEPS, digest, protect, run, run_here  # noqa: E402
 from tiny_task import TinyTask, tiny_config, write_tiny_data  # noqa: E402
 
 from cxr.disk import write_json  # noqa: E402
@@ -58,3 +61,14 @@ def tiny_run(tmp_path_factory):
     write_json(config.task_dir / "preprocess.json", {"size": 64})
     write_json(config.run_dir / "params.json", {"threshold": 0.6, "gate": True})
     return config
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A tiny run and what 06_export.py made of it: config, fp32, int8 (paths), report (content), table (train.csv)."""
+    config = write_run(tmp_path_factory.mktemp("exported"))
+    code, printed = run_here("06_export", *FLAGS, "--working", config.working)
+    assert code == 0, printed
+    report = json.loads((config.run_dir / "merged.json").read_text())
+    return SimpleNamespace(config=config, fp32=config.run_dir / "merged.onnx", report=report,
+                           int8=config.run_dir / "merged.int8.onnx", table=pd.read_csv(config.task_dir / "train.csv"))

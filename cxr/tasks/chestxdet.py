@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cxr.class_scoring import evaluate, make_rule, quick_scores, score_boxes
+from cxr.class_scoring import evaluate, make_rule, plain_rule, plain_score, quick_scores, score_boxes
 from cxr.data import read_table, scaled_boxes
 from cxr.disk import InputError, atomic, write_csv
 from cxr.synthetic_chestxdet import write_chestxdet
@@ -227,6 +227,12 @@ class ChestXDet(DetectionTask):
             return config.run_dir / "test_results", {}
         truth = {row["image_id"]: scaled_boxes(row, row["width"], row["height"]) for _, row in test.iterrows()}
         return config.run_dir / "test_results", {"test": score_boxes(truth, answers, self.used_classes(config))}
+
+    def plain_rule(self, params, config):
+        return plain_rule(params, self.used_classes(config))
+
+    def plain_score(self, truth, found, config):
+        return plain_score(truth, found, self.used_classes(config))
 
 
 def is_kept(found, predicted, key):

@@ -13,7 +13,6 @@ from cxr.losses import detection_loss, global_loss
 from cxr.matching import Matcher
 from cxr.models.retinanet import RetinaNet
 
-FLOOR = 0.01  # score of the anchors that are kept for step 05, which uses scores above 0.025
 QUICK_FLOOR, QUICK_TOP = 0.005, 100
 # Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow pyramid that two CPU
 # cores can train.
@@ -29,6 +28,7 @@ class DetectionTask:
     by_hand = ""  # where a data set that is not on Kaggle comes from and where it belongs
     archives = ()  # names of its zips, which step 01 unpacks
     nms_iou = 0.05  # boxes of a class that overlap more are one finding; opacities hardly overlap
+    floor = 0.01  # score of the anchors that are kept for step 05, which uses scores above 0.025
     most = 1000  # anchors that are kept of an image and class
 
     def used_classes(self, config):
@@ -88,13 +88,13 @@ class DetectionTask:
     def merge(self, outputs):
         """[per image: score (n,), label (n,), deltas (N, n, 4), anchor (n,), category (C,)] over N models and views.
 
-        Mean of the probabilities; the deltas of the anchors above FLOOR are kept of all N for `candidates`.
+        Mean of the probabilities; the deltas of the anchors above the floor are kept of all N for `candidates`.
         """
         scores = torch.stack([o["scores"] for o in outputs]).mean(0)
         category = torch.stack([o["category"] for o in outputs]).mean(0)
         merged = []
         for i, image_scores in enumerate(scores):
-            score, anchor, label = best_pairs(image_scores, self.most, FLOOR)
+            score, anchor, label = best_pairs(image_scores, self.most, self.floor)
             merged.append({"score": score, "label": label, "anchor": anchor, "category": category[i],
                            "deltas": torch.stack([o["deltas"][i, anchor] for o in outputs])})
         return merged

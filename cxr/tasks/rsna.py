@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cxr.disk import read_json, write_csv
-from cxr.image_scoring import evaluate, make_rule, quick_score
+from cxr.image_scoring import evaluate, make_rule, plain_rule, plain_score, quick_score
 from cxr.synthetic import write_rsna
 from cxr.tasks.detection_task import FROM_SCRATCH, DetectionTask
 from cxr.tasks.rsna_files import BOX_CLASSES, CLASSES, check_submission, format_submission, read_sample, read_tables
@@ -57,3 +57,9 @@ class Rsna(DetectionTask):
             warnings.append(f"{absent} images of the sample submission have no picture and get no boxes.")
         write_csv(path, table)
         return path, {}
+
+    def plain_rule(self, params, config):
+        return plain_rule(params, self.gate_weights)
+
+    def plain_score(self, truth, found, config):
+        return plain_score(truth, found)
