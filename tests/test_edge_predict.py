@@ -221,7 +221,7 @@ def test_the_command_refuses_in_a_sentence(exported, tmp_path):
     for path in (tmp_path / "x", tmp_path / "sub" / "z"):
         path.write_text("no image")
     for model, source, words in ((exported.fp32, tmp_path / "sub" / "z", "failed.csv"), (exported.fp32, tmp_path / "y", "missing"),
-                                 (tmp_path / "x", tmp_path / "x", "06_export.py"),
+                                 (tmp_path / "x", tmp_path / "sub" / "z", "06_export.py"),
                                  (exported.fp32, tmp_path, "give the folder that holds both")):
         done = subprocess.run([*script, model, source, tmp_path / "x", "--out", tmp_path / "out"], capture_output=True,
                               text=True)
