@@ -58,15 +58,26 @@ class Config:
     lr: float = setting(1e-5, "learning rate; 1e-5 suits pretrained weights, random ones need 3e-4 to 1e-3", True)
     weight_decay: float = setting(0.0, "weight decay", True)
     schedule: str = setting("plateau", "plateau: x0.2 after 4 epochs without a lower validation box loss; "
-                            "cosine: per step to 1 %% after a warm-up of 3 %%", True, ("plateau", "cosine"))
+                            "cosine: per step to 1 %% after a warm-up of 3 %%; metric: x0.1 after 2 epochs without a "
+                            "better metric; waves: to 1 %% and back in 16 epochs; restarts: to 1 %% in 5 epochs, then "
+                            "anew; constant", True,
+                            ("plateau", "cosine", "metric", "waves", "restarts", "constant"))
     clip: float = setting(0.05, "gradient norm is clipped here; 0.05 as published", True)
     freeze_epochs: int = setting(1, "first epochs with a frozen encoder, only if it is pretrained", True)
     class_weight: float = setting(1.0, "weight of the anchor class loss; 0 and --global-weight 0: boxes only", True)
     divide_by: str = setting("image", "whose positive anchors divide the detection losses: each image's as published, "
                              "or their running mean, which suits random weights", True, ("image", "running"))
+    sampling: str = setting("all", "images of an epoch with masks to learn: all once; share: all positives once and as "
+                            "many negatives as --positive-share asks for; balanced: as many draws as images, half of "
+                            "them positive", True, ("all", "share", "balanced"))
+    positive_share: float = setting(0.8, "share of positives of --sampling share in the first epoch; 1: no negatives",
+                                    True)
+    positive_share_end: float = setting(0.0, "the share falls evenly towards this after the last epoch; 0: it stays",
+                                        True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
-                                "21 = 20 without rotation", True, ("1", "10", "11", "15", "20", "21"))
+                                "21 = 20 without rotation; for masks also first to fifth, as these places drew it",
+                                True, ("1", "10", "11", "15", "20", "21", "first", "second", "third", "fourth", "fifth"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     keep: int = setting(3, "the last epochs whose checkpoints are kept for merging", True)
     patience: int = setting(0, "stop a fold after this many epochs without a better metric; 0: never", True)
@@ -82,9 +93,16 @@ class Config:
                        choices=("none", "flip", "flip+scale"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
     partial: bool = setting(False, "predict with folds whose training is not finished")
+    probability_size: int = setting(0, "side of the probability pictures that step 04 keeps; 0: that of the network")
 
-    fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), or testlike (the 1,000 images "
-                          "labelled like the test set)", choices=("folds", "testlike"))
+    rule: str = setting("first", "how probabilities become a mask or none: first (triplet), second (image scores of "
+                        "--stack), third (0.5), fourth (label head and triplet), fifth (highest pixel)",
+                        choices=("first", "second", "third", "fourth", "fifth"))
+    component: int = setting(0, "parts of a mask of up to so many pixels are removed; the 1st place removed 100")
+    stack: tuple[str, ...] = setting((), "runs whose image scores are stacked and decide which images get a mask")
+    fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), testlike (the 1,000 images "
+                          "labelled like the test set), or published (nothing is fitted, the place's own values of "
+                          "--rule)", choices=("folds", "testlike", "published"))
     submit: str = setting("", "send submission.csv to Kaggle with this message")
     compare: tuple[str, ...] = setting((), "names of runs to show side by side, instead of post-processing one")
 
@@ -155,7 +173,8 @@ def resolve(given, presets):
     base = Config(**(values | {"task": task, "preset": preset}))
     config = dataclasses.replace(base, **(given | {"preset": preset, "explicit": tuple(given)}))
     check(config)
-    return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare))
+    return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare),
+                               stack=tuple(config.stack))
 
 
 def run_name(base, config):
@@ -170,6 +189,9 @@ def check(config):
     for name in positive:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
+    for name in ("positive_share", "positive_share_end"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 0 to 1, not {getattr(config, name)}")
     for name in ("dropout", "ema"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {getattr(config, name)}")

@@ -20,7 +20,7 @@ from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, 
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, atomic, read_json, write_json
 from cxr.manifest import manifest
-from cxr.training_state import Training
+from cxr.training_state import Training, step_schedule
 
 
 def train_folds(task, config):
@@ -218,8 +218,7 @@ def finish_epoch(task, state, results, facts, folder, writer):
     config, main = state.config, distributed.rank() == 0
     lr = state.optimizer.param_groups[0]["lr"]
     means = {f"train_{name}": value for name, value in mean_terms(state).items()}
-    if config.schedule == "plateau":
-        state.scheduler.step(results[f"valid_{task.plateau_term}"])
+    step_schedule(state, results, task.plateau_term)
     state.epoch, state.step, state.totals = state.epoch + 1, 0, {}
     better = results["metric"] > state.best
     if better:

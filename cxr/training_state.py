@@ -51,6 +51,14 @@ class Training:
             setattr(self, name, state[name])
 
 
+def step_schedule(state, results, term):
+    """Step the schedule after an epoch with its results; `term` is the validation loss that `plateau` watches."""
+    if state.config.schedule in ("plateau", "metric"):
+        state.scheduler.step(results["metric" if state.config.schedule == "metric" else f"valid_{term}"])
+    elif state.config.schedule != "cosine":
+        state.scheduler.step()
+
+
 def moving_average(decay):
     """Exponential moving average whose decay grows with the number of updates, so that short runs are not all past."""
 
@@ -63,8 +71,18 @@ def moving_average(decay):
 
 
 def make_scheduler(optimizer, config, steps_per_epoch):
+    """A schedule that is stepped after each epoch; `cosine` after each update."""
+    schedules = torch.optim.lr_scheduler
     if config.schedule == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=4, factor=0.2)
+        return schedules.ReduceLROnPlateau(optimizer, patience=4, factor=0.2)
+    if config.schedule == "metric":  # of the 1st place of SIIM-ACR Pneumothorax
+        return schedules.ReduceLROnPlateau(optimizer, "max", patience=2, factor=0.1, threshold=1e-7, min_lr=1e-7)
+    if config.schedule == "waves":  # of its 1st and 4th: half a period falls, the other rises
+        return schedules.CosineAnnealingLR(optimizer, 8, eta_min=0.01 * config.lr)
+    if config.schedule == "restarts":  # of its 2nd
+        return schedules.CosineAnnealingWarmRestarts(optimizer, 5, eta_min=0.01 * config.lr)
+    if config.schedule == "constant":
+        return schedules.ConstantLR(optimizer, factor=1.0)
     total = max(1, config.epochs * steps_per_epoch)
     warmup = max(1, round(0.03 * total))
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
