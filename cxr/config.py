@@ -50,6 +50,15 @@ class Config:
     classes: int = setting(0, "only the first so many box classes of the task's list; 0: all of them", True)
     dropout: float = setting(0.75, "dropout before the class and the global output; 0.75 in the best model", True)
 
+    decoder: str = setting("unet", "of a segmentation network: unet (segmentation-models-pytorch's), albunet, plain "
+                           "(no normalisation), scse (attention), deeplab (V3+), cbam or aspp (with hypercolumns)",
+                           True, ("unet", "albunet", "plain", "scse", "deeplab", "cbam", "aspp"))
+    label_head: str = setting("none", "head for the whole image of a segmentation network: none, linear, or two "
+                              "layers, of which the first gives as many numbers as it gets (double) or 64 (narrow)",
+                              True, ("none", "linear", "double", "narrow"))
+    encoder_norm: str = setting("train", "batch norm in a segmentation network's pretrained encoder: train, or frozen "
+                                "as the 4th place had it", True, ("train", "frozen"))
+
     image_size: int = setting(512, "side of the network's input in pixels", True)
     epochs: int = setting(12, "passes over the training folds", True)
     batch_size: int = setting(4, "images in a step and process", True)
