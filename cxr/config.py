@@ -58,6 +58,8 @@ class Config:
                               True, ("none", "linear", "double", "narrow"))
     encoder_norm: str = setting("train", "batch norm in a segmentation network's pretrained encoder: train, or frozen "
                                 "as the 4th place had it", True, ("train", "frozen"))
+    mask_loss: str = setting("bce=1,dice=1", "weighted terms of a segmentation loss: bce, dice, squared_dice, focal "
+                             "and lovasz of the mask, label and label_focal of the image", True)
 
     image_size: int = setting(512, "side of the network's input in pixels", True)
     epochs: int = setting(12, "passes over the training folds", True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr.config import Config
+from cxr.config import Config, flags
 from cxr.disk import InputError
 from cxr.models.decoders import DECODERS
 from cxr.models.unet import Segmenter, build_segmenter, norms
@@ -59,6 +59,11 @@ def test_batched_is_single_and_floats_are_bytes(decoder):
     for name in both:
         assert torch.allclose(both[name], torch.cat([o[name] for o in single]), atol=1e-4)
         assert torch.equal(both[name], floats[name])
+
+
+def test_every_decoder_is_a_choice():
+    choices = {f.name: f.metadata["choices"] for f in flags()}
+    assert set(choices["decoder"]) == set(DECODERS) and set(HEADS.values()) < set(choices["label_head"])
 
 
 def test_the_seed_decides_the_weights():
