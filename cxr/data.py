@@ -12,11 +12,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from cxr.augmentation import Augmentation
 from cxr.disk import InputError
 from cxr.images import resize
+from cxr.mask_augmentation import RECIPES, MaskAugmentation
+from cxr.masks import EMPTY, decode, resize_mask
 
 
 class XrayDataset(Dataset):
     """Rows of a table -> dict(image uint8 (1, S, S), boxes (n, 4) in input pixels, labels (n,), label, index).
 
+    Where the table has a column `mask` (run lengths in original pixels), also mask uint8 (1, S, S) of 0 and 1.
     `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
     Indexed by (epoch, row): the random numbers of a sample depend on seed, epoch and row alone, never on the number of
     workers, processes or restarts.
@@ -25,7 +28,8 @@ class XrayDataset(Dataset):
     def __init__(self, table, folder, image_size, augmentation="1", seed=0, targets=None):
         self.targets = targets
         self.table, self.folder, self.image_size, self.seed = table.reset_index(drop=True), folder, image_size, seed
-        self.augment = Augmentation(augmentation, image_size) if augmentation != "1" else None
+        kind = MaskAugmentation if augmentation in RECIPES else Augmentation
+        self.augment = kind(augmentation, image_size) if augmentation != "1" else None
 
     def __len__(self):
         return len(self.table)
@@ -35,15 +39,17 @@ class XrayDataset(Dataset):
         row = self.table.iloc[row_number]
         image = read_png(self.folder / f"{row['image_id']}.png")
         boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
+        masks = [true_mask(row)] if "mask" in row else []
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, epoch, row_number))
-            image, boxes, labels = self.augment(image, boxes, labels, rng)
+            image, boxes, labels, *masks = self.augment(image, boxes, labels, rng, *masks)
         else:
             boxes = boxes * (self.image_size / image.shape[0])
-            image = resize(image, self.image_size)
+            image, masks = resize(image, self.image_size), [resize_mask(mask, self.image_size) for mask in masks]
         boxes, labels = torch.from_numpy(boxes).float(), torch.from_numpy(labels)
         sample = {"image": torch.from_numpy(np.ascontiguousarray(image))[None], "boxes": boxes, "labels": labels,
                   "label": int(row.get("label", -1)), "index": row_number}
+        sample |= {"mask": torch.from_numpy(mask)[None] for mask in masks}
         return sample | (self.targets(boxes, labels) if self.targets else {})
 
 
@@ -61,6 +67,12 @@ def scaled_boxes(row, width, height):
     boxes = np.array(json.loads(row["boxes"]), np.float64).reshape(-1, 4)
     scale = np.array([width / row["width"], height / row["height"]] * 2)
     return boxes * scale, np.array(json.loads(row["box_labels"]), np.int64)
+
+
+def true_mask(row):
+    """Mask (height, width) of a table row, uint8 of 0 and 1; an empty field is an image without one."""
+    runs = row["mask"] if isinstance(row["mask"], str) else EMPTY
+    return decode(runs, int(row["height"]), int(row["width"]))
 
 
 def keep_classes(table, count):
@@ -84,6 +96,8 @@ def collate(samples):
         labels[i, : len(sample["boxes"])] = sample["labels"]
     batch = {"image": torch.stack([s["image"] for s in samples]), "boxes": boxes, "labels": labels,
              "label": torch.tensor([s["label"] for s in samples]), "index": torch.tensor([s["index"] for s in samples])}
+    if "mask" in samples[0]:
+        batch["mask"] = torch.stack([s["mask"] for s in samples])
     for name in samples[0].keys() - batch.keys():
         batch[name] = torch.cat([s[name] for s in samples])
         lengths = torch.tensor([len(s[name]) for s in samples])
@@ -104,6 +118,10 @@ class ResumableSampler(Sampler):
         if not self.shuffle:
             return np.arange(self.length)
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+
+    def facts(self):
+        """Numbers for the log about the order of the present epoch."""
+        return {}
 
     def batches(self):
         """Batches of this process in one epoch. A last batch that not all processes could fill is left out."""

@@ -65,7 +65,7 @@ def fit(task, config, fold, tables, device, precision, deadline):
             speed = measure_speed(state.step - first_step, time.monotonic() - start, config)
             distributed.share_buffers(state.evaluated())
             results = evaluate(task, state.evaluated(), loaders[1], config, device, precision)
-            finish_epoch(task, state, results, speed, folder, writer)
+            finish_epoch(task, state, results, loaders[0].sampler.facts() | speed, folder, writer)
         stopped = passed(deadline)
     distributed.barrier()  # nobody goes on before the first process has written everything
     if main:
@@ -104,13 +104,14 @@ def prepare_folder(folder, task, config, main):
 
 def make_loaders(task, config, tables, device):
     workers, seed, share = count_workers(config.workers), config.seed, (distributed.rank(), distributed.world())
-    targets = task.targets(config)
+    targets, samplers = task.targets(config), (
+        task.sampler(tables[0], config, *share),
+        ResumableSampler(len(tables[1]), config.batch_size, seed, False, *share))
     loaders = []
-    for table, augmentation in zip(tables, (config.augmentation, "1")):
+    for table, sampler, augmentation in zip(tables, samplers, (config.augmentation, "1")):
         dataset = XrayDataset(table, config.task_dir / "images", config.image_size, augmentation, seed, targets)
-        shuffle = table is tables[0]
-        sampler = ResumableSampler(len(table), config.batch_size, seed, shuffle, *share)
-        loaders.append(make_loader(dataset, sampler, workers if shuffle else min(workers, 2), device.type == "cuda"))
+        processes = workers if table is tables[0] else min(workers, 2)
+        loaders.append(make_loader(dataset, sampler, processes, device.type == "cuda"))
     return loaders
 
 
@@ -211,8 +212,8 @@ def evaluate(task, model, loader, config, device, precision):
     return results | task.quick_score(merged, loader.dataset.table, config)
 
 
-def finish_epoch(task, state, results, speed, folder, writer):
-    """Schedule, log, checkpoints, early stopping; the state moves on to the next epoch."""
+def finish_epoch(task, state, results, facts, folder, writer):
+    """Schedule, log, checkpoints, early stopping; the state moves on to the next epoch. `facts`: more for the log."""
     check_finite(state, {name: value for name, value in results.items() if name.startswith("valid_")})
     config, main = state.config, distributed.rank() == 0
     lr = state.optimizer.param_groups[0]["lr"]
@@ -227,15 +228,15 @@ def finish_epoch(task, state, results, speed, folder, writer):
     state.done = state.epoch >= config.epochs or (config.patience > 0 and waited >= config.patience)
     if not main:
         return
-    row = {"epoch": state.epoch, "lr": lr, **means, **results, **speed}
+    row = {"epoch": state.epoch, "lr": lr, **means, **results, **facts}
     write_log(folder / "log.csv", row)
     for name, value in row.items():
         writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
     writer.flush()
     keep_checkpoints(task, state, folder, better)
+    judged = ", ".join(f"{name.replace('_', ' ')} {results[name]:.4f}" for name in task.logged)
     print(f"fold {state.fold} epoch {state.epoch}/{config.epochs}: train {means['train_loss']:.4f}, valid "
-          f"{results['valid_loss']:.4f}, metric {results['metric']:.4f}, {speed['images_per_second']:.1f} images/s",
-          flush=True)
+          f"{results['valid_loss']:.4f}, {judged}, {facts['images_per_second']:.1f} images/s", flush=True)
 
 
 def keep_checkpoints(task, state, folder, better):

@@ -122,7 +122,7 @@ def check_settings(folder, config, paths, table, main):
 
 def batches(config, table, rows, model, device):
     """Batches of the given rows in their order, at the size that the network was trained with."""
-    dataset = XrayDataset(table, config.task_dir / "images", model.image_size)
+    dataset = XrayDataset(table.drop(columns="mask", errors="ignore"), config.task_dir / "images", model.image_size)
     workers = min(count_workers(config.workers), len(rows))
     return torch.utils.data.DataLoader(dataset, config.batch_size, sampler=[(0, row) for row in rows],
                                        collate_fn=collate, num_workers=workers, worker_init_fn=one_thread,

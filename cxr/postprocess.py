@@ -1,15 +1,11 @@
 """Step 05: let the task judge its out-of-fold predictions; write parameters, results, submission and report."""
 
-import json
 from dataclasses import replace
-
-import numpy as np
 
 from cxr.data import read_table
 from cxr.disk import InputError, read_json, write_json
 from cxr.predictions import part_count, part_path, read_predictions
 from cxr.report import ReportInput, write_report
-from cxr.search import Case
 
 
 def postprocess(task, config):
@@ -24,11 +20,12 @@ def postprocess(task, config):
     warnings += read_json(config.task_dir / "preprocess.json").get("notes", [])
     config = as_trained(config, folds)
     train = task.select(train, config)
-    evaluation = task.evaluate(config, lambda: cases(config, train, folds), train[train["fold"].isin(folds)])
+    evaluation = task.evaluate(config, lambda: cases(task, config, train, folds), train[train["fold"].isin(folds)])
     warnings += evaluation.notes
     write_json(config.run_dir / "params.json", evaluation.params)
-    answers = answer_test(config, evaluation, warnings)
-    submission, more = task.write_results(config, answers, lambda: cases(config, train, folds), evaluation, warnings)
+    answers = answer_test(task, config, evaluation, warnings)
+    submission, more = task.write_results(config, answers, lambda: cases(task, config, train, folds), evaluation,
+                                          warnings)
     results = summary(task, evaluation) | more
     write_json(config.run_dir / "results.json", results)
     report = write_report(config.run_dir / "report.html", report_input(
@@ -62,30 +59,23 @@ def as_trained(config, folds):
     return replace(config, **{name: stored[name] for name in ("classes", "global_weight") if name in stored})
 
 
-def cases(config, train, folds):
-    """Every out-of-fold image as a Case, read one part at a time."""
+def cases(task, config, train, folds):
+    """Every out-of-fold image as the task's case, read one part at a time."""
     for fold in folds:
-        for candidates in read_predictions(config.fold_dir(fold) / f"valid_{config.predictions}"):
-            if candidates.image_id not in train.index:
+        for found in read_predictions(config.fold_dir(fold) / f"valid_{config.predictions}", task.kind):
+            if found.image_id not in train.index:
                 raise InputError(f"{config.fold_dir(fold)} has predictions of images that are not in train.csv: delete "
                                  f"its valid_{config.predictions} folder and run 04_predict.py again")
-            row = train.loc[candidates.image_id]
-            boxes, labels = true_boxes(row)
-            yield Case(candidates, boxes, fold, bool(row.get("test_like", False)), str(row["group"]), labels)
+            yield task.case(found, train.loc[found.image_id], fold)
 
 
-def true_boxes(row):
-    """(boxes (n, 4) in original pixels, classes (n,)) of a row of train.csv."""
-    return np.array(json.loads(row["boxes"]), float).reshape(-1, 4), np.array(json.loads(row["box_labels"]), int)
-
-
-def answer_test(config, evaluation, warnings):
-    """{image_id: (boxes, scores, labels)} of the test images with the final parameters, None if not all are there."""
+def answer_test(task, config, evaluation, warnings):
+    """{image_id: what evaluation.detect says} of the test images, None if not all are there."""
     folder = config.run_dir / f"test_{config.predictions}"
     if not is_whole(folder, len(read_table(config.task_dir / "test.csv"))):
         warnings.append("There are no test predictions of all folds yet, so no submission was written.")
         return None
-    return {found.image_id: evaluation.detect(found) for found in read_predictions(folder)}
+    return {found.image_id: evaluation.detect(found) for found in read_predictions(folder, task.kind)}
 
 
 def summary(task, evaluation):

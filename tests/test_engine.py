@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,18 +16,19 @@ import pytest
 import torch
 from tiny_task import TinyTask, main, tiny_config, write_tiny_data
 
-from cxr import engine
+from cxr import engine, predictions
 from cxr.checkpoint import load_state
 from cxr.config import STOPPED
 from cxr.data import collate, read_table, split_fold
+from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.engine import evaluate, make_loaders, train_folds
 from cxr.inference import load_model
-from cxr.predictions import read_predictions
 from cxr.tasks.rsna import Rsna
 from cxr.training_state import Training, make_scheduler, moving_average
 
 TASK, CPU = TinyTask(), torch.device("cpu")
+read_predictions = partial(predictions.read_predictions, kind=Candidates)
 TIMES = ("seconds", "images_per_second")
 
 

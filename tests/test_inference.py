@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,11 +23,12 @@ from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.engine import train_folds
 from cxr.inference import VIEWS, fold_checkpoints, load_model, predict_batch, predict_run, stored_config
-from cxr.predictions import part_count, part_path, read_predictions, write_part
+from cxr.predictions import part_count, part_path, write_part
 from cxr.tasks.rsna import Rsna
 
 TASK = TinyTask()
 CPU = torch.device("cpu")
+read_predictions = partial(predictions.read_predictions, kind=Candidates)
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,20 @@
 """What every task that looks for boxes shares: network, loss, quick decoding, candidates."""
 
+import json
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
 from cxr.boxes import centre_size, decode, encode, flip_index, make_anchors, parse_levels, scale_index
-from cxr.data import keep_classes
+from cxr.data import ResumableSampler, keep_classes
 from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.losses import detection_loss, global_loss
 from cxr.matching import Matcher
 from cxr.models.retinanet import RetinaNet
+from cxr.search import Case
 
 FLOOR = 0.01  # score of the anchors that are kept for step 05, which uses scores above 0.025
 QUICK_FLOOR, QUICK_TOP = 0.005, 100
@@ -30,6 +33,8 @@ class DetectionTask:
     archives = ()  # names of its zips, which step 01 unpacks
     nms_iou = 0.05  # boxes of a class that overlap more are one finding; opacities hardly overlap
     most = 1000  # anchors that are kept of an image and class
+    kind = Candidates  # what step 04 keeps of an image
+    logged = ("metric",)  # what step 03 prints of `quick_score` after an epoch
 
     def used_classes(self, config):
         """Names of the box classes of these settings. Raises InputError where there are not so many."""
@@ -50,6 +55,10 @@ class DetectionTask:
                           len(self.class_names), config.image_size)
         model.pretrained = config.weights != "none"
         return model
+
+    def sampler(self, table, config, rank, world):
+        """The order of the training images."""
+        return ResumableSampler(len(table), config.batch_size, config.seed, True, rank, world)
 
     def targets(self, config):
         """Callable that the loader's processes apply to the boxes (n, 4) and classes (n,) of a sample."""
@@ -117,6 +126,12 @@ class DetectionTask:
         return Candidates(row["image_id"], int(row["width"]), int(row["height"]), merged["category"].cpu().numpy(),
                           centre, size20, size80, merged["score"].cpu().numpy(),
                           merged["label"].cpu().numpy().astype(np.int16))
+
+    def case(self, found, row, fold):
+        """An out-of-fold image with its true boxes, from its row of train.csv."""
+        boxes = np.array(json.loads(row["boxes"]), float).reshape(-1, 4)
+        labels = np.array(json.loads(row["box_labels"]), int)
+        return Case(found, boxes, fold, bool(row.get("test_like", False)), str(row["group"]), labels)
 
     def quick_predictions(self, outputs, batch, model):
         """{row: (boxes (n, 4) in input pixels, scores (n,), labels (n,), side)}: plain decoding and NMS, best first."""
