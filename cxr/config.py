@@ -75,6 +75,15 @@ class Config:
     class_weight: float = setting(1.0, "weight of the anchor class loss; 0 and --global-weight 0: boxes only", True)
     divide_by: str = setting("image", "whose positive anchors divide the detection losses: each image's as published, "
                              "or their running mean, which suits random weights", True, ("image", "running"))
+    sampling: str = setting("all", "images of an epoch with masks to learn: all once; share: all positives and as many "
+                            "negatives as --positive-share leaves room for; balanced: as many draws as images, half "
+                            "of them positive; positives: these alone", True,
+                            ("all", "share", "balanced", "positives"))
+    positive_share: float = setting(0.8, "share of positives of --sampling share in the first epoch; 1: no negatives",
+                                    True)
+    positive_share_end: float = setting(0.0, "the share moves evenly towards this after the last epoch; 0: it stays",
+                                        True)
+    pseudo_ratio: float = setting(0.5, "images of --pseudo in an epoch from the second on, for each other image", True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
                                 "21 = 20 without rotation", True, ("1", "10", "11", "15", "20", "21"))
@@ -181,6 +190,9 @@ def check(config):
     for name in positive:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
+    for name in ("positive_share", "positive_share_end"):
+        if not 0 <= getattr(config, name) <= 1 or config.positive_share == 0:
+            raise InputError(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(config, name)}")
     for name in ("dropout", "ema"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {getattr(config, name)}")
