@@ -50,6 +50,17 @@ class Config:
     classes: int = setting(0, "only the first so many box classes of the task's list; 0: all of them", True)
     dropout: float = setting(0.75, "dropout before the class and the global output; 0.75 in the best model", True)
 
+    decoder: str = setting("unet", "of a segmentation network: unet (segmentation-models-pytorch's), albunet, plain "
+                           "(no normalisation), scse (attention), deeplab (V3+), cbam or aspp (with hypercolumns)",
+                           True, ("unet", "albunet", "plain", "scse", "deeplab", "cbam", "aspp"))
+    label_head: str = setting("none", "head for the whole image of a segmentation network: none, linear, or two "
+                              "layers, of which the first gives as many numbers as it gets (double) or 64 (narrow)",
+                              True, ("none", "linear", "double", "narrow"))
+    encoder_norm: str = setting("train", "batch norm in a segmentation network's pretrained encoder: train, or frozen "
+                                "as the 4th place had it", True, ("train", "frozen"))
+    mask_loss: str = setting("bce=1,dice=1", "weighted terms of a segmentation loss: bce, dice, squared_dice, focal "
+                             "and lovasz of the mask, label and label_focal of the image", True)
+
     image_size: int = setting(512, "side of the network's input in pixels", True)
     epochs: int = setting(12, "passes over the training folds", True)
     batch_size: int = setting(4, "images in a step and process", True)
@@ -67,13 +78,15 @@ class Config:
     class_weight: float = setting(1.0, "weight of the anchor class loss; 0 and --global-weight 0: boxes only", True)
     divide_by: str = setting("image", "whose positive anchors divide the detection losses: each image's as published, "
                              "or their running mean, which suits random weights", True, ("image", "running"))
-    sampling: str = setting("all", "images of an epoch with masks to learn: all once; share: all positives once and as "
-                            "many negatives as --positive-share asks for; balanced: as many draws as images, half of "
-                            "them positive", True, ("all", "share", "balanced"))
+    sampling: str = setting("all", "images of an epoch with masks to learn: all once; share: all positives and as many "
+                            "negatives as --positive-share leaves room for; balanced: as many draws as images, half "
+                            "of them positive; positives: these alone", True,
+                            ("all", "share", "balanced", "positives"))
     positive_share: float = setting(0.8, "share of positives of --sampling share in the first epoch; 1: no negatives",
                                     True)
-    positive_share_end: float = setting(0.0, "the share falls evenly towards this after the last epoch; 0: it stays",
+    positive_share_end: float = setting(0.0, "the share moves evenly towards this after the last epoch; 0: it stays",
                                         True)
+    pseudo_ratio: float = setting(0.5, "images of --pseudo in an epoch from the second on, for each other image", True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
                                 "21 = 20 without rotation; for masks also first to fifth, as these places drew it",
@@ -190,8 +203,8 @@ def check(config):
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
     for name in ("positive_share", "positive_share_end"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise InputError(f"--{name.replace('_', '-')} must be 0 to 1, not {getattr(config, name)}")
+        if not 0 <= getattr(config, name) <= 1 or config.positive_share == 0:
+            raise InputError(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(config, name)}")
     for name in ("dropout", "ema"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {getattr(config, name)}")

@@ -21,8 +21,8 @@ class XrayDataset(Dataset):
 
     Where the table has a column `mask` (run lengths in original pixels), also mask uint8 (1, S, S) of 0 and 1.
     `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
-    Indexed by (epoch, row): the random numbers of a sample depend on seed, epoch and row alone, never on the number of
-    workers, processes or restarts.
+    Indexed by (epoch, row), or (epoch, place, row) where a row comes several times in an epoch: the random numbers of a
+    sample depend on the seed and these alone, never on the number of workers, processes or restarts.
     """
 
     def __init__(self, table, folder, image_size, augmentation="1", seed=0, targets=None):
@@ -35,13 +35,13 @@ class XrayDataset(Dataset):
         return len(self.table)
 
     def __getitem__(self, key):
-        epoch, row_number = key
+        *moment, row_number = key
         row = self.table.iloc[row_number]
         image = read_png(self.folder / f"{row['image_id']}.png")
         boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
         masks = [true_mask(row)] if "mask" in row else []
         if self.augment is not None:
-            rng = np.random.default_rng((self.seed, epoch, row_number))
+            rng = np.random.default_rng((self.seed, *moment, row_number))
             image, boxes, labels, *masks = self.augment(image, boxes, labels, rng, *masks)
         else:
             boxes = boxes * (self.image_size / image.shape[0])
@@ -114,6 +114,10 @@ class ResumableSampler(Sampler):
         self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
         self.rank, self.world, self.epoch, self.first_batch = rank, world, 0, 0
 
+    def total(self):
+        """Images of the present epoch, over all processes."""
+        return self.length
+
     def order(self):
         if not self.shuffle:
             return np.arange(self.length)
@@ -126,12 +130,17 @@ class ResumableSampler(Sampler):
     def batches(self):
         """Batches of this process in one epoch. A last batch that not all processes could fill is left out."""
         if self.shuffle:
-            return max(1, self.length // (self.batch_size * self.world))
+            return max(1, self.total() // (self.batch_size * self.world))
         return -(-len(range(self.rank, self.length, self.world)) // self.batch_size)
 
     def __iter__(self):
-        rows = self.order()[self.rank :: self.world][: self.batches() * self.batch_size]
-        return iter([(self.epoch, int(row)) for row in rows[self.first_batch * self.batch_size :]])
+        order = self.order()
+        places = range(len(order))[self.rank :: self.world][: self.batches() * self.batch_size]
+        return iter([self.key(order, place) for place in places[self.first_batch * self.batch_size :]])
+
+    def key(self, order, place):
+        """What the dataset is asked for at a place of the epoch's order."""
+        return self.epoch, int(order[place])
 
 
 def count_workers(wanted):

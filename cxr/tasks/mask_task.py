@@ -3,13 +3,11 @@
 import torch
 import torch.nn.functional as F
 
-from cxr.data import ResumableSampler
-from cxr.disk import InputError
 from cxr.mask_losses import mask_loss
 from cxr.mask_predictions import MaskCase, MaskPrediction, pack_picture
 from cxr.mask_scoring import quick_counts, quick_score
 from cxr.models.unet import build_segmenter
-from cxr.samplers import ShareSampler
+from cxr.samplers import make_sampler
 
 
 class MaskTask:
@@ -31,27 +29,19 @@ class MaskTask:
 
     def build_model(self, config, load_weights=True):
         """U-Net of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
-        model = build_segmenter(config, load_weights)
-        model.pretrained = config.weights != "none"
-        return model
+        return build_segmenter(config, load_weights)
 
     def targets(self, config):
         """The losses need no more of a sample than its mask and label."""
         return None
 
     def sampler(self, table, config, rank, world):
-        """The order of the training images. Raises InputError where a share of positives is asked for without any."""
-        if config.sampling == "all":
-            return ResumableSampler(len(table), config.batch_size, config.seed, True, rank, world)
-        positive = (table["label"] > 0).to_numpy()
-        if not positive.any():
-            raise InputError(f"--sampling {config.sampling} needs training images with a finding: use --sampling all")
-        return ShareSampler(positive, lambda epoch: share_of_positives(config, epoch), config.batch_size, config.seed,
-                            rank, world)
+        """The order of the training images."""
+        return make_sampler(table, config, rank, world)
 
     def loss(self, outputs, batch, model, config):
         """Named, weighted terms."""
-        return mask_loss(outputs, batch | {"mask": batch["mask"].float()}, config)
+        return mask_loss(outputs, batch, config)
 
     def apply_view(self, images, view, model):
         """Images (B, 1, S, S) uint8 -> the same, larger by view[0] thirds of an octave, flipped if view[1]."""
@@ -98,11 +88,3 @@ def image_scores(outputs):
     if "label" in outputs:
         return outputs["label"].float().sigmoid()
     return outputs["mask"].float().amax((1, 2, 3)).sigmoid()
-
-
-def share_of_positives(config, epoch):
-    """Share of an epoch, counted from 0: it moves evenly from the first to the second of two settings."""
-    if config.sampling == "balanced":
-        return 0.5
-    end = config.positive_share_end or config.positive_share
-    return config.positive_share + (end - config.positive_share) * epoch / config.epochs
