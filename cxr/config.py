@@ -92,7 +92,8 @@ class Config:
     pseudo_ratio: float = setting(0.5, "images of --pseudo in an epoch from the second on, for each other image", True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
-                                "21 = 20 without rotation", True, ("1", "10", "11", "15", "20", "21"))
+                                "21 = 20 without rotation; for masks also first to fifth, after these places",
+                                True, ("1", "10", "11", "15", "20", "21", "first", "second", "third", "fourth", "fifth"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
     start: str = setting("", "a run whose last weights of the same fold are the first ones here: for larger images, "
@@ -114,9 +115,16 @@ class Config:
                        choices=("none", "flip", "flip+scale"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
     partial: bool = setting(False, "predict with folds whose training is not finished")
+    probability_size: int = setting(0, "side of the probability pictures that step 04 keeps; 0: that of the network")
 
-    fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), or testlike (the 1,000 images "
-                          "labelled like the test set)", choices=("folds", "testlike"))
+    rule: str = setting("first", "how probabilities become a mask or none: first (triplet), second (image scores of "
+                        "--stack), third (0.5), fourth (label head and triplet), fifth (highest pixel)",
+                        choices=("first", "second", "third", "fourth", "fifth"))
+    component: int = setting(0, "parts of a mask of up to so many pixels are removed; the 1st place removed 100")
+    stack: tuple[str, ...] = setting((), "runs whose image scores are stacked and decide which images get a mask")
+    fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), testlike (the 1,000 images "
+                          "labelled like the test set), or published (nothing is fitted, the place's own values of "
+                          "--rule)", choices=("folds", "testlike", "published"))
     submit: str = setting("", "send submission.csv to Kaggle with this message")
     compare: tuple[str, ...] = setting((), "names of runs to show side by side, instead of post-processing one")
 
@@ -187,7 +195,8 @@ def resolve(given, presets):
     base = Config(**(values | {"task": task, "preset": preset}))
     config = dataclasses.replace(base, **(given | {"preset": preset, "explicit": tuple(given)}))
     check(config)
-    return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare))
+    return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare),
+                               stack=tuple(config.stack))
 
 
 def run_name(base, config):

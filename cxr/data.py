@@ -163,7 +163,7 @@ def read_table(path):
     if not path.exists():
         raise InputError(f"{path} is missing: run step 02 first, with the same --task and --working")
     try:
-        return pd.read_csv(path, dtype={"image_id": str, "group": str})
+        return pd.read_csv(path, dtype={"image_id": str, "group": str, "mask": str})
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path} is not a readable table ({error}): delete it and run step 02 again") from None
 

@@ -97,7 +97,7 @@ def predict_table(task, config, paths, table, folder, device, precision):
         for row, outputs in zip(indices, merged):
             number = row // PART
             part = collected.setdefault(number, [])
-            part.append(task.candidates(outputs, table.iloc[row], models[0]))
+            part.append(task.candidates(outputs, table.iloc[row], models[0], config))
             if len(part) == min(PART, len(table) - number * PART):
                 write_part(folder, number, collected.pop(number))
         bar.update(len(indices))

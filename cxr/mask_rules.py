@@ -70,7 +70,7 @@ def steps(first, last, step):
 AREAS = tuple(sorted({*range(0, 4001, 200), *range(500, 4001, 500)}))
 GRIDS = {
     # Triplet; published for the blend of all models, and searched as widely as any of the five did.
-    "first": Grid(Rule(top=0.7, area=800, bottom=0.3, component=100), top=steps(0.5, 0.9, 0.05), area=AREAS,
+    "first": Grid(Rule(top=0.7, area=800, bottom=0.3), top=steps(0.5, 0.9, 0.05), area=AREAS,
                   bottom=steps(0.15, 0.6, 0.05)),
     # A classifier, or several that are stacked, decides about the image.
     "second": Grid(Rule(head=0.65, top=0.0, bottom=0.4), head=steps(0.05, 0.95, 0.05), top=(0.0,),
@@ -78,7 +78,7 @@ GRIDS = {
     "third": Grid(Rule()),  # each pixel by itself
     # Head and triplet; 800 of 768 x 768 pixels.
     "fourth": Grid(Rule(head=0.4, top=0.8, area=1422, bottom=0.4), head=steps(0.1, 0.7, 0.1), top=steps(0.5, 0.9, 0.1),
-                   area=tuple(range(0, 4001, 400)), bottom=steps(0.2, 0.6, 0.1)),
+                   area=(*range(0, 1201, 400), 1422, *range(1600, 4001, 400)), bottom=steps(0.2, 0.6, 0.1)),
     # The highest probability decides.
     "fifth": Grid(Rule(top=0.5, area=1, bottom=0.2, total=64), top=steps(0.3, 0.95, 0.05), area=(1,),
                   bottom=steps(0.1, 0.6, 0.05)),

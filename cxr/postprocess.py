@@ -13,7 +13,7 @@ def postprocess(task, config):
 
     Returns the path of what was written for the test images, None if there are no test predictions.
     """
-    if config.submit and task.by_hand:
+    if config.submit and not task.takes_submissions:
         raise InputError(f"--submit has nowhere to send the results of {task.name}, which is no Kaggle competition")
     train = read_table(config.task_dir / "train.csv").set_index("image_id", drop=False)
     folds, warnings = finished_folds(config, train)
@@ -80,7 +80,7 @@ def answer_test(task, config, evaluation, warnings):
 
 def summary(task, evaluation):
     return {"task": task.name, "score": evaluation.score, "interval": evaluation.interval,
-            "n_images": len(evaluation.images), "n_counted": evaluation.counted, **evaluation.results,
+            "n_images": len(evaluation.images), "n_counted": evaluation.counted, **evaluation.figures, **evaluation.results,
             "baselines": {name: score for name, score, _ in evaluation.baselines}, "params": evaluation.params}
 
 
@@ -95,15 +95,17 @@ def report_input(task, config, train, evaluation, submission, warnings):
         predicted=evaluation.predicted, pr=evaluation.pr, froc=evaluation.froc, operating=evaluation.operating,
         class_names=list(task.class_names) if config.global_weight else [],  # a head without a loss knows nothing
         box_classes=list(task.used_classes(config)), class_rows=evaluation.class_rows,
-        class_curves=evaluation.class_curves, image_score=evaluation.image_score, searched=evaluation.searched,
+        class_curves=evaluation.class_curves, figures=evaluation.figures, reliability=evaluation.reliability,
+        sized=evaluation.sized, finding=task.finding, image_score=evaluation.image_score, searched=evaluation.searched,
         runs=config.run_dir, params=evaluation.params, params_path=config.run_dir / "params.json",
         submission_path=submission, warnings=warnings)
 
 
 def say(task, evaluation, submission, report):
     low, high = evaluation.interval
-    print(f"\nscore {evaluation.score:.4f} (95 % interval {low:.4f} to {high:.4f}) over {evaluation.counted} counted "
-          f"of {len(evaluation.images)} images; {evaluation.how}")
+    figures = "".join(f"{name} {value:.4f}, " for name, value in evaluation.figures.items())
+    print(f"\nscore {evaluation.score:.4f} (95 % interval {low:.4f} to {high:.4f}), {figures}over {evaluation.counted} "
+          f"counted of {len(evaluation.images)} images; {evaluation.how}")
     for name, score, _ in evaluation.baselines:
         print(f"  {name}: {score:.4f}")
     for note in evaluation.notes:

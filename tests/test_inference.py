@@ -149,7 +149,7 @@ def test_merge_by_hand():
                           [0.2 * k, 1 - 0.2 * k, 0.0]) for k in range(5)]
     merged = TASK.merge(outputs)[0]
     assert merged["anchor"].tolist() == [2, 0] and merged["deltas"].shape == (5, 2, 4)
-    found = TASK.candidates(merged, {"image_id": "a", "width": 2 * SIDE, "height": SIDE}, model)
+    found = TASK.candidates(merged, {"image_id": "a", "width": 2 * SIDE, "height": SIDE}, model, None)
     assert found.score.tolist() == pytest.approx([0.9, 0.2]) and found.label.tolist() == [0, 0]
     assert found.category.tolist() == pytest.approx([0.4, 0.6, 0.0])
     centre = centre_size(anchors)[0][0]
@@ -189,7 +189,7 @@ def test_no_candidates():
     count = len(model.anchors)
     outputs = {"scores": torch.full((1, count, 1), 0.009), "deltas": torch.zeros(1, count, 4),
                "category": torch.ones(1, 3) / 3}
-    found = TASK.candidates(TASK.merge([outputs, outputs])[0], {"image_id": "a", "width": 10, "height": 20}, model)
+    found = TASK.candidates(TASK.merge([outputs, outputs])[0], {"image_id": "a", "width": 10, "height": 20}, model, None)
     assert found.score.shape == (0,) and found.centre.shape == found.size20.shape == found.size80.shape == (0, 2)
     assert found.category.tolist() == pytest.approx([1 / 3] * 3)
 

@@ -30,6 +30,8 @@ class DetectionTask:
 
     plateau_term = "box"  # the validation loss that the paper's schedule watches
     by_hand = ""  # where a data set that is not on Kaggle comes from and where it belongs
+    takes_submissions = True
+    finding = ("box", "boxes")  # what the report calls a mark
     archives = ()  # names of its zips, which step 01 unpacks
     nms_iou = 0.05  # boxes of a class that overlap more are one finding; opacities hardly overlap
     most = 1000  # anchors that are kept of an image and class
@@ -108,7 +110,7 @@ class DetectionTask:
                            "deltas": torch.stack([o["deltas"][i, anchor] for o in outputs])})
         return merged
 
-    def candidates(self, merged, row, model):
+    def candidates(self, merged, row, model, config):
         """What step 05 needs of an image, in its original pixels: see `Candidates`.
 
         dx, dy are averaged; of dw, dh the 20th and 80th percentile over models and views are kept (the 2nd place's
