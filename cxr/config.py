@@ -68,11 +68,13 @@ class Config:
     optimizer: str = setting("adam", "adam as published; adamw decouples the weight decay", True, ("adam", "adamw"))
     lr: float = setting(1e-5, "learning rate; 1e-5 suits pretrained weights, random ones need 3e-4 to 1e-3", True)
     weight_decay: float = setting(0.0, "weight decay", True)
-    schedule: str = setting("plateau", "plateau: x0.2 after 4 epochs without a lower validation box loss; "
-                            "cosine: per step to 1 %% after a warm-up of 3 %%; metric: x0.1 after 2 epochs without a "
-                            "better metric; waves: to 1 %% and back in 16 epochs; restarts: to 1 %% in 5 epochs, then "
-                            "anew; constant", True,
-                            ("plateau", "cosine", "metric", "waves", "restarts", "constant"))
+    schedule: str = setting("plateau", "plateau: x0.2 after 4 epochs without a lower validation loss; metric: x0.1 "
+                            "after 2 without a better metric; cosine: per step to 1 %% after a warm-up of 3 %%; waves: "
+                            "down and up again in --cycle epochs each; restarts: down in --cycle epochs, then anew, in "
+                            "the last four at 1/50 and 1/100; constant", True,
+                            ("plateau", "metric", "cosine", "waves", "restarts", "constant"))
+    cycle: int = setting(8, "epochs of a wave's fall, or between restarts", True)
+    lr_min: float = setting(1e-7, "lowest learning rate of waves and restarts", True)
     clip: float = setting(0.05, "gradient norm is clipped here; 0.05 as published", True)
     freeze_epochs: int = setting(1, "first epochs with a frozen encoder, only if it is pretrained", True)
     class_weight: float = setting(1.0, "weight of the anchor class loss; 0 and --global-weight 0: boxes only", True)
@@ -86,12 +88,19 @@ class Config:
                                     True)
     positive_share_end: float = setting(0.0, "the share moves evenly towards this after the last epoch; 0: it stays",
                                         True)
+    pseudo: str = setting("", "a run whose predicted masks of the test images are learned, too", True)
     pseudo_ratio: float = setting(0.5, "images of --pseudo in an epoch from the second on, for each other image", True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
-                                "21 = 20 without rotation; for masks also first to fifth, as these places drew it",
+                                "21 = 20 without rotation; for masks also first to fifth, after these places",
                                 True, ("1", "10", "11", "15", "20", "21", "first", "second", "third", "fourth", "fifth"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
+    ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
+    start: str = setting("", "a run whose last weights of the same fold are the first ones here: for larger images, "
+                         "another share of positives", True)
+    unlabelled: str = setting("", "a folder of PNG X-rays without labels, from which a mean teacher teaches", True)
+    unlabelled_batch: int = setting(4, "pictures of --unlabelled in a step; 4 as published", True)
+    consistency: float = setting(2.0, "weight of student and teacher agreeing, reached in 30 epochs", True)
     keep: int = setting(3, "the last epochs whose checkpoints are kept for merging", True)
     patience: int = setting(0, "stop a fold after this many epochs without a better metric; 0: never", True)
     max_hours: float = setting(0.0, "stop training cleanly after this many hours, to be resumed; 0: no limit")
@@ -198,7 +207,8 @@ def run_name(base, config):
 
 
 def check(config):
-    positive = ("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip", "channels")
+    positive = ("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip", "channels",
+                "cycle", "unlabelled_batch")
     for name in positive:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")

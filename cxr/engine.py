@@ -20,7 +20,10 @@ from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, 
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, atomic, read_json, write_json
 from cxr.manifest import manifest
-from cxr.training_state import Training, step_schedule
+from cxr.mean_teacher import MeanTeacher
+from cxr.pseudo_labels import add_pseudo
+from cxr.schedules import after_epoch, after_update
+from cxr.training_state import Training
 
 
 def train_folds(task, config):
@@ -33,7 +36,9 @@ def train_folds(task, config):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True)
         for fold in config.wanted_folds():
-            status = fit(task, config, fold, split_fold(table, fold), device, precision, deadline)
+            train, valid = split_fold(table, fold)
+            train = add_pseudo(train, task, config) if config.pseudo else train
+            status = fit(task, config, fold, (train, valid), device, precision, deadline)
             if status:
                 return status
     return 0
@@ -58,10 +63,11 @@ def fit(task, config, fold, tables, device, precision, deadline):
     network = torch.compile(state.model) if config.compile else state.model
     if distributed.world() > 1:
         network = DistributedDataParallel(network, find_unused_parameters=True)
+    teacher = MeanTeacher(state, loaders[0].sampler) if config.unlabelled else None
     stopped = False
     while not (state.done or stopped):
         start, first_step = time.monotonic(), state.step
-        if train_one_epoch(task, state, network, loaders[0], folder, deadline):
+        if train_one_epoch(task, state, network, loaders[0], teacher, folder, deadline):
             speed = measure_speed(state.step - first_step, time.monotonic() - start, config)
             distributed.share_buffers(state.evaluated())
             results = evaluate(task, state.evaluated(), loaders[1], config, device, precision)
@@ -123,7 +129,7 @@ def to_device(batch, device):
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def train_one_epoch(task, state, network, loader, folder, deadline):
+def train_one_epoch(task, state, network, loader, teacher, folder, deadline):
     """Steps from state.step to the epoch's end, saving the state at times; False if the deadline came first."""
     config, device, main = state.config, state.device, distributed.rank() == 0
     loader.sampler.epoch, loader.sampler.first_batch = state.epoch, state.step
@@ -131,15 +137,18 @@ def train_one_epoch(task, state, network, loader, folder, deadline):
     state.model.train()
     if state.model.pretrained:
         state.model.freeze_encoder(state.epoch < config.freeze_epochs)
+    if teacher:
+        teacher.start()
     saved = time.monotonic()
     bar = tqdm(loader, desc=f"fold {state.fold} epoch {state.epoch + 1}/{config.epochs}", initial=state.step,
                total=steps, disable=not main, mininterval=5, leave=False)
     for batch in bar:
         torch.manual_seed(hash((config.seed, state.fold, state.epoch, state.step, distributed.rank())) % 2**63)
+        state.moment = state.epoch + state.step / steps
         batch = to_device(batch, device)
         with autocast(device, state.precision):
             outputs = network(batch["image"])
-        terms = task.loss(outputs, batch, state.model, config)
+        terms = task.loss(outputs, batch, state.model, config) | (teacher.terms() if teacher else {})
         loss = sum(terms.values())
         state.scaler.scale(loss / config.accumulate).backward()
         add_to_totals(state, {"loss": loss, **terms})
@@ -174,8 +183,7 @@ def update(state):
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    if state.config.schedule == "cosine":
-        state.scheduler.step()
+    after_update(state.scheduler, state.config)
     if state.average:
         state.average.update_parameters(state.model)
 
@@ -218,7 +226,7 @@ def finish_epoch(task, state, results, facts, folder, writer):
     config, main = state.config, distributed.rank() == 0
     lr = state.optimizer.param_groups[0]["lr"]
     means = {f"train_{name}": value for name, value in mean_terms(state).items()}
-    step_schedule(state, results, task.plateau_term)
+    after_epoch(state.scheduler, config, results, task.plateau_term)
     state.epoch, state.step, state.totals = state.epoch + 1, 0, {}
     better = results["metric"] > state.best
     if better:

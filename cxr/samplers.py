@@ -15,8 +15,8 @@ class ShareSampler(ResumableSampler):
     """`counts(epoch)` -> (positives, negatives) of an epoch, as whole numbers; shuffled.
 
     Positives are drawn without replacement where there are enough, negatives (as published) with, unless all are
-    wanted; what is drawn twice is augmented in another way each time. `positive` (n,): whether an image shows what is looked for; the images
-    of `pseudo` (n,) are drawn besides, `pseudo_ratio` times as many, from the second epoch on.
+    wanted; what is drawn twice is augmented in another way each time. `positive` (n,): whether an image shows what is
+    looked for; the images of `pseudo` (n,) are drawn besides, `pseudo_ratio` times as many, from the second epoch on.
     """
 
     def __init__(self, positive, counts, batch_size, seed, rank=0, world=1, pseudo=None, pseudo_ratio=0.0):

@@ -9,8 +9,10 @@ from torch import nn
 
 from cxr.config import Config, flags
 from cxr.disk import InputError
+from cxr.mask_losses import mask_loss
 from cxr.models.decoders import DECODERS
 from cxr.models.unet import Segmenter, build_segmenter, norms
+from cxr.tasks.pneumothorax_presets import PRESETS
 
 HEADS = {"unet": "double", "plain": "linear", "aspp": "narrow"}
 SMALL = Config(encoder="resnet18", weights="none", image_size=64)
@@ -74,22 +76,24 @@ def test_the_seed_decides_the_weights():
                and "num_batches" not in name)
 
 
-@pytest.mark.parametrize("encoder, decoder, head, millions", [
-    ("resnet34", "albunet", "none", 30), ("resnet50", "plain", "none", 35), ("se_resnext50_32x4d", "scse", "none", 38),
-    ("se_resnext50_32x4d", "unet", "double", 38), ("efficientnet-b3", "unet", "none", 13),
-    ("se_resnext50_32x4d", "deeplab", "none", 40), ("se_resnext50_32x4d", "cbam", "none", 105),
-    ("resnet34", "plain", "linear", 26), ("se_resnext50_32x4d", "aspp", "narrow", 34)])
-def test_the_places_networks(encoder, decoder, head, millions):
-    """Only shapes, so nothing is computed: 512 pixels through the encoders that the five used."""
+MILLIONS = {"first-albunet": 30, "first-resnet50": 35, "first-scse": 38, "second-classifier": 38, "second-segmenter": 33,
+            "third": 105, "fourth": 26, "fifth": 34}
+FURTHER = {"efficientnet": (PRESETS["second-segmenter"] | {"encoder": "efficientnet-b3"}, 13),
+           "deeplab": (PRESETS["second-segmenter"] | {"decoder": "deeplab"}, 40)}
+
+
+@pytest.mark.parametrize("name", [*MILLIONS, *FURTHER])
+def test_the_places_networks_and_losses(name):
+    """Only shapes, so nothing is computed: 512 pixels through every network, its outputs into its loss."""
+    preset, millions = FURTHER.get(name) or (PRESETS[name], MILLIONS[name])
+    config = replace(Config(), **preset)
     with torch.device("meta"):
-        model = Segmenter(encoder, "none", decoder, head, True, 512).eval()
+        model = build_segmenter(config, load_weights=False).eval()
         outputs = model(torch.zeros(1, 1, 512, 512))
-    assert outputs["mask"].shape == (1, 1, 512, 512) and ("label" in outputs) == (head != "none")
+        terms = mask_loss(outputs, {"mask": torch.zeros(1, 1, 512, 512), "label": torch.zeros(1)}, config)
+    assert outputs["mask"].shape == (1, 1, 512, 512) and ("label" in outputs) == ("label" in terms)
+    assert sum(terms.values()).shape == ()
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.15)
-
-
-def states(model):
-    return {tuple(norm.training for norm in norms(part)) for part in (model.encoder, model.decoder)}
 
 
 def test_frozen_norms_of_the_fourth():

@@ -14,36 +14,8 @@ from cxr.tasks.pneumothorax_files import (
     read_sample,
     read_tables,
 )
+from cxr.tasks.pneumothorax_presets import PRESETS
 
-# All places worked at up to 1,024 pixels and stored that; five folds for all, so that one step 02 serves every preset.
-WINNERS = {"size": 1024, "folds": 5, "freeze_epochs": 0, "probability_size": 512}
-# The first of four stages; README tells the sequence.
-FIRST = WINNERS | {"image_size": 512, "batch_size": 2, "lr": 1e-4, "weight_decay": 5e-6, "schedule": "metric",
-                   "epochs": 50, "patience": 10, "clip": 0.1, "sampling": "share", "positive_share": 0.8,
-                   "augmentation": "first", "rule": "first", "component": 100}
-SECOND = WINNERS | {"encoder": "se_resnext50_32x4d", "lr": 5e-4, "schedule": "restarts", "clip": 1e9, "tta": "none",
-                    "augmentation": "second", "rule": "second"}
-PRESETS = {
-    "first-albunet": FIRST | {"encoder": "resnet34", "decoder": "albunet", "mask_loss": "bce=3,dice=1,focal=4"},
-    "first-resnet50": FIRST | {"encoder": "resnet50", "decoder": "plain", "mask_loss": "bce=2,dice=1,focal=2"},
-    "first-scse": FIRST | {"encoder": "se_resnext50_32x4d", "decoder": "scse", "mask_loss": "bce=3,dice=1,focal=4"},
-    "second-classifier": SECOND | {"label_head": "double", "mask_loss": "label=1,label_focal=1,bce=1",
-                                   "image_size": 768, "batch_size": 16, "epochs": 34},
-    "second-segmenter": SECOND | {"sampling": "positives", "mask_loss": "squared_dice=1", "image_size": 1024,
-                                  "batch_size": 4, "epochs": 44},
-    "third": WINNERS | {"encoder": "se_resnext50_32x4d", "decoder": "cbam", "mask_loss": "lovasz=1", "image_size": 576,
-                        "batch_size": 9, "lr": 1e-4, "schedule": "constant", "clip": 1.0, "epochs": 20, "ema": 0.99,
-                        "sampling": "balanced", "augmentation": "third", "rule": "third"},
-    "fourth": WINNERS | {"encoder": "resnet34", "decoder": "plain", "encoder_norm": "frozen", "label_head": "linear",
-                         "mask_loss": "bce=2.7,dice=0.9,label=0.1", "image_size": 768, "batch_size": 8, "lr": 7.5e-5,
-                         "weight_decay": 1e-5, "schedule": "waves", "epochs": 60, "clip": 0.5, "keep": 4,
-                         "sampling": "share", "positive_share": 0.8, "positive_share_end": 0.22,
-                         "augmentation": "fourth", "rule": "fourth"},
-    "fifth": WINNERS | {"encoder": "se_resnext50_32x4d", "decoder": "aspp", "label_head": "narrow",
-                        "mask_loss": "bce=1024,label=1", "image_size": 1024, "batch_size": 16, "lr": 3e-4,
-                        "weight_decay": 1e-4, "schedule": "constant", "epochs": 40, "clip": 10.0,
-                        "sampling": "balanced", "augmentation": "fifth", "rule": "fifth"},
-}
 # Tens to hundreds of images and no pretrained weights, on two CPU cores.
 FROM_SCRATCH = {"encoder": "resnet18", "weights": "none", "label_head": "linear", "mask_loss": "bce=3,dice=1,label=0.3",
                 "optimizer": "adamw", "weight_decay": 0.02, "schedule": "cosine", "clip": 1.0, "ema": 0.99,
