@@ -39,8 +39,8 @@ LEVELS = {
 
 
 class Augmentation:
-    """Level and output side -> callable(image (H, W) uint8, boxes (n, 4), labels (n,), rng, any number of masks (H', W')
-    of 0 and 1) -> the same without rng, warped.
+    """Level and output side -> callable(image (H, W) uint8, boxes (n, 4), labels (n,), rng, any number of masks of 0
+    and 1, of any size) -> the same without rng, warped.
 
     albumentations draws uniform ranges only, so the normal distributions of the paper (affine, gamma) are drawn here;
     the pixel noise is albumentations'.

@@ -93,7 +93,8 @@ class Config:
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
                                 "21 = 20 without rotation; for masks also first to fifth, after these places",
-                                True, ("1", "10", "11", "15", "20", "21", "first", "second", "third", "fourth", "fifth"))
+                                True, ("1", "10", "11", "15", "20", "21",
+                                       "first", "second", "third", "fourth", "fifth"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
     start: str = setting("", "a run whose last weights of the same fold are the first ones here: for larger images, "

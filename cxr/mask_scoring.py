@@ -15,15 +15,15 @@ from cxr.metrics import bootstrap_interval, mean_known
 from cxr.stacking import Stack
 
 QUICK = replace(GRIDS["first"], top=(0.5, 0.6, 0.75), area=(0, 1000, 2000, 3000), bottom=(0.3, 0.4, 0.5))
-HOW = {"folds": "Measured on the validation images of every fold, predicted by models that never saw them, with thresholds "
-                "fitted on the other folds.",
-       "published": "Measured on the validation images of every fold, predicted by models that never saw them, with the "
-                    "published thresholds; nothing was fitted."}
+HOW = {"folds": "Measured on the validation images of every fold, predicted by models that never saw them, with "
+                "thresholds fitted on the other folds.",
+       "published": "Measured on the validation images of every fold, predicted by models that never saw them, with "
+                    "the published thresholds; nothing was fitted."}
 SEARCHED = ("One threshold is moved at a time, the others stay at their chosen values; all diagrams share one vertical "
-            "scale. An image gets a mask if enough pixels (area, of 1024 x 1024) are above the top threshold and its own "
-            "score is at least the head threshold; the mask is all that is above the bottom threshold. The orange dot is "
-            "the chosen value, the gray triangles are the values chosen when one fold was left out. These curves use all "
-            "images at once, so a top may lie a little above the score of this report.")
+            "scale. An image gets a mask if enough pixels (area, of 1024 x 1024) are above the top threshold and its "
+            "own score is at least the head threshold; the mask is all that is above the bottom threshold. The orange "
+            "dot is the chosen value, the gray triangles are the values chosen when one fold was left out. These "
+            "curves use all images at once, so a top may lie a little above the score of this report.")
 
 
 def quick_counts(probability, true, heads):

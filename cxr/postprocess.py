@@ -80,7 +80,8 @@ def answer_test(task, config, evaluation, warnings):
 
 def summary(task, evaluation):
     return {"task": task.name, "score": evaluation.score, "interval": evaluation.interval,
-            "n_images": len(evaluation.images), "n_counted": evaluation.counted, **evaluation.figures, **evaluation.results,
+            "n_images": len(evaluation.images), "n_counted": evaluation.counted, **evaluation.figures,
+            **evaluation.results,
             "baselines": {name: score for name, score, _ in evaluation.baselines}, "params": evaluation.params}
 
 

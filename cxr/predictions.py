@@ -1,7 +1,7 @@
 """Merged predictions on disk: folders of npz parts of at most PART images, each whole or absent.
 
-What is kept of an image is the task's own class, its `kind`: `columns(list)` makes arrays of some, `rows(arrays)` yields
-them again.
+What is kept of an image is the task's own class, its `kind`: `columns(list)` makes arrays of some, `rows(arrays)`
+yields them again.
 """
 
 import zipfile

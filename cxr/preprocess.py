@@ -172,8 +172,8 @@ def refuse_other_frames(table):
     other = table[(table["frame"] != table["width"]) | (table["frame"] != table["height"])] if "frame" in table else []
     if len(other):
         row = other.iloc[0]
-        raise InputError(f"{row['path']} and {len(other) - 1} more pictures are not {row['frame']} x {row['frame']} pixels "
-                         "as their masks are: use the original files")
+        raise InputError(f"{row['path']} and {len(other) - 1} more pictures are not {row['frame']} x {row['frame']} "
+                         "pixels as their masks are: use the original files")
 
 
 def boxes_inside(boxes, labels, width, height):

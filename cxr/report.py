@@ -104,7 +104,8 @@ def write_report(path, report):
     page = render(
         "report.html.jinja", report=report, problems=[*report.warnings, *problems, *more], panels=panels, cases=cases,
         legend=legend, settings=settings, manifest=manifest | _speed(logs, manifest),
-        score_rows=score_rows(report), fold_rows=fold_rows(report), outcome_rows=outcome_rows(report.images, report.finding),
+        score_rows=score_rows(report), fold_rows=fold_rows(report),
+        outcome_rows=outcome_rows(report.images, report.finding),
         confusion=confusion(report.images, report.class_names), subgroups=subgroups(report.images), few=FEW,
         class_rows=[bar(row["name"], row["ap"], row["interval"]) | row for row in report.class_rows], rates=RATES,
         class_colours=classes, colours={"true": TRUE_COLOUR, "predicted": PREDICTED_COLOUR})

@@ -78,7 +78,8 @@ class Case:
 def gallery(report):
     """List of (title, what to look for, number of such images, [Case]); kinds without an image are left out."""
     kinds = _kinds(report.images.assign(outcome=outcomes(report.images)), report.true.corners)
-    shown = [(title, called(caption, report.finding), len(rows), list(_cases(rows, report, EXAMPLES * (2 if title.startswith("Worst") else 1))))
+    shown = [(title, called(caption, report.finding), len(rows),
+              list(_cases(rows, report, EXAMPLES * (2 if title.startswith("Worst") else 1))))
              for title, caption, rows in kinds]
     return [kind for kind in shown if kind[3]]
 

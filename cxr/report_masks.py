@@ -15,13 +15,14 @@ def mask_panels(reliability, sized):
     if reliability is not None and len(reliability[0]):
         scores, positive = (np.asarray(part) for part in reliability)
         rows = bins(scores, positive)
-        panels += [Panel("Calibration of the image score", lambda axis: _calibration(axis, rows), calibration_sentence(rows)),
+        panels += [Panel("Calibration of the image score", lambda axis: _calibration(axis, rows),
+                         calibration_sentence(rows)),
                    Panel("Image scores", lambda axis: _histogram(axis, scores, positive),
                          "The further the two lie apart, the easier the choice which images get a mask.")]
     if sized is not None and len(sized[0]):
         panels.append(Panel("Dice by size of the finding", lambda axis: _by_area(axis, *map(np.asarray, sized)),
-                            "Each dot is an image with a marked finding, lines are the means of each range of sizes. Dots "
-                            "at 0 are missed."))
+                            "Each dot is an image with a marked finding, lines are the means of each range of sizes. "
+                            "Dots at 0 are missed."))
     return panels
 
 
@@ -34,8 +35,8 @@ def bins(scores, positive):
 
 def calibration_sentence(rows):
     error = sum(abs(said - true) * images for said, true, images in rows) / sum(images for *_, images in rows)
-    return (f"On the diagonal a score is the true share of images with a finding; below it the network says too much. On "
-            f"average the two differ by {error:.3f}. Larger dots are more images.")
+    return ("On the diagonal a score is the true share of images with a finding; below it the network says too much. "
+            f"On average the two differ by {error:.3f}. Larger dots are more images.")
 
 
 def _calibration(axis, rows):

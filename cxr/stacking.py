@@ -19,7 +19,8 @@ STRENGTH = 100.0  # inverse of the penalty: almost none, a handful of numbers is
 class Stack:
     """Runs of the task's folder and what their image scores say together.
 
-    `ids`, `units` (what is held out together) and `positive`, all (n,): the out-of-fold images. Raises InputError for a run without their predictions.
+    `ids`, `units` (what is held out together) and `positive`, all (n,): the out-of-fold images. Raises InputError for a
+    run without their predictions.
     """
 
     def __init__(self, config, ids, units, positive):
@@ -36,8 +37,8 @@ class Stack:
             heads = {p.image_id: p.head for name in folders for p in read_predictions(root / name, MaskPrediction)}
             missing = [key for key in ids if key not in heads]
             if missing:
-                raise InputError(f"{root} has no image score of {missing[0]} ({len(missing)} images): run 04_predict.py "
-                                 "for that run, too")
+                raise InputError(f"{root} has no image score of {missing[0]} ({len(missing)} images): run "
+                                 "04_predict.py for that run, too")
             found.append([heads[key] for key in ids])
         return np.array(found).T
 

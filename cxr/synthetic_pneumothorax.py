@@ -28,14 +28,18 @@ def draw_image(rng, chest, positive, side):
 
 
 def write_images(folder, seed, count, side, flat):
-    """Write `count` DICOMs, in the study/series/image tree or flat. Returns (id, run lengths of the regions, patient)."""
+    """Write `count` DICOMs, in the study/series/image tree or flat.
+
+    Returns for each (id, run lengths of the regions, file name in the NIH set, which begins with the patient).
+    """
     rng, rows = np.random.default_rng(seed), []
     positive = rng.permutation(np.arange(count) < round(POSITIVE_SHARE * count))
     for number, (patient, image_number, sex, age) in enumerate(draw_patients(rng, count)):
         own = np.random.default_rng([*seed, number])
         chest = draw_chest(own, str(own.choice(["PA", "AP"])), sex, age)
         image, masks = draw_image(own, chest, positive[number], side)
-        uids = [PREFIX.format(level, 300 + 7 * number + 9000 * seed[-1], f"{number % 900:03}", 200000 + number) for level in (2, 3, 4)]
+        own_number = 300 + 7 * number + 9000 * seed[-1]
+        uids = [PREFIX.format(level, own_number, f"{number % 900:03}", 200000 + number) for level in (2, 3, 4)]
         uids = ["", "", f"ID_{int(own.integers(16**9)):09x}"] if flat else uids
         path = folder / f"{uids[2]}.dcm" if flat else folder / uids[0] / uids[1] / f"{uids[2]}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,8 @@ def write_pneumothorax(folder, n_train=160, n_test=24, seed=0, side=512, generat
     def fill(building):
         rows = write_images(building / "dicom-images-train", [seed, 0], n_train + 1, side, False)
         flat = generation == 2
-        test = write_images(building / ("stage_2_images" if flat else "dicom-images-test"), [seed, 1], n_test, side, flat)
+        test = building / ("stage_2_images" if flat else "dicom-images-test")
+        test = write_images(test, [seed, 1], n_test, side, flat)
         absent = (PREFIX.format(4, 9, "000", 100000), [EMPTY], "00000001_000.png")
         write_labels(building, [*rows[:-1], absent], generation)
         write_table(building / "nih_id.csv", "Kaggle_ID,NIH_ID", [(row[0], row[2]) for row in rows])

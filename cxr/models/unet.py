@@ -9,6 +9,8 @@ from cxr.models.decoders import DECODERS, aspp_neck
 from cxr.models.encoders import build_encoder
 from cxr.models.retinanet import IMAGENET_MEAN, IMAGENET_STD
 
+START = -3.0  # random weights begin at 5 % for each pixel, else the first epochs only learn that most show nothing
+
 
 def build_segmenter(config, load_weights=True):
     """Segmenter of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
@@ -42,6 +44,8 @@ class Segmenter(nn.Module):
         initialize_decoder(self.neck)
         initialize_decoder(self.decoder)
         initialize_head(self.mask_head)
+        if not self.pretrained:
+            nn.init.constant_(self.mask_head.bias, START)
 
     def forward(self, images):
         x = (images / 255 - IMAGENET_MEAN) / IMAGENET_STD

@@ -19,7 +19,7 @@ from cxr.tasks.pneumothorax_presets import PRESETS
 # Tens to hundreds of images and no pretrained weights, on two CPU cores.
 FROM_SCRATCH = {"encoder": "resnet18", "weights": "none", "label_head": "linear", "mask_loss": "bce=3,dice=1,label=0.3",
                 "optimizer": "adamw", "weight_decay": 0.02, "schedule": "cosine", "clip": 1.0, "ema": 0.99,
-                "augmentation": "15", "batch_size": 8, "sampling": "share", "positive_share": 0.6}
+                "augmentation": "15", "sampling": "share", "positive_share": 0.6}
 
 
 class Pneumothorax(MaskTask):
@@ -28,8 +28,8 @@ class Pneumothorax(MaskTask):
     title = "SIIM-ACR Pneumothorax Segmentation"
     answer = "submission"
     score_name = "Mean Dice of the images"
-    score_meaning = ("For each image twice the pixels that the predicted and the marked area share, divided by the sum of "
-                     "both areas; 1 where nothing is marked and nothing predicted, 0 where only one of them is empty. "
+    score_meaning = ("For each image twice the pixels that the predicted and the marked area share, divided by the sum "
+                     "of both areas; 1 where nothing is marked and nothing predicted, 0 where only one is empty. "
                      "Most images show no pneumothorax, so an answer that never marks anything scores high: look at "
                      "how far the system is above it.")
     class_names, box_classes = CLASSES, ("Pneumothorax",)
@@ -43,8 +43,8 @@ class Pneumothorax(MaskTask):
     logged = ("metric", "all_empty", "dice_positive", "sensitivity", "specificity")
     presets = PRESETS | {
         "paper": PRESETS["first-albunet"],
-        "small": FROM_SCRATCH | {"size": 512, "image_size": 256, "epochs": 40, "lr": 1e-3},
-        "demo": FROM_SCRATCH | {"size": 256, "image_size": 128, "epochs": 12, "lr": 2e-3},
+        "small": FROM_SCRATCH | {"size": 512, "image_size": 192, "epochs": 24, "batch_size": 4, "lr": 1e-3},
+        "demo": FROM_SCRATCH | {"size": 256, "image_size": 96, "epochs": 8, "batch_size": 8, "lr": 2e-3},
     }
     read_tables = staticmethod(read_tables)
     write_synthetic = staticmethod(write_pneumothorax)
