@@ -67,13 +67,13 @@ class Lungs(MaskTask):
     title = "Lung fields"
     answer = "results"
     score_name = "Mean Dice of the images"
-    score_meaning = ("For each image twice the pixels that the predicted and the marked lungs share, divided by the sum "
-                     "of both areas; the mean over the images. 1 is perfect.")
+    score_meaning = ("For each image twice the pixels that the predicted and the marked lungs share, divided by the "
+                     "sum of both areas; the mean over the images. 1 is perfect.")
     class_names, box_classes = CLASSES, ("Lung",)
     expected_files = (IMAGES, MASKS)
-    by_hand = ("Lung masks are not on Kaggle's competitions: put frontal X-rays as PNG files into {folder}/cxr and masks "
-               "of the same names into {folder}/masks (Montgomery County and Shenzhen of the U.S. National Library of "
-               "Medicine), and run the same command again; or add --demo to use synthetic data")
+    by_hand = ("Lung masks are not of a Kaggle competition: put frontal X-rays as PNG files into {folder}/cxr and "
+               "masks of the same names into {folder}/masks (Montgomery County and Shenzhen of the U.S. National "
+               "Library of Medicine), and run the same command again; or add --demo to use synthetic data")
     logged = ("metric",)
     presets = {
         # What the 3rd place of SIIM-ACR Pneumothorax cropped with: U-Net with CBAM, 256 pixels.

@@ -1,7 +1,7 @@
 """The five winning systems of SIIM-ACR Pneumothorax as settings.
 
-Network, loss, sampling, schedule, augmentation and rule are those of the winners' code and texts. Where a place trained in several steps, its preset is the first one and
-`pneumothorax_places.sh` runs all.
+Network, loss, sampling, schedule, augmentation and rule are those of the winners' code and texts. Where a place trained
+in several steps, its preset is the first one and `pneumothorax_places.sh` runs all.
 """
 
 # All worked at up to 1,024 pixels. They made 4 to 10 folds, of images; five here, of patients, so that one step 02
