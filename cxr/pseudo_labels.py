@@ -32,4 +32,5 @@ def pseudo_row(found):
     if 0 < pixels <= SMALLEST * mask.size:
         return None
     return {"image_id": found.image_id, "group": found.image_id, "fold": -1, "width": found.width,
-            "height": found.height, "label": int(pixels > 0), "mask": encode(mask) if pixels else EMPTY}
+            "height": found.height, "label": int(pixels > 0), "mask": encode(mask) if pixels else EMPTY, "boxes": "[]",
+            "box_labels": "[]"}
