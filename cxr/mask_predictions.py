@@ -1,4 +1,4 @@
-"""The probabilities of an image's pixels, kept as an 8-bit PNG: some 20 kB at 512 pixels."""
+"""The probabilities of an image's pixels, kept as an 8-bit PNG."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
