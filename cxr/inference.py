@@ -127,11 +127,14 @@ def batches(config, table, rows, model, device):
 @torch.inference_mode()
 def predict_batch(task, models, views, images, precision):
     """What the task keeps of each image, merged over models x views."""
-    outputs = []
+    return task.merge(all_outputs(task, models, views, images, precision))
+
+
+def all_outputs(task, models, views, images, precision):
+    """Yield what each model says of each view, brought back to the unchanged images."""
     for view in views:
         seen = task.apply_view(images, view, models[0])
         for model in models:
             with autocast(images.device, precision):
                 raw = model(seen)
-            outputs.append(task.undo_view(raw, view, model))
-    return task.merge(outputs)
+            yield task.undo_view(raw, view, model)

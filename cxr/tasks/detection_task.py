@@ -101,6 +101,7 @@ class DetectionTask:
 
         Mean of the probabilities; the deltas of the anchors above FLOOR are kept of all N for `candidates`.
         """
+        outputs = list(outputs)
         scores = torch.stack([o["scores"] for o in outputs]).mean(0)
         category = torch.stack([o["category"] for o in outputs]).mean(0)
         merged = []

@@ -62,9 +62,14 @@ class MaskTask:
         return {"mask": masks[:, 0], "label": image_scores(outputs)}
 
     def merge(self, outputs):
-        """[(mean probabilities of the pixels (S, S), of the image ())] of each image over models and views."""
-        masks, labels = (torch.stack([o[name] for o in outputs]).mean(0) for name in ("mask", "label"))
-        return list(zip(masks, labels))
+        """[(mean probabilities of the pixels (S, S), of the image ())] of each image over models and views.
+
+        Only the sum is held, since the maps of many models would be gigabytes.
+        """
+        masks, labels, count = 0, 0, 0
+        for output in outputs:
+            masks, labels, count = masks + output["mask"], labels + output["label"], count + 1
+        return list(zip(masks / count, labels / count))
 
     def candidates(self, merged, row, model, config):
         """What step 05 needs of an image."""
