@@ -88,6 +88,7 @@ class Config:
                                     True)
     positive_share_end: float = setting(0.0, "the share moves evenly towards this after the last epoch; 0: it stays",
                                         True)
+    lungs: str = setting("", "a run of the task lungs; images are cut to the lungs that it finds", True)
     pseudo: str = setting("", "a run whose predicted masks of the test images are learned, too", True)
     pseudo_ratio: float = setting(0.5, "images of --pseudo in an epoch from the second on, for each other image", True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from cxr.augmentation import Augmentation
 from cxr.disk import InputError
 from cxr.images import resize
+from cxr.lungs import crop
 from cxr.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.masks import EMPTY, decode, resize_mask
 
@@ -19,7 +20,8 @@ from cxr.masks import EMPTY, decode, resize_mask
 class XrayDataset(Dataset):
     """Rows of a table -> dict(image uint8 (1, S, S), boxes (n, 4) in input pixels, labels (n,), label, index).
 
-    Where the table has a column `mask` (run lengths in original pixels), also mask uint8 (1, S, S) of 0 and 1.
+    Where the table has a column `mask` (run lengths in original pixels), also mask uint8 (1, S, S) of 0 and 1. Where it
+    has crop_x1 to crop_y2 (original pixels), all is cut to that box first.
     `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
     Indexed by (epoch, row), or (epoch, place, row) where a row comes several times in an epoch: the random numbers of a
     sample depend on the seed and these alone, never on the number of workers, processes or restarts.
@@ -40,6 +42,8 @@ class XrayDataset(Dataset):
         image = read_png(self.folder / f"{row['image_id']}.png")
         boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
         masks = [true_mask(row)] if "mask" in row else []
+        if "crop_x1" in row:
+            image, boxes, masks = cut(image, boxes, masks, row)
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, *moment, row_number))
             image, boxes, labels, *masks = self.augment(image, boxes, labels, rng, *masks)
@@ -73,6 +77,15 @@ def true_mask(row):
     """Mask (height, width) of a table row, uint8 of 0 and 1; an empty field is an image without one."""
     runs = row["mask"] if isinstance(row["mask"], str) else EMPTY
     return decode(runs, int(row["height"]), int(row["width"]))
+
+
+def cut(image, boxes, masks, row):
+    """Picture, boxes in its pixels, masks in original pixels: all cut to the row's crop; the picture keeps its side."""
+    box, side = [int(row[f"crop_{name}"]) for name in ("x1", "y1", "x2", "y2")], len(image)
+    frame = np.array([row["width"], row["height"]] * 2) / side  # original pixels in one of the picture's
+    boxes = (boxes * frame - np.tile(box[:2], 2)) / (np.tile(np.subtract(box[2:], box[:2]), 2) / side)
+    masks = [crop(mask, box, row["width"], row["height"]) for mask in masks]
+    return resize(crop(image, box, row["width"], row["height"]), side), boxes, masks
 
 
 def keep_classes(table, count):

@@ -19,6 +19,7 @@ from cxr.config import STOPPED, flags
 from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, read_table, split_fold
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, atomic, read_json, write_json
+from cxr.lung_crops import with_crops
 from cxr.manifest import manifest
 from cxr.mean_teacher import MeanTeacher
 from cxr.pseudo_labels import add_pseudo
@@ -36,12 +37,18 @@ def train_folds(task, config):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True)
         for fold in config.wanted_folds():
-            train, valid = split_fold(table, fold)
-            train = add_pseudo(train, task, config) if config.pseudo else train
-            status = fit(task, config, fold, (train, valid), device, precision, deadline)
+            status = fit(task, config, fold, training_tables(task, config, table, fold, device), device, precision,
+                         deadline)
             if status:
                 return status
     return 0
+
+
+def training_tables(task, config, table, fold, device):
+    """(training rows with what --pseudo adds, validation rows), both with the boxes of --lungs."""
+    train, valid = split_fold(table, fold)
+    tables = add_pseudo(train, task, config) if config.pseudo else train, valid
+    return tuple(with_crops(part, config, config.lungs, device) for part in tables) if config.lungs else tables
 
 
 def fit(task, config, fold, tables, device, precision, deadline):

@@ -1,18 +1,16 @@
 """Prediction with fold models x kept epochs x views, merged before anything is thrown away, streamed to disk."""
 
 import zlib
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from cxr import distributed
-from cxr.checkpoint import fingerprint, load_state
-from cxr.config import Config
+from cxr.checkpoint import fingerprint, load_state, stored_config
 from cxr.data import XrayDataset, collate, count_workers, one_thread, read_table
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, read_json, write_json
+from cxr.lung_crops import with_crops
 from cxr.predictions import PART, part_count, part_path, write_part
 
 # A view is (thirds of an octave larger, flipped). Scales in steps of the anchors' own three scales per octave keep the
@@ -30,6 +28,9 @@ def predict_run(task, config):
     with distributed.process_group(device.type):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {describe(device, precision)}")
+        cut_by = read_json(config.fold_dir(config.wanted_folds()[0]) / "config.json").get("lungs", "")
+        if cut_by:
+            train, test = (with_crops(table, config, cut_by, device) for table in (train, test))
         for fold, paths in checkpoints.items():
             predict_table(task, config, paths, train[train["fold"] == fold],
                           config.fold_dir(fold) / f"valid_{config.predictions}", device, precision)
@@ -69,12 +70,6 @@ def load_model(task, path, device):
     model = task.build_model(stored_config(state["config"]), load_weights=False)
     model.load_state_dict(state["model"])
     return model.to(device, memory_format=torch.channels_last).eval()
-
-
-def stored_config(values):
-    """Config from what a checkpoint holds; settings that this version does not know any more are left out."""
-    known = {name: value for name, value in values.items() if name in Config.__dataclass_fields__}
-    return replace(Config(), **known | {name: Path(known[name]) for name in ("input", "working")})
 
 
 def predict_table(task, config, paths, table, folder, device, precision):

@@ -12,21 +12,23 @@ import pytest
 import torch
 from torch import nn
 
+from cxr import lung_crops
 from cxr.checkpoint import load_state
 from cxr.config import STOPPED, Config
-from cxr.data import ResumableSampler
+from cxr.data import ResumableSampler, XrayDataset, read_table
 from cxr.disk import InputError
 from cxr.engine import train_folds
+from cxr.inference import predict_run
 from cxr.mask_predictions import MaskPrediction, pack_picture
 from cxr.masks import EMPTY, encode
 from cxr.mean_teacher import MeanTeacher, RepeatSampler, consistency, ramp, teacher_decay
-from cxr.predictions import write_part
+from cxr.predictions import read_predictions, write_part
 from cxr.pseudo_labels import add_pseudo
 from cxr.schedules import after_epoch, after_update, make_scheduler
 from cxr.tasks.mask_task import MaskTask
 from cxr.training_state import Training
 
-SIDE = 64
+SIDE, CPU = 64, torch.device("cpu")
 
 
 class TinyNet(nn.Module):
@@ -64,6 +66,7 @@ def working(tmp_path_factory):
         rows.append({"image_id": f"x{i}", "group": f"x{i}", "fold": i // 2 % 2, "width": SIDE, "height": SIDE,
                      "boxes": "[]", "box_labels": "[]", "mask": encode(mask), "label": i % 2})
     pd.DataFrame(rows[:8]).to_csv(root / "tinymasks" / "train.csv", index=False)
+    pd.DataFrame(rows[:2]).assign(mask="").to_csv(root / "tinymasks" / "test.csv", index=False)
     return root
 
 
@@ -198,7 +201,7 @@ def test_a_taught_run_that_is_stopped_ends_the_same(working):
 def test_the_teacher_leaves_the_students_statistics_alone(working):
     config = taught(working, "statistics")
     torch.manual_seed(0)
-    state = Training(TinyMasks(), config, 0, torch.device("cpu"), "fp32", 2, False)
+    state = Training(TinyMasks(), config, 0, CPU, "fp32", 2, False)
     teacher = MeanTeacher(state, ResumableSampler(4, 2, 0, True))
     teacher.start()
     before = state.model.encoder[1].running_mean.clone()
@@ -260,3 +263,60 @@ def test_the_share_of_positives_is_logged(working):
     config = settings(working, "share", sampling="share", positive_share=0.5, epochs=1)
     assert train_folds(TinyMasks(), config) == 0
     assert pd.read_csv(Path(config.fold_dir(0)) / "log.csv")["positive_share"].tolist() == [0.5]
+
+
+class Chest(nn.Module):
+    """Sees lungs in a fixed place, 32 x 48 of 64 pixels."""
+
+    image_size = SIDE
+
+    def forward(self, images):
+        logits = torch.full((len(images), 1, SIDE, SIDE), -9.0)
+        logits[:, :, 8:56, 16:48] = 9
+        return {"mask": logits}
+
+
+BOX = [16 - 2.5, 8 - 2.5, 48 + 2.5, 56 + 2.5]  # with the margin of 40 of 1024 pixels
+
+
+@pytest.fixture
+def chest(monkeypatch):
+    monkeypatch.setattr(lung_crops, "load_networks", lambda folder, device: [Chest()])
+
+
+def test_crops_are_found_once(working, chest, monkeypatch):
+    config, table = settings(working, "crops"), read_table(working / "tinymasks" / "train.csv")
+    found = lung_crops.with_crops(table[:5], config, "seen", CPU)
+    assert np.abs(found[lung_crops.CORNERS].to_numpy() - BOX).max() <= 0.5 and len(found) == 5
+    more = lung_crops.with_crops(table, config, "seen", CPU)
+    monkeypatch.setattr(lung_crops, "load_networks", None)
+    assert more.equals(lung_crops.with_crops(table, config, "seen", CPU)) and more[:5].equals(found)
+
+
+def test_pictures_masks_and_boxes_are_cut(working, chest):
+    table = lung_crops.with_crops(read_table(working / "tinymasks" / "train.csv"), settings(working, "cut"), "cut", CPU)
+    table["boxes"], table["box_labels"] = "[[20, 10, 50, 40]]", "[0]"
+    sample = XrayDataset(table, working / "tinymasks" / "images", 96)[(0, 1)]
+    left, top, right, bottom = table[lung_crops.CORNERS].iloc[1]
+    wide, high = 96 / (right - left), 96 / (bottom - top)
+    expected = [(20 - left) * wide, (10 - top) * high, (50 - left) * wide, (40 - top) * high]
+    assert sample["boxes"][0].tolist() == pytest.approx(expected, abs=1e-3)
+    area = (min(50, right) - 20) * wide * (40 - 10) * high
+    assert float(sample["mask"].sum()) == pytest.approx(area, rel=0.05)
+    assert float((sample["image"] > 150).sum()) == pytest.approx(area, rel=0.05)
+
+
+def test_predictions_return_to_the_whole_picture(working, chest):
+    config = settings(working, "lungs", lungs="whole", epochs=1)
+    assert train_folds(TinyMasks(), config) == 0
+    predict_run(TinyMasks(), replace(config, lungs=""))  # the run knows
+    found = list(read_predictions(config.fold_dir(0) / "valid_predictions", MaskPrediction))
+    assert len(found) == 4
+    for picture in (prediction.picture() for prediction in found):
+        assert picture[8:56, 16:48].min() > 0
+        assert not picture[:, :13].any() and not picture[:, 51:].any() and not picture[:5].any()
+
+
+def test_lungs_that_nobody_learned(working):
+    with pytest.raises(InputError, match="holds no trained network: train it first with 03_train.py --task lungs"):
+        train_folds(TinyMasks(), settings(working, "untrained", lungs="nobody"))

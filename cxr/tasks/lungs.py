@@ -80,7 +80,7 @@ class Lungs(MaskTask):
         "paper": {"encoder": "resnet34", "decoder": "cbam", "mask_loss": "lovasz=1", "image_size": 256, "epochs": 30,
                   "batch_size": 16, "lr": 1e-4, "schedule": "constant", "clip": 1.0, "augmentation": "third",
                   "freeze_epochs": 0, "rule": "third"},
-        "small": FROM_SCRATCH | {"image_size": 160, "epochs": 40, "lr": 1e-3},
+        "small": FROM_SCRATCH | {"image_size": 96, "epochs": 16, "lr": 2e-3},
         "demo": FROM_SCRATCH | {"image_size": 96, "epochs": 8, "lr": 1e-3, "size": 256},
     }
     read_tables = staticmethod(read_tables)

@@ -1,8 +1,10 @@
 """What every task that looks for masks shares: network, loss, sampling, views, what is kept of an image."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from cxr.lungs import paste
 from cxr.mask_losses import mask_loss
 from cxr.mask_predictions import MaskCase, MaskPrediction, pack_picture
 from cxr.mask_scoring import quick_counts, quick_score
@@ -72,8 +74,13 @@ class MaskTask:
     def candidates(self, merged, row, model, config):
         """What step 05 needs of an image."""
         mask, label = merged
+        probability = mask.cpu().numpy()
+        if "crop_x1" in row:
+            scale = len(probability) / np.array([row["width"], row["height"]] * 2)
+            box = np.round(row[["crop_x1", "crop_y1", "crop_x2", "crop_y2"]].to_numpy(float) * scale).astype(int)
+            probability = paste(probability, box, len(probability), len(probability))
         return MaskPrediction(row["image_id"], int(row["width"]), int(row["height"]), float(label),
-                              pack_picture(mask.cpu().numpy(), config.probability_size))
+                              pack_picture(probability, config.probability_size))
 
     def case(self, found, row, fold):
         """An out-of-fold image with its true mask, from its row of train.csv."""
