@@ -45,8 +45,7 @@ def quick_score(predictions, side):
     measured = Measured(QUICK.scaled(side), counts, heads)
     sums = measured.sums()
     best = measured.grid.rule(np.unravel_index(sums.argmax(), sums.shape))
-    shown = measured.decided()[(slice(None), *measured.grid.index(best)[:3])]
-    found = figures(measured.scores(best), counts[:, -1] > 0, shown, heads)
+    found = figures(measured.scores(best), counts[:, -1] > 0, measured.given(best), heads)
     masks = measured.gains()[0][counts[:, -1] > 0].mean(0).max() if counts[:, -1].any() else float("nan")
     names = {"Dice of positives": "dice_positive", "all empty": "all_empty", "sensitivity": "sensitivity",
              "specificity": "specificity"}

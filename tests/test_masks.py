@@ -127,6 +127,7 @@ def test_the_search_is_the_plain_search(name, component):
         plain = [dice(true, apply(rule, picture, head)) for picture, true, head in images]
         assert sums[index] == pytest.approx(sum(plain), abs=1e-9)
         assert measured.scores(rule) == pytest.approx(plain, abs=1e-9)
+        assert measured.given(rule).tolist() == [bool(apply(rule, picture, head).any()) for picture, _, head in images]
 
 
 @pytest.mark.parametrize("name", GRIDS)
