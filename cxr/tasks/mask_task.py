@@ -1,7 +1,6 @@
 """What every task that looks for masks shares: network, loss, sampling, views, what is kept of an image."""
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from cxr.lungs import paste
