@@ -23,11 +23,11 @@ def decode(text, height, width):
     ends = runs.cumsum()
     if runs.min() < 0 or ends[-1] > height * width:
         raise ValueError(f"the runs leave the picture of {width} x {height} pixels")
-    mask = np.zeros((height, width), np.uint8)
     first, last = int(runs[0]) // height, -(-int(ends[-1]) // height)  # only the columns from first to last are filled
     runs[0] -= first * height
     lit = np.arange(len(runs) + 1, dtype=np.uint8) & 1
     columns = np.repeat(lit, np.append(runs, last * height - ends[-1]))
+    mask = np.zeros((height, width), np.uint8)
     if len(columns):  # OpenCV turns many times faster than an assignment of the transposed array
         mask[:, first:last] = cv2.transpose(columns.reshape(last - first, height))
     return mask
