@@ -9,7 +9,7 @@ in several steps, its preset is the first one and `pneumothorax_places.sh` runs 
 WINNERS = {"size": 1024, "folds": 5, "freeze_epochs": 0, "probability_size": 512}
 
 # 1st: Adam, clipped at 0.1, the rate falls when the validation score stands still; an epoch is four fifths positive at
-# first. Images of 512 pixels, 1,024 from the second step on.
+# first. Images of 512 pixels, 1,024 from the second step on (resnet50: throughout).
 FIRST = WINNERS | {"image_size": 512, "batch_size": 2, "lr": 1e-4, "weight_decay": 5e-6, "clip": 0.1,
                    "schedule": "metric", "epochs": 50, "patience": 10, "sampling": "share", "positive_share": 0.8,
                    "augmentation": "first", "rule": "first", "component": 100}
@@ -21,7 +21,8 @@ SECOND = WINNERS | {"encoder": "se_resnext50_32x4d", "decoder": "unet", "lr": 5e
 
 PRESETS = {
     "first-albunet": FIRST | {"encoder": "resnet34", "decoder": "albunet", "mask_loss": "bce=3,dice=1,focal=4"},
-    "first-resnet50": FIRST | {"encoder": "resnet50", "decoder": "plain", "mask_loss": "bce=2,dice=1,focal=2"},
+    "first-resnet50": FIRST | {"encoder": "resnet50", "decoder": "plain", "mask_loss": "bce=2,dice=1,focal=2",
+                               "image_size": 1024},
     "first-scse": FIRST | {"encoder": "se_resnext50_32x4d", "decoder": "scse", "mask_loss": "bce=3,dice=1,focal=4"},
     # Is there a pneumothorax? The mask helps to learn it, and is not used.
     "second-classifier": SECOND | {"label_head": "double", "mask_loss": "label=1,label_focal=1,bce=1",
