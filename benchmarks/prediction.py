@@ -40,7 +40,7 @@ def our_prediction(models, images, precision):
     """[(boxes (k, 4) in 1024 px, scores (k,))] of images (B, 1, S, S)."""
     merged = predict_batch(Rsna(), models, VIEWS["flip"], images, precision)
     row = pd.Series({"image_id": "", "width": FRAME, "height": FRAME})
-    return [detect(Rsna().candidates(one, row, models[0]), PARAMS, Rsna.gate_weights) for one in merged]
+    return [detect(Rsna().candidates(one, row, models[0], None), PARAMS, Rsna.gate_weights) for one in merged]
 
 
 def check(ours, plain, precision):

@@ -209,3 +209,45 @@ def plain_noise(image, level, rng):
     if rng.random() < level.noise:
         image = image + rng.normal(0, rng.uniform(0, 0.04), image.shape)
     return image
+
+
+def plain_decode(text, height, width):
+    """Mask of relative, column-major run lengths, pixel by pixel."""
+    mask, place, numbers = np.zeros((height, width), np.uint8), 0, [int(word) for word in text.split()]
+    for gap, length in zip(numbers[::2], numbers[1::2]):
+        place += gap
+        for k in range(place, place + length):
+            mask[k % height, k // height] = 1
+        place += length
+    return mask
+
+
+def plain_encode(mask):
+    """Run lengths of a mask, pixel by pixel."""
+    runs, before, gap, length = [], 0, 0, 0
+    for pixel in mask.T.ravel().tolist():
+        if pixel:
+            length += 1
+        elif before:
+            runs += [gap, length]
+            gap, length = 1, 0
+        else:
+            gap += 1
+        before = pixel
+    runs += [gap, length] if before else []
+    return " ".join(map(str, runs)) if runs else "-1"
+
+
+def plain_triplets(pictures, truths, tops, areas, bottoms):
+    """Mean Dice (T, A, B) of every triplet, each applied to each picture of probabilities anew."""
+    scores = np.zeros((len(tops), len(areas), len(bottoms)))
+    for t, top in enumerate(tops):
+        for a, area in enumerate(areas):
+            for b, bottom in enumerate(bottoms):
+                for picture, true in zip(pictures, truths):
+                    mask = picture / 255 > bottom
+                    if (picture / 255 > top).sum() < area:
+                        mask = np.zeros_like(mask)
+                    total = mask.sum() + true.sum()
+                    scores[t, a, b] += 2 * (mask * true).sum() / total if total else 1
+    return scores / len(pictures)

@@ -39,7 +39,8 @@ LEVELS = {
 
 
 class Augmentation:
-    """Level and output side -> callable(image (H, W) uint8, boxes (n, 4), labels (n,), rng) -> the same, warped.
+    """Level and output side -> callable(image (H, W) uint8, boxes (n, 4), labels (n,), rng, any number of masks of 0
+    and 1, of any size) -> the same without rng, warped.
 
     albumentations draws uniform ranges only, so the normal distributions of the paper (affine, gamma) are drawn here;
     the pixel noise is albumentations'.
@@ -55,10 +56,11 @@ class Augmentation:
             A.GaussNoise(std_range=(0.0, 0.04), p=self.level.noise),
         ])
 
-    def __call__(self, image, boxes, labels, rng):
+    def __call__(self, image, boxes, labels, rng, *masks):
         image, boxes = resize(image, self.size), boxes * (self.size / len(image))
         matrix = random_affine(rng, self.level, self.size)
-        image = cv2.warpAffine(image, of_pixel_centres(matrix), (self.size, self.size), flags=cv2.INTER_LINEAR)
+        image = warp(image, matrix, self.size)
+        masks = [(warp(resize(255 * mask, self.size), matrix, self.size) > 127).view(np.uint8) for mask in masks]
         boxes, labels = visible(warp_boxes(boxes, matrix), labels, self.size)
         image = cv2.LUT(image, gamma_table(2 ** rng.normal(0, self.level.gamma)))
         if self.level.noise:
@@ -66,7 +68,11 @@ class Augmentation:
             seeds = rng.integers(2**31, size=2).tolist()
             self.pixels.set_random_state(np.random.default_rng(seeds[0]), random.Random(seeds[1]))
             image = self.pixels(image=image)["image"]
-        return image, boxes, labels
+        return image, boxes, labels, *masks
+
+
+def warp(picture, matrix, side):
+    return cv2.warpAffine(picture, of_pixel_centres(matrix), (side, side), flags=cv2.INTER_LINEAR)
 
 
 def of_pixel_centres(matrix):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from cxr.config import Config
 from cxr.disk import InputError, atomic
 
 # torch.load has no error of its own for a broken file: it fails wherever the bytes stop making sense
@@ -19,6 +20,12 @@ def plain_config(config):
     """Config as a dictionary of JSON's own types."""
     values = dataclasses.asdict(config).items()
     return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values}
+
+
+def stored_config(values):
+    """Config from what a checkpoint holds; settings that this version does not know any more are left out."""
+    known = {name: value for name, value in values.items() if name in Config.__dataclass_fields__}
+    return dataclasses.replace(Config(), **known | {name: Path(known[name]) for name in ("input", "working")})
 
 
 def save_state(path, state):

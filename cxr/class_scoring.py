@@ -55,7 +55,8 @@ def quick_scores(predictions, table, names):
 def evaluate(config, cases, train, names, nms_iou):
     """Evaluation of the images of `cases`, a function that yields a Case for each of them, as often as it is called."""
     if config.fit_on != "folds":
-        raise InputError(f"--fit-on {config.fit_on} is impossible: {config.task} has no images like the test set")
+        raise InputError(f"--fit-on {config.fit_on} is impossible: {config.task} has no images like the test set, and "
+                         "no published values")
     params = Params(nms_iou=nms_iou, score_floor=0.0)  # low scores count in an average precision
     pool = collect(cases, params, len(names))
     classes, units = pool.classes(), units_of(pool)

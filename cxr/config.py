@@ -50,6 +50,17 @@ class Config:
     classes: int = setting(0, "only the first so many box classes of the task's list; 0: all of them", True)
     dropout: float = setting(0.75, "dropout before the class and the global output; 0.75 in the best model", True)
 
+    decoder: str = setting("unet", "of a segmentation network: unet (segmentation-models-pytorch's), albunet, plain "
+                           "(no normalisation), scse (attention), deeplab (V3+), cbam or aspp (with hypercolumns)",
+                           True, ("unet", "albunet", "plain", "scse", "deeplab", "cbam", "aspp"))
+    label_head: str = setting("none", "head for the whole image of a segmentation network: none, linear, or two "
+                              "layers, of which the first gives as many numbers as it gets (double) or 64 (narrow)",
+                              True, ("none", "linear", "double", "narrow"))
+    encoder_norm: str = setting("train", "batch norm in a segmentation network's pretrained encoder: train, or frozen "
+                                "as the 4th place had it", True, ("train", "frozen"))
+    mask_loss: str = setting("bce=1,dice=1", "weighted terms of a segmentation loss: bce, dice, squared_dice, focal "
+                             "and lovasz of the mask, label and label_focal of the image", True)
+
     image_size: int = setting(512, "side of the network's input in pixels", True)
     epochs: int = setting(12, "passes over the training folds", True)
     batch_size: int = setting(4, "images in a step and process", True)
@@ -57,17 +68,41 @@ class Config:
     optimizer: str = setting("adam", "adam as published; adamw decouples the weight decay", True, ("adam", "adamw"))
     lr: float = setting(1e-5, "learning rate; 1e-5 suits pretrained weights, random ones need 3e-4 to 1e-3", True)
     weight_decay: float = setting(0.0, "weight decay", True)
-    schedule: str = setting("plateau", "plateau: x0.2 after 4 epochs without a lower validation box loss; "
-                            "cosine: per step to 1 %% after a warm-up of 3 %%", True, ("plateau", "cosine"))
+    schedule: str = setting("plateau", "plateau: x0.2 after 4 epochs without a lower validation loss; metric: x0.1 "
+                            "after 2 without a better metric; cosine: per step to 1 %% after a warm-up of 3 %%; waves: "
+                            "down and up again in --cycle epochs each; restarts: down in --cycle epochs, then anew, in "
+                            "the last four at 1/50 and 1/100; constant", True,
+                            ("plateau", "metric", "cosine", "waves", "restarts", "constant"))
+    cycle: int = setting(8, "epochs of a wave's fall, or between restarts", True)
+    lr_min: float = setting(1e-7, "lowest learning rate of waves and restarts", True)
     clip: float = setting(0.05, "gradient norm is clipped here; 0.05 as published", True)
     freeze_epochs: int = setting(1, "first epochs with a frozen encoder, only if it is pretrained", True)
     class_weight: float = setting(1.0, "weight of the anchor class loss; 0 and --global-weight 0: boxes only", True)
     divide_by: str = setting("image", "whose positive anchors divide the detection losses: each image's as published, "
                              "or their running mean, which suits random weights", True, ("image", "running"))
+    sampling: str = setting("all", "images of an epoch with masks to learn: all once; share: all positives and as many "
+                            "negatives as --positive-share leaves room for; balanced: as many draws as images, half "
+                            "of them positive; positives: these alone", True,
+                            ("all", "share", "balanced", "positives"))
+    positive_share: float = setting(0.8, "share of positives of --sampling share in the first epoch; 1: no negatives",
+                                    True)
+    positive_share_end: float = setting(0.0, "the share moves evenly towards this after the last epoch; 0: it stays",
+                                        True)
+    lungs: str = setting("", "a run of the task lungs; images are cut to the lungs that it finds", True)
+    pseudo: str = setting("", "a run whose predicted masks of the test images are learned, too", True)
+    pseudo_ratio: float = setting(0.5, "images of --pseudo in an epoch from the second on, for each other image", True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
-                                "21 = 20 without rotation", True, ("1", "10", "11", "15", "20", "21"))
+                                "21 = 20 without rotation; for masks also first to fifth, after these places",
+                                True, ("1", "10", "11", "15", "20", "21",
+                                       "first", "second", "third", "fourth", "fifth"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
+    ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
+    start: str = setting("", "a run whose last weights of the same fold are the first ones here: for larger images, "
+                         "another share of positives", True)
+    unlabelled: str = setting("", "a folder of PNG X-rays without labels, from which a mean teacher teaches", True)
+    unlabelled_batch: int = setting(4, "pictures of --unlabelled in a step; 4 as published", True)
+    consistency: float = setting(2.0, "weight of student and teacher agreeing, reached in 30 epochs", True)
     keep: int = setting(3, "the last epochs whose checkpoints are kept for merging", True)
     patience: int = setting(0, "stop a fold after this many epochs without a better metric; 0: never", True)
     max_hours: float = setting(0.0, "stop training cleanly after this many hours, to be resumed; 0: no limit")
@@ -83,9 +118,16 @@ class Config:
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
     partial: bool = setting(False, "predict with folds whose training is not finished")
     judge_images: int = setting(200, "step 06: the files are judged on at most so many validation images")
+    probability_size: int = setting(0, "side of the probability pictures that step 04 keeps; 0: that of the network")
 
-    fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), or testlike (the 1,000 images "
-                          "labelled like the test set)", choices=("folds", "testlike"))
+    rule: str = setting("first", "how probabilities become a mask or none: first (triplet), second (image scores of "
+                        "--stack), third (0.5), fourth (label head and triplet), fifth (highest pixel)",
+                        choices=("first", "second", "third", "fourth", "fifth"))
+    component: int = setting(0, "parts of a mask of up to so many pixels are removed; the 1st place removed 100")
+    stack: tuple[str, ...] = setting((), "runs whose image scores are stacked and decide which images get a mask")
+    fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), testlike (the 1,000 images "
+                          "labelled like the test set), or published (nothing is fitted, the place's own values of "
+                          "--rule)", choices=("folds", "testlike", "published"))
     submit: str = setting("", "send submission.csv to Kaggle with this message")
     compare: tuple[str, ...] = setting((), "names of runs to show side by side, instead of post-processing one")
 
@@ -162,7 +204,7 @@ def resolve(given, presets):
     config = dataclasses.replace(base, **(given | {"preset": preset, "explicit": tuple(given)}))
     check(config)
     return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare),
-                               images=tuple(config.images))
+                               images=tuple(config.images), stack=tuple(config.stack))
 
 
 def run_name(base, config):
@@ -174,10 +216,13 @@ def run_name(base, config):
 
 def check(config):
     positive = ("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip", "channels",
-                "judge_images")
+                "judge_images", "cycle", "unlabelled_batch")
     for name in positive:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
+    for name in ("positive_share", "positive_share_end"):
+        if not 0 <= getattr(config, name) <= 1 or config.positive_share == 0:
+            raise InputError(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(config, name)}")
     for name in ("dropout", "ema"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {getattr(config, name)}")

@@ -12,38 +12,48 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from cxr.augmentation import Augmentation
 from cxr.disk import InputError
 from cxr.images import resize
+from cxr.lungs import crop
+from cxr.mask_augmentation import RECIPES, MaskAugmentation
+from cxr.masks import EMPTY, decode, resize_mask
 
 
 class XrayDataset(Dataset):
     """Rows of a table -> dict(image uint8 (1, S, S), boxes (n, 4) in input pixels, labels (n,), label, index).
 
+    Where the table has a column `mask` (run lengths in original pixels), also mask uint8 (1, S, S) of 0 and 1. Where it
+    has crop_x1 to crop_y2 (original pixels), all is cut to that box first.
     `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
-    Indexed by (epoch, row): the random numbers of a sample depend on seed, epoch and row alone, never on the number of
-    workers, processes or restarts.
+    Indexed by (epoch, row), or (epoch, place, row) where a row comes several times in an epoch: the random numbers of a
+    sample depend on the seed and these alone, never on the number of workers, processes or restarts.
     """
 
     def __init__(self, table, folder, image_size, augmentation="1", seed=0, targets=None):
         self.targets = targets
         self.table, self.folder, self.image_size, self.seed = table.reset_index(drop=True), folder, image_size, seed
-        self.augment = Augmentation(augmentation, image_size) if augmentation != "1" else None
+        kind = MaskAugmentation if augmentation in RECIPES else Augmentation
+        self.augment = kind(augmentation, image_size) if augmentation != "1" else None
 
     def __len__(self):
         return len(self.table)
 
     def __getitem__(self, key):
-        epoch, row_number = key
+        *moment, row_number = key
         row = self.table.iloc[row_number]
         image = read_png(self.folder / f"{row['image_id']}.png")
         boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
+        masks = [true_mask(row)] if "mask" in row else []
+        if "crop_x1" in row:
+            image, boxes, masks = cut(image, boxes, masks, row)
         if self.augment is not None:
-            rng = np.random.default_rng((self.seed, epoch, row_number))
-            image, boxes, labels = self.augment(image, boxes, labels, rng)
+            rng = np.random.default_rng((self.seed, *moment, row_number))
+            image, boxes, labels, *masks = self.augment(image, boxes, labels, rng, *masks)
         else:
             boxes = boxes * (self.image_size / image.shape[0])
-            image = resize(image, self.image_size)
+            image, masks = resize(image, self.image_size), [resize_mask(mask, self.image_size) for mask in masks]
         boxes, labels = torch.from_numpy(boxes).float(), torch.from_numpy(labels)
         sample = {"image": torch.from_numpy(np.ascontiguousarray(image))[None], "boxes": boxes, "labels": labels,
                   "label": int(row.get("label", -1)), "index": row_number}
+        sample |= {"mask": torch.from_numpy(mask)[None] for mask in masks}
         return sample | (self.targets(boxes, labels) if self.targets else {})
 
 
@@ -61,6 +71,21 @@ def scaled_boxes(row, width, height):
     boxes = np.array(json.loads(row["boxes"]), np.float64).reshape(-1, 4)
     scale = np.array([width / row["width"], height / row["height"]] * 2)
     return boxes * scale, np.array(json.loads(row["box_labels"]), np.int64)
+
+
+def true_mask(row):
+    """Mask (height, width) of a table row, uint8 of 0 and 1; an empty field is an image without one."""
+    runs = row["mask"] if isinstance(row["mask"], str) else EMPTY
+    return decode(runs, int(row["height"]), int(row["width"]))
+
+
+def cut(image, boxes, masks, row):
+    """Picture, boxes in its pixels, masks in original pixels: all cut to the row's crop; the picture keeps its side."""
+    box, side = [int(row[f"crop_{name}"]) for name in ("x1", "y1", "x2", "y2")], len(image)
+    frame = np.array([row["width"], row["height"]] * 2) / side  # original pixels in one of the picture's
+    boxes = (boxes * frame - np.tile(box[:2], 2)) / (np.tile(np.subtract(box[2:], box[:2]), 2) / side)
+    masks = [crop(mask, box, row["width"], row["height"]) for mask in masks]
+    return resize(crop(image, box, row["width"], row["height"]), side), boxes, masks
 
 
 def keep_classes(table, count):
@@ -84,6 +109,8 @@ def collate(samples):
         labels[i, : len(sample["boxes"])] = sample["labels"]
     batch = {"image": torch.stack([s["image"] for s in samples]), "boxes": boxes, "labels": labels,
              "label": torch.tensor([s["label"] for s in samples]), "index": torch.tensor([s["index"] for s in samples])}
+    if "mask" in samples[0]:
+        batch["mask"] = torch.stack([s["mask"] for s in samples])
     for name in samples[0].keys() - batch.keys():
         batch[name] = torch.cat([s[name] for s in samples])
         lengths = torch.tensor([len(s[name]) for s in samples])
@@ -100,20 +127,33 @@ class ResumableSampler(Sampler):
         self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
         self.rank, self.world, self.epoch, self.first_batch = rank, world, 0, 0
 
+    def total(self):
+        """Images of the present epoch, over all processes."""
+        return self.length
+
     def order(self):
         if not self.shuffle:
             return np.arange(self.length)
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
 
+    def facts(self):
+        """Numbers for the log about the order of the present epoch."""
+        return {}
+
     def batches(self):
         """Batches of this process in one epoch. A last batch that not all processes could fill is left out."""
         if self.shuffle:
-            return max(1, self.length // (self.batch_size * self.world))
+            return max(1, self.total() // (self.batch_size * self.world))
         return -(-len(range(self.rank, self.length, self.world)) // self.batch_size)
 
     def __iter__(self):
-        rows = self.order()[self.rank :: self.world][: self.batches() * self.batch_size]
-        return iter([(self.epoch, int(row)) for row in rows[self.first_batch * self.batch_size :]])
+        order = self.order()
+        places = range(len(order))[self.rank :: self.world][: self.batches() * self.batch_size]
+        return iter([self.key(order, place) for place in places[self.first_batch * self.batch_size :]])
+
+    def key(self, order, place):
+        """What the dataset is asked for at a place of the epoch's order."""
+        return self.epoch, int(order[place])
 
 
 def count_workers(wanted):
@@ -136,7 +176,7 @@ def read_table(path):
     if not path.exists():
         raise InputError(f"{path} is missing: run step 02 first, with the same --task and --working")
     try:
-        return pd.read_csv(path, dtype={"image_id": str, "group": str})
+        return pd.read_csv(path, dtype={"image_id": str, "group": str, "mask": str})
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path} is not a readable table ({error}): delete it and run step 02 again") from None
 

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from cxr.data import read_png, read_table, scaled_boxes
+from cxr.data import read_png, read_table, scaled_boxes, true_mask
 from cxr.disk import atomic
+from cxr.masks import find_outlines, resize_mask
 from cxr.panels import BRIGHT, COLOURS, PNG_DPI, STYLE, Panel, colours_of, write_panels
 
 OLDEST = 100  # years; higher ages are typing errors and are counted in the last bar
@@ -223,6 +224,9 @@ def draw_sample(axis, row, folder, box_classes=()):
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.6))
         if len(box_classes) > 1:
             axis.text(x1, y1, box_classes[label], color=colour, fontsize=5.5, va="bottom", clip_on=True)
+    if "mask" in row:
+        for line in find_outlines(resize_mask(true_mask(row), len(image))):
+            axis.fill(*line[:, 0].T, facecolor="none", edgecolor=BRIGHT[1], linewidth=1.2)
     axis.set_title(caption(row), fontsize=7.5, fontweight="normal", pad=3)
     axis.set_axis_off()
 

@@ -32,6 +32,25 @@ class Candidates:
     score: np.ndarray  # (n,) mean probability
     label: np.ndarray  # (n,) int box class
 
+    @staticmethod
+    def columns(candidates):
+        """Arrays of a list of Candidates, for one file."""
+        boxes = {name: np.concatenate([getattr(c, name) for c in candidates])
+                 for name in ("centre", "size20", "size80", "score", "label")}
+        return boxes | {"image_id": np.array([c.image_id for c in candidates]),
+                        "count": np.array([len(c.score) for c in candidates]),
+                        "frame": np.array([(c.width, c.height) for c in candidates]),
+                        "category": np.stack([c.category for c in candidates])}
+
+    @classmethod
+    def rows(cls, part):
+        """Yield the Candidates of what `columns` gave."""
+        ends = part["count"].cumsum()
+        for i, (end, count) in enumerate(zip(ends, part["count"])):
+            own = slice(end - count, end)
+            yield cls(str(part["image_id"][i]), *map(int, part["frame"][i]), part["category"][i], part["centre"][own],
+                      part["size20"][own], part["size80"][own], part["score"][own], part["label"][own])
+
 
 @dataclass(frozen=True)
 class Params:

@@ -19,7 +19,11 @@ from cxr.config import STOPPED, flags
 from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, read_table, split_fold
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, atomic, read_json, write_json
+from cxr.lung_crops import with_crops
 from cxr.manifest import manifest
+from cxr.mean_teacher import MeanTeacher
+from cxr.pseudo_labels import add_pseudo
+from cxr.schedules import after_epoch, after_update
 from cxr.training_state import Training
 
 
@@ -33,10 +37,18 @@ def train_folds(task, config):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True)
         for fold in config.wanted_folds():
-            status = fit(task, config, fold, split_fold(table, fold), device, precision, deadline)
+            status = fit(task, config, fold, training_tables(task, config, table, fold, device), device, precision,
+                         deadline)
             if status:
                 return status
     return 0
+
+
+def training_tables(task, config, table, fold, device):
+    """(training rows with what --pseudo adds, validation rows), both with the boxes of --lungs."""
+    train, valid = split_fold(table, fold)
+    tables = add_pseudo(train, task, config) if config.pseudo else train, valid
+    return tuple(with_crops(part, config, config.lungs, device) for part in tables) if config.lungs else tables
 
 
 def fit(task, config, fold, tables, device, precision, deadline):
@@ -58,14 +70,15 @@ def fit(task, config, fold, tables, device, precision, deadline):
     network = torch.compile(state.model) if config.compile else state.model
     if distributed.world() > 1:
         network = DistributedDataParallel(network, find_unused_parameters=True)
+    teacher = MeanTeacher(state, loaders[0].sampler) if config.unlabelled else None
     stopped = False
     while not (state.done or stopped):
         start, first_step = time.monotonic(), state.step
-        if train_one_epoch(task, state, network, loaders[0], folder, deadline):
+        if train_one_epoch(task, state, network, loaders[0], teacher, folder, deadline):
             speed = measure_speed(state.step - first_step, time.monotonic() - start, config)
             distributed.share_buffers(state.evaluated())
             results = evaluate(task, state.evaluated(), loaders[1], config, device, precision)
-            finish_epoch(task, state, results, speed, folder, writer)
+            finish_epoch(task, state, results, loaders[0].sampler.facts() | speed, folder, writer)
         stopped = passed(deadline)
     distributed.barrier()  # nobody goes on before the first process has written everything
     if main:
@@ -104,13 +117,14 @@ def prepare_folder(folder, task, config, main):
 
 def make_loaders(task, config, tables, device):
     workers, seed, share = count_workers(config.workers), config.seed, (distributed.rank(), distributed.world())
-    targets = task.targets(config)
+    targets, samplers = task.targets(config), (
+        task.sampler(tables[0], config, *share),
+        ResumableSampler(len(tables[1]), config.batch_size, seed, False, *share))
     loaders = []
-    for table, augmentation in zip(tables, (config.augmentation, "1")):
+    for table, sampler, augmentation in zip(tables, samplers, (config.augmentation, "1")):
         dataset = XrayDataset(table, config.task_dir / "images", config.image_size, augmentation, seed, targets)
-        shuffle = table is tables[0]
-        sampler = ResumableSampler(len(table), config.batch_size, seed, shuffle, *share)
-        loaders.append(make_loader(dataset, sampler, workers if shuffle else min(workers, 2), device.type == "cuda"))
+        processes = workers if table is tables[0] else min(workers, 2)
+        loaders.append(make_loader(dataset, sampler, processes, device.type == "cuda"))
     return loaders
 
 
@@ -122,7 +136,7 @@ def to_device(batch, device):
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def train_one_epoch(task, state, network, loader, folder, deadline):
+def train_one_epoch(task, state, network, loader, teacher, folder, deadline):
     """Steps from state.step to the epoch's end, saving the state at times; False if the deadline came first."""
     config, device, main = state.config, state.device, distributed.rank() == 0
     loader.sampler.epoch, loader.sampler.first_batch = state.epoch, state.step
@@ -130,15 +144,18 @@ def train_one_epoch(task, state, network, loader, folder, deadline):
     state.model.train()
     if state.model.pretrained:
         state.model.freeze_encoder(state.epoch < config.freeze_epochs)
+    if teacher:
+        teacher.start()
     saved = time.monotonic()
     bar = tqdm(loader, desc=f"fold {state.fold} epoch {state.epoch + 1}/{config.epochs}", initial=state.step,
                total=steps, disable=not main, mininterval=5, leave=False)
     for batch in bar:
         torch.manual_seed(hash((config.seed, state.fold, state.epoch, state.step, distributed.rank())) % 2**63)
+        state.moment = state.epoch + state.step / steps
         batch = to_device(batch, device)
         with autocast(device, state.precision):
             outputs = network(batch["image"])
-        terms = task.loss(outputs, batch, state.model, config)
+        terms = task.loss(outputs, batch, state.model, config) | (teacher.terms() if teacher else {})
         loss = sum(terms.values())
         state.scaler.scale(loss / config.accumulate).backward()
         add_to_totals(state, {"loss": loss, **terms})
@@ -173,8 +190,7 @@ def update(state):
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    if state.config.schedule == "cosine":
-        state.scheduler.step()
+    after_update(state.scheduler, state.config)
     if state.average:
         state.average.update_parameters(state.model)
 
@@ -211,14 +227,13 @@ def evaluate(task, model, loader, config, device, precision):
     return results | task.quick_score(merged, loader.dataset.table, config)
 
 
-def finish_epoch(task, state, results, speed, folder, writer):
-    """Schedule, log, checkpoints, early stopping; the state moves on to the next epoch."""
+def finish_epoch(task, state, results, facts, folder, writer):
+    """Schedule, log, checkpoints, early stopping; the state moves on to the next epoch. `facts`: more for the log."""
     check_finite(state, {name: value for name, value in results.items() if name.startswith("valid_")})
     config, main = state.config, distributed.rank() == 0
     lr = state.optimizer.param_groups[0]["lr"]
     means = {f"train_{name}": value for name, value in mean_terms(state).items()}
-    if config.schedule == "plateau":
-        state.scheduler.step(results[f"valid_{task.plateau_term}"])
+    after_epoch(state.scheduler, config, results, task.plateau_term)
     state.epoch, state.step, state.totals = state.epoch + 1, 0, {}
     better = results["metric"] > state.best
     if better:
@@ -227,15 +242,15 @@ def finish_epoch(task, state, results, speed, folder, writer):
     state.done = state.epoch >= config.epochs or (config.patience > 0 and waited >= config.patience)
     if not main:
         return
-    row = {"epoch": state.epoch, "lr": lr, **means, **results, **speed}
+    row = {"epoch": state.epoch, "lr": lr, **means, **results, **facts}
     write_log(folder / "log.csv", row)
     for name, value in row.items():
         writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
     writer.flush()
     keep_checkpoints(task, state, folder, better)
+    judged = ", ".join(f"{name.replace('_', ' ')} {results[name]:.4f}" for name in task.logged)
     print(f"fold {state.fold} epoch {state.epoch}/{config.epochs}: train {means['train_loss']:.4f}, valid "
-          f"{results['valid_loss']:.4f}, metric {results['metric']:.4f}, {speed['images_per_second']:.1f} images/s",
-          flush=True)
+          f"{results['valid_loss']:.4f}, {judged}, {facts['images_per_second']:.1f} images/s", flush=True)
 
 
 def keep_checkpoints(task, state, folder, better):

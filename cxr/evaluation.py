@@ -9,11 +9,15 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of images as {image_id: array}: corners (n, 4) in original pixels, classes (n,), scores (n,)."""
+    """Boxes of images as {image_id: array}: corners (n, 4) in original pixels, classes (n,), scores (n,).
+
+    Where findings are masks, each connected part has its box and in `outlines` its outline, (m, 2) x, y.
+    """
 
     corners: dict = field(default_factory=dict)
     labels: dict = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
+    outlines: dict = field(default_factory=dict)
 
     def put(self, image_id, corners, labels, scores=None):
         self.corners[image_id], self.labels[image_id], self.scores[image_id] = corners, labels, scores
@@ -40,6 +44,8 @@ class Evaluation:
     `baselines`: (name, score, (low, high) or None). `folds`: (fold, score, parameters fitted on other images).
     `sensitivity`: {parameter: (values, scores, chosen value)}. `pr`: (recall, precision) and `froc`: (false boxes per
     image, recall), arrays of equal length; `operating`: (recall, precision, false boxes per image) or None.
+    `figures`: {words: number}, printed beside the score. `reliability`: (image scores (n,), whether the image has a
+    finding (n,)). `sized`: (true area in pixels (n,), score (n,)) of the images with a finding.
     """
 
     score: float
@@ -55,9 +61,12 @@ class Evaluation:
     baselines: list
     sensitivity: dict
     folds: list
-    pr: tuple
-    froc: tuple
-    operating: tuple | None
+    pr: tuple | None = None
+    froc: tuple | None = None
+    operating: tuple | None = None
+    figures: dict = field(default_factory=dict)
+    reliability: tuple | None = None
+    sized: tuple | None = None
     image_score: str = "score"  # what `images.score` is, for a caption
     searched: str = ""  # what was searched and how to read `sensitivity`
     results: dict = field(default_factory=dict)  # further entries of results.json

@@ -77,6 +77,8 @@ def make_rule(params, names, gate_weights):
 
 
 def choose_estimate(config, train):
+    if config.fit_on == "published":
+        raise InputError(f"--fit-on published is impossible: {config.task} is always searched, use --fit-on folds")
     if config.fit_on == "testlike" and not train["test_like"].any():
         raise InputError(f"{config.task_dir / 'train.csv'} has no test-like images: use --fit-on folds")
     return transfer if config.fit_on == "testlike" else nested

@@ -1,18 +1,16 @@
 """Prediction with fold models x kept epochs x views, merged before anything is thrown away, streamed to disk."""
 
 import zlib
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from cxr import distributed
-from cxr.checkpoint import fingerprint, load_state
-from cxr.config import Config
+from cxr.checkpoint import fingerprint, load_state, stored_config
 from cxr.data import XrayDataset, collate, count_workers, one_thread, read_table
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, read_json, write_json
+from cxr.lung_crops import with_crops
 from cxr.predictions import PART, part_count, part_path, write_part
 
 # A view is (thirds of an octave larger, flipped). Scales in steps of the anchors' own three scales per octave keep the
@@ -30,6 +28,9 @@ def predict_run(task, config):
     with distributed.process_group(device.type):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {describe(device, precision)}")
+        cut_by = read_json(config.fold_dir(config.wanted_folds()[0]) / "config.json").get("lungs", "")
+        if cut_by:
+            train, test = (with_crops(table, config, cut_by, device) for table in (train, test))
         for fold, paths in checkpoints.items():
             predict_table(task, config, paths, train[train["fold"] == fold],
                           config.fold_dir(fold) / f"valid_{config.predictions}", device, precision)
@@ -71,12 +72,6 @@ def load_model(task, path, device):
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
-def stored_config(values):
-    """Config from what a checkpoint holds; settings that this version does not know any more are left out."""
-    known = {name: value for name, value in values.items() if name in Config.__dataclass_fields__}
-    return replace(Config(), **known | {name: Path(known[name]) for name in ("input", "working")})
-
-
 def predict_table(task, config, paths, table, folder, device, precision):
     """Predict the rows of a table into `folder`; parts that are there already are kept."""
     main = distributed.rank() == 0
@@ -97,7 +92,7 @@ def predict_table(task, config, paths, table, folder, device, precision):
         for row, outputs in zip(indices, merged):
             number = row // PART
             part = collected.setdefault(number, [])
-            part.append(task.candidates(outputs, table.iloc[row], models[0]))
+            part.append(task.candidates(outputs, table.iloc[row], models[0], config))
             if len(part) == min(PART, len(table) - number * PART):
                 write_part(folder, number, collected.pop(number))
         bar.update(len(indices))
@@ -122,7 +117,7 @@ def check_settings(folder, config, paths, table, main):
 
 def batches(config, table, rows, model, device):
     """Batches of the given rows in their order, at the size that the network was trained with."""
-    dataset = XrayDataset(table, config.task_dir / "images", model.image_size)
+    dataset = XrayDataset(table.drop(columns="mask", errors="ignore"), config.task_dir / "images", model.image_size)
     workers = min(count_workers(config.workers), len(rows))
     return torch.utils.data.DataLoader(dataset, config.batch_size, sampler=[(0, row) for row in rows],
                                        collate_fn=collate, num_workers=workers, worker_init_fn=one_thread,
@@ -132,11 +127,14 @@ def batches(config, table, rows, model, device):
 @torch.inference_mode()
 def predict_batch(task, models, views, images, precision):
     """What the task keeps of each image, merged over models x views."""
-    outputs = []
+    return task.merge(all_outputs(task, models, views, images, precision))
+
+
+def all_outputs(task, models, views, images, precision):
+    """Yield what each model says of each view, brought back to the unchanged images."""
     for view in views:
         seen = task.apply_view(images, view, models[0])
         for model in models:
             with autocast(images.device, precision):
                 raw = model(seen)
-            outputs.append(task.undo_view(raw, view, model))
-    return task.merge(outputs)
+            yield task.undo_view(raw, view, model)

@@ -117,7 +117,8 @@ def fracture(rng, scene, side):
     return disc(x, y, 0.03)
 
 
-def pneumothorax(rng, scene, side):
+def collapse(rng, scene, side):
+    """Air between the ribs and a lung that has fallen inwards: mask (side, side) of 0 and 1."""
     chest, (x, y) = scene.chest, scene.grid
     outwards = (2 * side - 1) * (x - chest.centre)
     edge = rng.uniform(0.55, 0.72) * cage_width(chest, y)
@@ -125,7 +126,11 @@ def pneumothorax(rng, scene, side):
     scene.density = np.where(gap > 0.5, -0.3, scene.density)
     scene.markings = scene.markings * (1 - gap)
     scene.bright = scene.bright + 0.5 * (gap > 0.2) * np.exp(-(((outwards - edge) / 0.003) ** 2))
-    return surround((gap > 0.5) & below_apex(scene))
+    return ((gap > 0.5) & below_apex(scene)).astype(np.uint8)
+
+
+def pneumothorax(rng, scene, side):
+    return surround(collapse(rng, scene, side))
 
 
 DRAW = {"Consolidation": consolidation, "Fibrosis": fibrosis, "Effusion": effusion, "Nodule": nodule, "Mass": mass,
@@ -148,6 +153,12 @@ def draw_findings(rng, chest, names, side):
     scene = healthy(rng, chest, side)
     found = [(name, np.clip(DRAW[name](rng, scene, int(rng.integers(2))), 0, 1))
              for name in sorted(names, key=ORDER.index)]
-    heart = draw_heart(scene.grid, chest)
-    tissue = thickness(rng, scene.grid, chest, scene.lungs, heart, scene.density, scene.markings)
-    return develop(rng, tissue + 0.25 * scene.bright, draw_label(rng, side, chest.view)), found
+    return expose(rng, scene), found
+
+
+def expose(rng, scene):
+    """uint8 image (side, side) of a scene."""
+    grid, chest = scene.grid, scene.chest
+    heart = draw_heart(grid, chest)
+    tissue = thickness(rng, grid, chest, scene.lungs, heart, scene.density, scene.markings)
+    return develop(rng, tissue + 0.25 * scene.bright, draw_label(rng, len(scene.density), chest.view))

@@ -1,15 +1,11 @@
 """Step 05: let the task judge its out-of-fold predictions; write parameters, results, submission and report."""
 
-import json
 from dataclasses import replace
-
-import numpy as np
 
 from cxr.data import read_table
 from cxr.disk import InputError, read_json, write_json
 from cxr.predictions import part_count, part_path, read_predictions
 from cxr.report import ReportInput, write_report
-from cxr.search import Case
 
 
 def postprocess(task, config):
@@ -17,18 +13,19 @@ def postprocess(task, config):
 
     Returns the path of what was written for the test images, None if there are no test predictions.
     """
-    if config.submit and task.by_hand:
+    if config.submit and not task.takes_submissions:
         raise InputError(f"--submit has nowhere to send the results of {task.name}, which is no Kaggle competition")
     train = read_table(config.task_dir / "train.csv").set_index("image_id", drop=False)
     folds, warnings = finished_folds(config, train)
     warnings += read_json(config.task_dir / "preprocess.json").get("notes", [])
     config = as_trained(config, folds)
     train = task.select(train, config)
-    evaluation = task.evaluate(config, lambda: cases(config, train, folds), train[train["fold"].isin(folds)])
+    evaluation = task.evaluate(config, lambda: cases(task, config, train, folds), train[train["fold"].isin(folds)])
     warnings += evaluation.notes
     write_json(config.run_dir / "params.json", evaluation.params)
-    answers = answer_test(config, evaluation, warnings)
-    submission, more = task.write_results(config, answers, lambda: cases(config, train, folds), evaluation, warnings)
+    answers = answer_test(task, config, evaluation, warnings)
+    submission, more = task.write_results(config, answers, lambda: cases(task, config, train, folds), evaluation,
+                                          warnings)
     results = summary(task, evaluation) | more
     write_json(config.run_dir / "results.json", results)
     report = write_report(config.run_dir / "report.html", report_input(
@@ -62,35 +59,29 @@ def as_trained(config, folds):
     return replace(config, **{name: stored[name] for name in ("classes", "global_weight") if name in stored})
 
 
-def cases(config, train, folds):
-    """Every out-of-fold image as a Case, read one part at a time."""
+def cases(task, config, train, folds):
+    """Every out-of-fold image as the task's case, read one part at a time."""
     for fold in folds:
-        for candidates in read_predictions(config.fold_dir(fold) / f"valid_{config.predictions}"):
-            if candidates.image_id not in train.index:
+        for found in read_predictions(config.fold_dir(fold) / f"valid_{config.predictions}", task.kind):
+            if found.image_id not in train.index:
                 raise InputError(f"{config.fold_dir(fold)} has predictions of images that are not in train.csv: delete "
                                  f"its valid_{config.predictions} folder and run 04_predict.py again")
-            row = train.loc[candidates.image_id]
-            boxes, labels = true_boxes(row)
-            yield Case(candidates, boxes, fold, bool(row.get("test_like", False)), str(row["group"]), labels)
+            yield task.case(found, train.loc[found.image_id], fold)
 
 
-def true_boxes(row):
-    """(boxes (n, 4) in original pixels, classes (n,)) of a row of train.csv."""
-    return np.array(json.loads(row["boxes"]), float).reshape(-1, 4), np.array(json.loads(row["box_labels"]), int)
-
-
-def answer_test(config, evaluation, warnings):
-    """{image_id: (boxes, scores, labels)} of the test images with the final parameters, None if not all are there."""
+def answer_test(task, config, evaluation, warnings):
+    """{image_id: what evaluation.detect says} of the test images, None if not all are there."""
     folder = config.run_dir / f"test_{config.predictions}"
     if not is_whole(folder, len(read_table(config.task_dir / "test.csv"))):
         warnings.append("There are no test predictions of all folds yet, so no submission was written.")
         return None
-    return {found.image_id: evaluation.detect(found) for found in read_predictions(folder)}
+    return {found.image_id: evaluation.detect(found) for found in read_predictions(folder, task.kind)}
 
 
 def summary(task, evaluation):
     return {"task": task.name, "score": evaluation.score, "interval": evaluation.interval,
-            "n_images": len(evaluation.images), "n_counted": evaluation.counted, **evaluation.results,
+            "n_images": len(evaluation.images), "n_counted": evaluation.counted, **evaluation.figures,
+            **evaluation.results,
             "baselines": {name: score for name, score, _ in evaluation.baselines}, "params": evaluation.params}
 
 
@@ -105,15 +96,17 @@ def report_input(task, config, train, evaluation, submission, warnings):
         predicted=evaluation.predicted, pr=evaluation.pr, froc=evaluation.froc, operating=evaluation.operating,
         class_names=list(task.class_names) if config.global_weight else [],  # a head without a loss knows nothing
         box_classes=list(task.used_classes(config)), class_rows=evaluation.class_rows,
-        class_curves=evaluation.class_curves, image_score=evaluation.image_score, searched=evaluation.searched,
+        class_curves=evaluation.class_curves, figures=evaluation.figures, reliability=evaluation.reliability,
+        sized=evaluation.sized, finding=task.finding, image_score=evaluation.image_score, searched=evaluation.searched,
         runs=config.run_dir, params=evaluation.params, params_path=config.run_dir / "params.json",
         submission_path=submission, warnings=warnings)
 
 
 def say(task, evaluation, submission, report):
     low, high = evaluation.interval
-    print(f"\nscore {evaluation.score:.4f} (95 % interval {low:.4f} to {high:.4f}) over {evaluation.counted} counted "
-          f"of {len(evaluation.images)} images; {evaluation.how}")
+    figures = "".join(f"{name} {value:.4f}, " for name, value in evaluation.figures.items())
+    print(f"\nscore {evaluation.score:.4f} (95 % interval {low:.4f} to {high:.4f}), {figures}over {evaluation.counted} "
+          f"counted of {len(evaluation.images)} images; {evaluation.how}")
     for name, score, _ in evaluation.baselines:
         print(f"  {name}: {score:.4f}")
     for note in evaluation.notes:

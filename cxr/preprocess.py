@@ -17,7 +17,7 @@ from cxr.folds import assign_folds
 from cxr.images import convert_image
 
 COLUMNS = ["image_id", "path", "group", "stratum", "fold", "width", "height", "age", "sex", "view",
-           "n_boxes", "boxes", "box_labels", "label", "test_like"]
+           "n_boxes", "boxes", "box_labels", "label", "test_like", "mask"]
 SETTINGS = ("input", "size", "folds", "seed")  # a task folder holds the result of one value of each
 QUEUED_PER_WORKER = 4  # keeps the workers busy; the memory of the queue does not grow with the number of images
 
@@ -154,6 +154,7 @@ def finish_table(table, headers, notes):
     facts = pd.DataFrame([asdict(headers[i]) for i in table.image_id],
                          columns=["width", "height", "age", "sex", "view"], index=table.index)
     table = pd.concat([table, facts], axis=1)
+    refuse_other_frames(table)
     clipped = [boxes_inside(json.loads(row.boxes), json.loads(row.box_labels), row.width, row.height)
                for row in table.itertuples()]
     for position, words in ((2, "boxes reach outside their image and were clipped to it"),
@@ -164,6 +165,15 @@ def finish_table(table, headers, notes):
                          box_labels=[json.dumps(result[1]) for result in clipped],
                          n_boxes=[len(result[0]) for result in clipped])
     return table[[name for name in COLUMNS if name in table.columns]]
+
+
+def refuse_other_frames(table):
+    """InputError for a picture whose mask was drawn on one of another size (column `frame`: the side of that)."""
+    other = table[(table["frame"] != table["width"]) | (table["frame"] != table["height"])] if "frame" in table else []
+    if len(other):
+        row = other.iloc[0]
+        raise InputError(f"{row['path']} and {len(other) - 1} more pictures are not {row['frame']} x {row['frame']} "
+                         "pixels as their masks are: use the original files")
 
 
 def boxes_inside(boxes, labels, width, height):

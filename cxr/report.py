@@ -17,8 +17,9 @@ from cxr.evaluation import Boxes
 from cxr.metrics import bootstrap_interval, mean_score
 from cxr.panels import BRIGHT, colours_of, write_panels
 from cxr.pooled_boxes import RATES
-from cxr.report_cases import OUTCOMES, PREDICTED_COLOUR, TRUE_COLOUR, gallery, outcomes, write_gallery
+from cxr.report_cases import OUTCOMES, PREDICTED_COLOUR, TRUE_COLOUR, called, gallery, outcomes, write_gallery
 from cxr.report_classes import class_panels
+from cxr.report_masks import mask_panels
 from cxr.report_plots import curve_panels, detection_panels, sensitivity_panels
 from cxr.run_records import across_folds, flatten, read_fold_json, read_logs, text
 
@@ -76,6 +77,10 @@ class ReportInput:
     params_path: Path | None = None
     submission_path: Path | None = None
     warnings: list = field(default_factory=list)
+    finding: tuple = ("box", "boxes")  # what a mark is called
+    figures: dict = field(default_factory=dict)  # {words: number} beside the score
+    reliability: tuple | None = None  # (image scores (n,), whether the image has a finding (n,))
+    sized: tuple | None = None  # (true area (n,), score (n,)) of the images with a finding
 
 
 def write_report(path, report):
@@ -88,7 +93,7 @@ def write_report(path, report):
     logs, problems = read_logs(report.runs) if report.runs else ({}, [])
     panels = {"curves": curve_panels(logs), "sensitivity": sensitivity_panels(report.sensitivity, report.folds),
               "detection": [*detection_panels(report.pr, report.froc, report.operating),
-                            *class_panels(report.class_curves)]}
+                            *class_panels(report.class_curves), *mask_panels(report.reliability, report.sized)]}
     cases = gallery(report)
     classes = colours_of(report.box_classes, BRIGHT) if len(report.box_classes) > 1 else {}
     legend = {f"fold {fold}": colour for fold, colour in colours_of(logs).items()}
@@ -99,7 +104,8 @@ def write_report(path, report):
     page = render(
         "report.html.jinja", report=report, problems=[*report.warnings, *problems, *more], panels=panels, cases=cases,
         legend=legend, settings=settings, manifest=manifest | _speed(logs, manifest),
-        score_rows=score_rows(report), fold_rows=fold_rows(report), outcome_rows=outcome_rows(report.images),
+        score_rows=score_rows(report), fold_rows=fold_rows(report),
+        outcome_rows=outcome_rows(report.images, report.finding),
         confusion=confusion(report.images, report.class_names), subgroups=subgroups(report.images), few=FEW,
         class_rows=[bar(row["name"], row["ap"], row["interval"]) | row for row in report.class_rows], rates=RATES,
         class_colours=classes, colours={"true": TRUE_COLOUR, "predicted": PREDICTED_COLOUR})
@@ -112,7 +118,7 @@ def render(template, **content):
     """The page as text; a name the template uses and `content` lacks is an error."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "share": share, "text": text, "flatten": flatten}
+    environment.filters |= {"called": called, "number": number, "share": share, "text": text, "flatten": flatten}
     environment.globals |= {"scale": scale, "isfinite": _finite}
     return environment.get_template(template).render(**content)
 
@@ -169,10 +175,10 @@ def fold_rows(report):
             for fold, score, params in report.folds]
 
 
-def outcome_rows(images):
+def outcome_rows(images, finding):
     """(key, sentence, number of images) of each outcome."""
     counts = outcomes(images).value_counts()
-    return [(key, sentence, int(counts.get(key, 0))) for key, sentence in OUTCOMES.items()]
+    return [(key, called(sentence, finding), int(counts.get(key, 0))) for key, sentence in OUTCOMES.items()]
 
 
 def confusion(images, class_names):

@@ -1,6 +1,7 @@
 """Which images a report shows and why: what happened to each image, and a few examples of every outcome."""
 
 import base64
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
 from cxr.disk import atomic
@@ -38,12 +39,23 @@ def outcomes(images):
     return pd.Series(np.select(kinds, list(OUTCOMES)[:4], "empty"), index=images.index)
 
 
+def called(text, finding):
+    """A text about boxes as one about what else is marked: finding is (singular, plural)."""
+    return re.sub(r"\bbox\b", finding[0], re.sub(r"\bboxes\b", finding[1], text))
+
+
 @dataclass(frozen=True)
 class Mark:
-    """A box x1 y1 x2 y2, its colour and what is written at it."""
+    """A box x1 y1 x2 y2, its colour, what is written at it, and the outline (n, 2) to draw in its place, if any."""
     box: tuple
     colour: str
     text: str
+    outline: np.ndarray | None = None
+
+    @property
+    def points(self):
+        """The outline as an SVG polygon has it."""
+        return " ".join(f"{x:g},{y:g}" for x, y in self.outline)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,8 @@ class Case:
 def gallery(report):
     """List of (title, what to look for, number of such images, [Case]); kinds without an image are left out."""
     kinds = _kinds(report.images.assign(outcome=outcomes(report.images)), report.true.corners)
-    shown = [(title, caption, len(rows), list(_cases(rows, report, EXAMPLES * (2 if title.startswith("Worst") else 1))))
+    shown = [(title, called(caption, report.finding), len(rows),
+              list(_cases(rows, report, EXAMPLES * (2 if title.startswith("Worst") else 1))))
              for title, caption, rows in kinds]
     return [kind for kind in shown if kind[3]]
 
@@ -140,7 +153,8 @@ def _marks(boxes, image_id, names, colour):
     colours = list(colours_of(names, BRIGHT).values()) if len(names) > 1 else [colour]
     words = [names[k] if len(names) > 1 else "" for k in labels]
     texts = [f"{word} {score:.2f}" if np.isfinite(score) else word for word, score in zip(words, scores)]
-    return [Mark(tuple(corners[i].tolist()), colours[labels[i]], texts[i].strip())
+    outlines = boxes.outlines.get(image_id, [None] * len(corners))
+    return [Mark(tuple(corners[i].tolist()), colours[labels[i]], texts[i].strip(), outlines[i])
             for i in np.argsort(-scores, kind="stable")]
 
 
@@ -191,6 +205,8 @@ def _draw_case(axis, case, image_score):
 
 def _draw_mark(axis, mark, y, side, **line):
     x1, y1, x2, y2 = mark.box
-    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=mark.colour, **line))
+    patch = Rectangle((x1, y1), x2 - x1, y2 - y1) if mark.outline is None else Polygon(mark.outline)
+    patch.set(fill=False, edgecolor=mark.colour, **line)
+    axis.add_patch(patch)
     axis.text(x1, y, mark.text, color=mark.colour, fontsize=7.5, fontweight="bold", va=side, clip_on=True,
               path_effects=[withStroke(linewidth=1.8, foreground="black")])

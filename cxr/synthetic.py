@@ -23,15 +23,21 @@ CLASS_SHARES = {OPACITY: 0.35, NOT_NORMAL: 0.37, NORMAL: 0.28}
 AP_SHARES = {NORMAL: 0.25, NOT_NORMAL: 0.45, OPACITY: 0.75}  # the sicker lie in bed and are taken from the front
 
 
-def write_dicom(path, image, identifier, chest):
-    """A JPEG baseline DICOM with the tags of the original. `image` is uint8 (side, side), stored at 1024 x 1024."""
+def write_dicom(path, image, identifier, chest, uids=None):
+    """A JPEG baseline DICOM with the tags of the original. `image` is uint8 (side, side), stored at 1024 x 1024.
+
+    `identifier` names the patient; `uids` are those of study, series and image, else they are made of the identifier.
+    """
     full = cv2.resize(image, (FRAME, FRAME), interpolation=cv2.INTER_LINEAR)
     jpeg = cv2.imencode(".jpg", full, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
     meta, data = FileMetaDataset(), Dataset()
     meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"2.25.{uuid.UUID(identifier).int}"
+    own = uids[2] if uids else f"2.25.{uuid.UUID(identifier).int}"
+    with pydicom.config.disable_value_validation():  # an image of a test set has "ID_..." where a UID should be
+        data.StudyInstanceUID, data.SeriesInstanceUID = uids[:2] if uids else (f"{own}.1", f"{own}.2")
+        data.SOPInstanceUID = own
+        meta.MediaStorageSOPInstanceUID = own if own[:1].isdigit() else "2.25.1"
     meta.TransferSyntaxUID = JPEGBaseline8Bit
-    data.StudyInstanceUID, data.SeriesInstanceUID = f"{data.SOPInstanceUID}.1", f"{data.SOPInstanceUID}.2"
     data.StudyDate, data.StudyTime, data.Modality, data.ConversionType = "19010101", "000000.00", "CR", "WSD"
     data.PatientName = data.PatientID = identifier
     data.PatientSex, data.ViewPosition, data.BodyPartExamined = chest.sex, chest.view, "CHEST"

@@ -5,8 +5,10 @@ import math
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from cxr.checkpoint import load_state, save_state
+from cxr.checkpoint import first_line, load_state, save_state
 from cxr.disk import InputError
+from cxr.mean_teacher import teacher_decay
+from cxr.schedules import make_scheduler
 
 
 class Training:
@@ -15,21 +17,32 @@ class Training:
     def __init__(self, task, config, fold, device, precision, steps_per_epoch, resuming):
         self.device, self.precision, self.config, self.fold = device, precision, config, fold
         torch.manual_seed(config.seed * 1000 + fold)
-        self.model = task.build_model(config, load_weights=not resuming)
+        self.model = task.build_model(config, load_weights=not (resuming or config.start))
+        if config.start and not resuming:
+            load_start(self.model, config, fold)
         self.model.to(device, memory_format=torch.channels_last)
-        self.average = AveragedModel(self.model, multi_avg_fn=moving_average(config.ema), use_buffers=True) \
-            if config.ema else None
+        self.average = AveragedModel(self.model, multi_avg_fn=moving_average(self.decay), use_buffers=True) \
+            if config.ema or config.unlabelled else None
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(self.model.parameters(), config.lr, weight_decay=config.weight_decay,
                               fused=device.type in ("cuda", "cpu"))
         self.scheduler = make_scheduler(self.optimizer, config, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.epoch, self.step, self.best, self.best_epoch, self.done = 0, 0, -math.inf, -1, False
-        self.totals = {}
+        self.totals, self.moment = {}, 0.0  # moment: epochs since the start, with the present one's part
 
     def evaluated(self):
-        """The weights that are validated and kept: the moving average where there is one."""
-        return self.average.module if self.average else self.model
+        """The weights that are validated and kept: the moving average where one is asked for. (The 5th place of
+        SIIM-ACR Pneumothorax kept the student of its mean teacher.)"""
+        return self.average.module if self.config.ema else self.model
+
+    def decay(self, updates):
+        """Decay of the average, which a mean teacher has its own way to choose. It grows with the number of updates,
+        so that short runs are not all past."""
+        if self.config.unlabelled:
+            return teacher_decay(self.moment, updates)
+        averaging = self.epoch + 1 >= self.config.ema_from
+        return min(self.config.ema, (1 + updates) / (10 + updates)) if averaging else 0.0
 
     def parts(self):
         parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
@@ -52,20 +65,24 @@ class Training:
 
 
 def moving_average(decay):
-    """Exponential moving average whose decay grows with the number of updates, so that short runs are not all past."""
+    """For AveragedModel: an exponential moving average with the decay `decay(updates)`."""
 
     def update(averaged, current, updates):
-        weight = 1 - min(decay, (1 + int(updates)) / (10 + int(updates)))
+        weight = 1 - decay(int(updates))
         for old, new in zip(averaged, current):
             old.lerp_(new, weight) if old.is_floating_point() else old.copy_(new)
 
     return update
 
 
-def make_scheduler(optimizer, config, steps_per_epoch):
-    if config.schedule == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=4, factor=0.2)
-    total = max(1, config.epochs * steps_per_epoch)
-    warmup = max(1, round(0.03 * total))
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
-        (step + 1) / warmup, 0.01 + 0.99 * (1 + math.cos(math.pi * min(1, step / total))) / 2))
+def load_start(model, config, fold):
+    """The weights of the last epoch of the same fold of another run. Raises InputError where they do not fit."""
+    folder = config.task_dir / config.start / f"fold{fold}"
+    paths = sorted(folder.glob("epoch*.pt"))
+    if not paths:
+        raise InputError(f"{folder} of --start {config.start} has no checkpoint: train that run first")
+    try:
+        model.load_state_dict(load_state(paths[-1])["model"])
+    except RuntimeError as error:  # torch names the first hundred tensors
+        raise InputError(f"{paths[-1]} of --start {config.start} fits another network "
+                         f"({first_line(error)}): start from a run with the same network") from error

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -15,18 +17,20 @@ import pytest
 import torch
 from tiny_task import TinyTask, main, tiny_config, write_tiny_data
 
-from cxr import engine
+from cxr import engine, predictions
 from cxr.checkpoint import load_state
 from cxr.config import STOPPED
 from cxr.data import collate, read_table, split_fold
+from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.engine import evaluate, make_loaders, train_folds
 from cxr.inference import load_model
-from cxr.predictions import read_predictions
+from cxr.schedules import make_scheduler
 from cxr.tasks.rsna import Rsna
-from cxr.training_state import Training, make_scheduler, moving_average
+from cxr.training_state import Training, moving_average
 
 TASK, CPU = TinyTask(), torch.device("cpu")
+read_predictions = partial(predictions.read_predictions, kind=Candidates)
 TIMES = ("seconds", "images_per_second")
 
 
@@ -354,12 +358,13 @@ def test_cosine_schedule_by_hand():
 
 def test_moving_average_by_hand():
     """Updates 0 and 1 weigh the past by 1/10 and 2/11; later ones by the decay; whole numbers are copied."""
+    decay = partial(Training.decay, SimpleNamespace(config=tiny_config(".", ema=0.5), epoch=0))
     average = [torch.tensor([0.0]), torch.tensor(3)]
     for updates, expected in ((0, 9.0), (1, 9.0 * 2 / 11 + 10 * 9 / 11)):
-        moving_average(0.5)(average, [torch.tensor([10.0]), torch.tensor(7)], torch.tensor(updates))
+        moving_average(decay)(average, [torch.tensor([10.0]), torch.tensor(7)], torch.tensor(updates))
         assert float(average[0]) == pytest.approx(expected) and int(average[1]) == 7
     average = [torch.tensor([0.0])]
-    moving_average(0.5)(average, [torch.tensor([10.0])], 1000)
+    moving_average(decay)(average, [torch.tensor([10.0])], 1000)
     assert float(average[0]) == 5
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,18 +16,19 @@ from tiny_task import SIDE, TinyTask, tiny_config, write_tiny_data
 
 from cxr import distributed, inference, predictions
 from cxr.boxes import centre_size, decode, encode, flip_index, iou, make_anchors, parse_levels
-from cxr.checkpoint import load_state, plain_config, save_state
+from cxr.checkpoint import load_state, plain_config, save_state, stored_config
 from cxr.config import Config
 from cxr.data import read_table
 from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.engine import train_folds
-from cxr.inference import VIEWS, fold_checkpoints, load_model, predict_batch, predict_run, stored_config
-from cxr.predictions import part_count, part_path, read_predictions, write_part
+from cxr.inference import VIEWS, fold_checkpoints, load_model, predict_batch, predict_run
+from cxr.predictions import part_count, part_path, write_part
 from cxr.tasks.rsna import Rsna
 
 TASK = TinyTask()
 CPU = torch.device("cpu")
+read_predictions = partial(predictions.read_predictions, kind=Candidates)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,7 @@ def test_merge_by_hand():
                           [0.2 * k, 1 - 0.2 * k, 0.0]) for k in range(5)]
     merged = TASK.merge(outputs)[0]
     assert merged["anchor"].tolist() == [2, 0] and merged["deltas"].shape == (5, 2, 4)
-    found = TASK.candidates(merged, {"image_id": "a", "width": 2 * SIDE, "height": SIDE}, model)
+    found = TASK.candidates(merged, {"image_id": "a", "width": 2 * SIDE, "height": SIDE}, model, None)
     assert found.score.tolist() == pytest.approx([0.9, 0.2]) and found.label.tolist() == [0, 0]
     assert found.category.tolist() == pytest.approx([0.4, 0.6, 0.0])
     centre = centre_size(anchors)[0][0]
@@ -187,7 +189,7 @@ def test_no_candidates():
     count = len(model.anchors)
     outputs = {"scores": torch.full((1, count, 1), 0.009), "deltas": torch.zeros(1, count, 4),
                "category": torch.ones(1, 3) / 3}
-    found = TASK.candidates(TASK.merge([outputs, outputs])[0], {"image_id": "a", "width": 10, "height": 20}, model)
+    found = TASK.candidates(TASK.merge([outputs, outputs])[0], {"image_id": "a", "width": 10, "height": 20}, model, None)
     assert found.score.shape == (0,) and found.centre.shape == found.size20.shape == found.size80.shape == (0, 2)
     assert found.category.tolist() == pytest.approx([1 / 3] * 3)
 

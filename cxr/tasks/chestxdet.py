@@ -173,6 +173,7 @@ class ChestXDet(DetectionTask):
     slug = "chestx-det10"
     title = "ChestX-Det10 findings"
     answer = "results"
+    takes_submissions = False
     score_name = "Mean AP at IoU 0.5"
     score_meaning = ("For every finding, its boxes in all images are sorted by confidence; the average precision (AP) "
                      "is the area under the curve of precision over recall, where a box is right if it shares at least "

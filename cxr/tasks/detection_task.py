@@ -1,17 +1,20 @@
 """What every task that looks for boxes shares: network, loss, quick decoding, candidates."""
 
+import json
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
 from cxr.boxes import centre_size, decode, encode, flip_index, make_anchors, parse_levels, scale_index
-from cxr.data import keep_classes
+from cxr.data import ResumableSampler, keep_classes
 from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.losses import detection_loss, global_loss
 from cxr.matching import Matcher
 from cxr.models.retinanet import RetinaNet
+from cxr.search import Case
 
 QUICK_FLOOR, QUICK_TOP = 0.005, 100
 # Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow pyramid that two CPU
@@ -26,10 +29,14 @@ class DetectionTask:
 
     plateau_term = "box"  # the validation loss that the paper's schedule watches
     by_hand = ""  # where a data set that is not on Kaggle comes from and where it belongs
+    takes_submissions = True
+    finding = ("box", "boxes")  # what the report calls a mark
     archives = ()  # names of its zips, which step 01 unpacks
     nms_iou = 0.05  # boxes of a class that overlap more are one finding; opacities hardly overlap
     floor = 0.01  # score of the anchors that are kept for step 05, which uses scores above 0.025
     most = 1000  # anchors that are kept of an image and class
+    kind = Candidates  # what step 04 keeps of an image
+    logged = ("metric",)  # what step 03 prints of `quick_score` after an epoch
 
     def used_classes(self, config):
         """Names of the box classes of these settings. Raises InputError where there are not so many."""
@@ -50,6 +57,10 @@ class DetectionTask:
                           len(self.class_names), config.image_size)
         model.pretrained = config.weights != "none"
         return model
+
+    def sampler(self, table, config, rank, world):
+        """The order of the training images."""
+        return ResumableSampler(len(table), config.batch_size, config.seed, True, rank, world)
 
     def targets(self, config):
         """Callable that the loader's processes apply to the boxes (n, 4) and classes (n,) of a sample."""
@@ -90,6 +101,7 @@ class DetectionTask:
 
         Mean of the probabilities; the deltas of the anchors above the floor are kept of all N for `candidates`.
         """
+        outputs = list(outputs)
         scores = torch.stack([o["scores"] for o in outputs]).mean(0)
         category = torch.stack([o["category"] for o in outputs]).mean(0)
         merged = []
@@ -99,7 +111,7 @@ class DetectionTask:
                            "deltas": torch.stack([o["deltas"][i, anchor] for o in outputs])})
         return merged
 
-    def candidates(self, merged, row, model):
+    def candidates(self, merged, row, model, config):
         """What step 05 needs of an image, in its original pixels: see `Candidates`.
 
         dx, dy are averaged; of dw, dh the 20th and 80th percentile over models and views are kept (the 2nd place's
@@ -117,6 +129,12 @@ class DetectionTask:
         return Candidates(row["image_id"], int(row["width"]), int(row["height"]), merged["category"].cpu().numpy(),
                           centre, size20, size80, merged["score"].cpu().numpy(),
                           merged["label"].cpu().numpy().astype(np.int16))
+
+    def case(self, found, row, fold):
+        """An out-of-fold image with its true boxes, from its row of train.csv."""
+        boxes = np.array(json.loads(row["boxes"]), float).reshape(-1, 4)
+        labels = np.array(json.loads(row["box_labels"]), int)
+        return Case(found, boxes, fold, bool(row.get("test_like", False)), str(row["group"]), labels)
 
     def quick_predictions(self, outputs, batch, model):
         """{row: (boxes (n, 4) in input pixels, scores (n,), labels (n,), side)}: plain decoding and NMS, best first."""

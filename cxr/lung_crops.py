@@ -1,0 +1,62 @@
+"""The boxes of the lungs in a task's images, found by a run of the task `lungs` and kept beside the images."""
+
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cxr import distributed
+from cxr.checkpoint import load_state, stored_config
+from cxr.data import XrayDataset, collate, count_workers, one_thread
+from cxr.disk import InputError, write_csv
+from cxr.lungs import lung_box
+from cxr.models.unet import build_segmenter
+
+CORNERS = ["crop_x1", "crop_y1", "crop_x2", "crop_y2"]
+
+
+def with_crops(table, config, run, device):
+    """The table with the columns CORNERS: the box of the lungs in each image, in original pixels.
+
+    Boxes are kept in working/<task>/crops-<run>.csv, and only images that are not there are looked at, by the last
+    weights of all folds of the run. Raises InputError where it has none.
+    """
+    path = config.task_dir / f"crops-{run}.csv"
+    if distributed.rank() == 0:
+        known = pd.read_csv(path, dtype={"image_id": str}) if path.exists() else pd.DataFrame(columns=["image_id"])
+        missing = table[~table["image_id"].isin(known["image_id"])]
+        if len(missing):
+            found = find_boxes(missing, config, load_networks(config.working / "lungs" / run, device), device)
+            write_csv(path, pd.concat([known, found], ignore_index=True))
+    distributed.barrier()
+    return table.merge(pd.read_csv(path, dtype={"image_id": str}), on="image_id", how="left", validate="1:1")
+
+
+def load_networks(folder, device):
+    paths = [sorted(fold.glob("epoch*.pt"))[-1] for fold in sorted(folder.glob("fold*")) if any(fold.glob("epoch*.pt"))]
+    if not paths:
+        raise InputError(f"{folder} holds no trained network: train it first with 03_train.py --task lungs "
+                         f"--run {folder.name}, or leave out --lungs")
+    networks = []
+    for path in paths:
+        state = load_state(path, device)
+        network = build_segmenter(stored_config(state["config"]), load_weights=False)
+        network.load_state_dict(state["model"])
+        networks.append(network.to(device).eval())
+    return networks
+
+
+@torch.inference_mode()
+def find_boxes(table, config, networks, device):
+    """Table image_id and CORNERS, by the mean of the networks' probabilities."""
+    dataset = XrayDataset(table[["image_id"]], config.task_dir / "images", networks[0].image_size)
+    loader = DataLoader(dataset, 8, sampler=[(0, row) for row in range(len(table))], collate_fn=collate,
+                        num_workers=min(count_workers(config.workers), len(table)), worker_init_fn=one_thread)
+    rows = []
+    for batch in tqdm(loader, desc="lungs", mininterval=5):
+        images = batch["image"].to(device)
+        found = torch.stack([network(images)["mask"].sigmoid() for network in networks]).mean(0)[:, 0].cpu().numpy()
+        for index, probability in zip(batch["index"].tolist(), found):
+            row = table.iloc[index]
+            rows.append((row["image_id"], *lung_box(probability, int(row["width"]), int(row["height"]))))
+    return pd.DataFrame(rows, columns=["image_id", *CORNERS])
