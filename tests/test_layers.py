@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports from lower layers and, without cycles, from its own; a file that is not listed is a driver.
 LAYERS = {
     "config": 0, "disk": 0, "boxes": 0, "images": 0, "masks": 0, "device": 0, "distributed": 0, "phantom": 0,
-    "phantom_findings": 0,
+    "phantom_findings": 0, "crops": 0,
     "metrics": 1, "losses": 1, "augmentation": 1, "data": 1, "models": 1, "synthetic": 1, "synthetic_chestxdet": 1,
     "manifest": 1, "checkpoint": 1, "detection": 1, "matching": 1, "pooled_boxes": 1, "folds": 1,
     "predictions": 2, "search": 2, "evaluation": 2, "image_scoring": 2, "class_scoring": 2,
