@@ -18,6 +18,7 @@ LAYERS = {
     "manifest": 1, "checkpoint": 1, "detection": 1, "matching": 1, "pooled_boxes": 1, "folds": 1,
     "ensemble": 1, "pseudo_labels": 1,
     "predictions": 2, "search": 2, "evaluation": 2, "image_scoring": 2, "class_scoring": 2,
+    "study_scoring": 2,
     "tasks": 3,
 }
 TASKS, DRIVERS = 3, 4
