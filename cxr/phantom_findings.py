@@ -148,6 +148,12 @@ def draw_findings(rng, chest, names, side):
     scene = healthy(rng, chest, side)
     found = [(name, np.clip(DRAW[name](rng, scene, int(rng.integers(2))), 0, 1))
              for name in sorted(names, key=ORDER.index)]
-    heart = draw_heart(scene.grid, chest)
-    tissue = thickness(rng, scene.grid, chest, scene.lungs, heart, scene.density, scene.markings)
-    return develop(rng, tissue + 0.25 * scene.bright, draw_label(rng, side, chest.view)), found
+    return expose(rng, scene), found
+
+
+def expose(rng, scene):
+    """uint8 image (side, side) of a scene."""
+    grid, chest = scene.grid, scene.chest
+    heart = draw_heart(grid, chest)
+    tissue = thickness(rng, grid, chest, scene.lungs, heart, scene.density, scene.markings)
+    return develop(rng, tissue + 0.25 * scene.bright, draw_label(rng, len(scene.density), chest.view))

@@ -16,7 +16,7 @@ LAYERS = {
     "phantom_findings": 0, "crops": 0,
     "metrics": 1, "losses": 1, "augmentation": 1, "data": 1, "models": 1, "synthetic": 1, "synthetic_chestxdet": 1,
     "manifest": 1, "checkpoint": 1, "detection": 1, "matching": 1, "pooled_boxes": 1, "folds": 1,
-    "ensemble": 1, "pseudo_labels": 1,
+    "ensemble": 1, "pseudo_labels": 1, "duplicates": 1, "synthetic_covid": 1,
     "predictions": 2, "search": 2, "evaluation": 2, "image_scoring": 2, "class_scoring": 2,
     "study_scoring": 2,
     "tasks": 3,
