@@ -67,6 +67,13 @@ def find_clusters(count, first, second):
     return connected_components(links, directed=False)[1]
 
 
+def find_copies(ids, folder):
+    """(clusters (n,), pairs) of the pictures folder/<image_id>.png: copies by THRESHOLD, and all `similar_pairs`."""
+    pairs = similar_pairs(hash_images(ids, folder))
+    copies = pairs[2] > THRESHOLD
+    return find_clusters(len(ids), pairs[0][copies], pairs[1][copies]), pairs
+
+
 def join_groups(*keys):
     """(n,) group of each row, such that rows that share a value of one of the `keys`, each (n,), are in one group.
 

@@ -22,6 +22,7 @@ from cxr.tasks.covid_submission import (
     format_submission,
     parse_predictions,
     prediction_string,
+    prevalence,
     read_submission,
 )
 
@@ -198,6 +199,8 @@ def test_submission(folder):
 
 def test_broken_files_get_the_prior(folder):
     sample = read_sample(folder)
+    shares, none = prevalence(read_tables(folder)[0])
+    assert shares.tolist() == [0.2, 0.2, 0.2, 0.4] and none == pytest.approx(5 / 7)
     table = format_submission(sample["id"], {}, {}, PRIOR)
     check_submission(table, sample, {})
     assert table["PredictionString"][0].startswith("negative 0.280000") and table["PredictionString"][2].startswith("none 0.32")

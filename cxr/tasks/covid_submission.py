@@ -39,6 +39,12 @@ def format_submission(ids, studies, images, prior):
     return pd.DataFrame({"id": list(ids), "PredictionString": texts}, dtype=str)
 
 
+def prevalence(train):
+    """(share of the studies of each class (4,), share of the images without box) of the training table: the `prior`."""
+    labels = train.drop_duplicates("study_id")["label"]
+    return np.bincount(labels, minlength=len(STUDY_CLASSES)) / len(labels), float((train["n_boxes"] == 0).mean())
+
+
 def prediction_string(boxes, scores, labels):
     """Text of (boxes (n, 4), scores (n,), labels (n,)); boxes that rounding leaves without area are left out."""
     corners, words = np.round(np.asarray(boxes, float), 1), []
