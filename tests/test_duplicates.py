@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxr import duplicates
+from cxr import duplicate_sheet, duplicates
 from cxr.duplicate_sheet import PER_LINE, pick_pairs, write_sheet
 from cxr.duplicates import (
     BITS,
@@ -182,7 +182,8 @@ def test_folds_by_study_leak_patients(covid):
     assert max(leaks) > 0 and spanning(train["patient"], assign_folds(train, 4, 42)) == (0, 0)
 
 
-def test_sheet_shows_both_sides_of_the_threshold(covid, tmp_path):
+def test_sheet_shows_both_sides_of_the_threshold(covid, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicate_sheet, "LINES", 1)
     train, folder = covid
     pairs = similar_pairs(hash_images(train["image_id"], folder), 0.8)
     chosen = pick_pairs(pairs[2])
