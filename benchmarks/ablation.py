@@ -23,7 +23,7 @@ from cxr.data import read_table  # noqa: E402
 from cxr.detection import NO_SHRINK  # noqa: E402
 from cxr.device import choose_device, choose_precision  # noqa: E402
 from cxr.disk import InputError  # noqa: E402
-from cxr.image_scoring import judge_images  # noqa: E402
+from cxr.image_scoring import score_images  # noqa: E402
 from cxr.inference import fold_checkpoints, predict_table  # noqa: E402
 from cxr.metrics import mean_score  # noqa: E402
 from cxr.postprocess import cases, finished_folds  # noqa: E402
@@ -81,8 +81,8 @@ def tally_of(task, config, train, folds):
 def scores(task, config, train, folds, tally=None):
     """Score of each out-of-fold image (nan: not counted), parameters fitted without its fold."""
     outcome = nested(tally or tally_of(task, config, train, folds))
-    judged = judge_images(lambda: cases(config, train, folds), outcome.params_for, task.gate_weights)
-    return judged.images.set_index("image_id")["score"]
+    table = score_images(lambda: cases(config, train, folds), {"score": outcome.params_for}, task.gate_weights)
+    return table.set_index("image_id")["score"]
 
 
 def input_shape(task, config, fold):

@@ -3,9 +3,9 @@
     python benchmarks/search.py                                                     2,000 images
     python benchmarks/search.py --images 60 --sampled-images 6 --sampled-combinations 8    a quick try
 
-To reach: at least 50 times as fast with 500 or more combinations, and the whole grid in under 2 minutes. The loops take
-days, so they run on images and combinations drawn at random and their time is scaled up linearly; there both
-must find the same score for every combination.
+To reach: at least 50 times as fast with 500 or more combinations, and each grid in under 2 minutes. The loops take
+days, so they run on images and combinations drawn at random and their time is scaled up linearly; there both must find
+the same score for every combination.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from timing import arguments, duration, measure, show  # noqa: E402
+from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 
 from cxr.detection import NO_SHRINK, Candidates, detect  # noqa: E402
 from cxr.metrics import IOU_THRESHOLDS  # noqa: E402
@@ -24,6 +24,7 @@ from cxr.search import Case, Grid, search  # noqa: E402
 from cxr.tasks.rsna import Rsna  # noqa: E402
 
 FRAME, FLOOR = 1024, 0.01  # pixels of an RSNA image; score below which step 04 keeps no anchor
+MOST_SECONDS = 120
 # The published values and their absence: the least grid that is worth a search, and the hardest one to be faster on.
 PUBLISHED = Grid(percentile_shrink=(NO_SHRINK, 1.6), scale=(1.0, 0.875),
                  threshold=tuple(round(0.1 * step, 1) for step in range(1, 21)))
@@ -108,10 +109,12 @@ def main():
         ours, plain, part = compare(cases, grid, args, rng)
         title = f"{name}, {math.prod(grid.shape):,} combinations"
         scaled = f"{plain / part / 3600:.3g} h, scaled up from {duration(plain)} for {part:.1e} of the work"
-        rows += [(f"{title}: loops", scaled, None),
-                 (f"{title}: ours", f"{duration(ours)}, {duration(ours / len(cases))} an image", plain / part / ours)]
-    show(f"Search of the post-processing over {args.images:,} images, a quarter with opacities; to reach: 50 times as "
-         "fast, under 120 s", rows, "fp64")
+        rows += [Row(f"{title}: reference, loops", scaled, 1),
+                 at_least(f"{title}: ours", f"{duration(ours)}, {duration(ours / len(cases))} an image",
+                          plain / part / ours, 50),
+                 Row("the same for 2,000 images", duration(ours / len(cases) * 2000), None, f"under {MOST_SECONDS} s",
+                     ours / len(cases) * 2000 < MOST_SECONDS)]
+    show(f"Search of the post-processing over {args.images:,} images, a quarter with opacities", rows, "fp64")
 
 
 if __name__ == "__main__":

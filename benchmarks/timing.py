@@ -8,16 +8,36 @@ import time
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 
+class Row(NamedTuple):
+    """A line of a table; `ratio`: how many times better than the reference, whose own is 1."""
+
+    name: str
+    value: str  # with its unit
+    ratio: float | None = None
+    target: str = ""
+    reached: bool | None = None
+
+
+def at_least(name, value, ratio, target):
+    """Row of a ratio that is to reach `target`."""
+    return Row(name, value, ratio, f"ratio at least {target:g}", ratio >= target)
+
+
 def arguments(description, **defaults):
-    """Command line of a benchmark: one flag for each name=default, and --threads of PyTorch, which are set here."""
+    """Command line of a benchmark: one flag for each name=default, and --threads of PyTorch, which are set here.
+
+    A flag has the type of its default; False gives a switch.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (defaults | {"threads": torch.get_num_threads()}).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default, help=f"[{default}]")
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument("--" + name.replace("_", "-"), **kind, help=f"[{default}]")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     return args
@@ -40,13 +60,12 @@ def measure(functions, rounds):
 
 
 def show(question, rows, precision="fp32"):
-    """Print rows (name, value with its unit, ratio or None) as a table below what they were measured on.
-
-    ratio: how many times better than the reference, whose own is 1.
-    """
-    print(f"\n{question}\n\n{machine()}; {precision}; `{command()}`\n\n| what | value | ratio |\n|---|---|---|")
-    for name, value, ratio in rows:
-        print(f"| {name} | {value} | {'' if ratio is None else f'{ratio:.2f}'} |")
+    """Print Rows as a table below what they were measured on."""
+    print(f"\n{question}\n\n{machine()}; {precision}; `{command()}`\n\n"
+          "| what | value | ratio | to reach | reached |\n|---|---|---|---|---|")
+    for name, value, ratio, target, reached in rows:
+        print(f"| {name} | {value} | {'' if ratio is None else f'{ratio:.2f}'} | {target} | "
+              f"{ {None: '', True: 'yes', False: 'NO'}[reached]} |")
 
 
 def machine():
@@ -85,11 +104,11 @@ def forward_flops(model, image_size):
 def against_limit(found, goal, flops, rate):
     """Rows of seconds {"reference": ..., "ours": ...} and of the counted operations at the machine's rate."""
     limit = flops / rate
-    counted = f"limit: {flops / 1e9:.0f} GFLOP at the {rate / 1e9:.0f} GFLOP/s of a matrix product"
-    return [("reference", duration(found["reference"]), 1),
-            (f"ours (to reach: {goal})", duration(found["ours"]), found["reference"] / found["ours"]),
-            (counted, duration(limit), found["reference"] / limit),
-            ("ours reaches of the limit", f"{100 * limit / found['ours']:.0f} %", None)]
+    counted = f"limit: {flops / 1e9:.3g} GFLOP at the {rate / 1e9:.0f} GFLOP/s of a matrix product"
+    return [Row("reference", duration(found["reference"]), 1),
+            at_least("ours", duration(found["ours"]), found["reference"] / found["ours"], goal),
+            Row(counted, duration(limit), found["reference"] / limit),
+            Row("share of the limit that ours reaches", f"{100 * limit / found['ours']:.0f} %")]
 
 
 def matmul_rate(dtype, device="cpu", side=2048, rounds=5):

@@ -1,15 +1,19 @@
 """How long does a training step take for one image, and how long would it take if only the arithmetic counted?
 
     python benchmarks/training_step.py                                     the paper's network, minutes
+    python benchmarks/training_step.py --compile                           and through torch.compile, minutes more
     python benchmarks/training_step.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1  seconds
 
 Forward, loss, backward, clipping and update: ours as cxr/engine.py does it (channels-last, bf16 where the processor has
 it, batched loss, fused optimizer), the reference in fp32 and NCHW with a loop over images and plain Adam. Our loader
 matches the anchors, which the reference does in its loss: loss.py says what that costs.
 To reach: 4.5 times. The limit is three times the operations of a forward pass at the rate of a large matrix product.
+The loader is measured alone and must deliver more images than the step takes; --input gives it real ones.
 """
 
 import sys
+import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +22,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reference import enliven, network_config, plain_step, random_batch  # noqa: E402
-from timing import against_limit, arguments, forward_flops, matmul_rate, measure, show  # noqa: E402
+from samples import loader_rate, training_images  # noqa: E402
+from timing import Row, against_limit, arguments, duration, forward_flops, matmul_rate, measure, show  # noqa: E402
 
+from cxr.data import count_workers  # noqa: E402
 from cxr.device import FORMATS, choose_precision  # noqa: E402
 from cxr.engine import train_one_epoch  # noqa: E402
 from cxr.tasks.rsna import Rsna  # noqa: E402
@@ -43,13 +49,15 @@ class SameBatch:
 
 
 def our_training(config, batch, steps=1, device=CPU, precision=None):
-    """Function that trains an epoch of `steps` steps on one batch and returns the mean loss."""
+    """Function that trains an epoch of `steps` steps on one batch and returns the mean loss; compiled if the config
+    says so."""
     state = Training(Rsna(), config, 0, device, precision or choose_precision("auto", device), steps, resuming=False)
     enliven(state.model, batch["image"].to(device))
+    network = torch.compile(state.model) if config.compile else state.model
 
     def train():
         state.step, state.totals = 0, {}
-        train_one_epoch(Rsna(), state, state.model, SameBatch(batch, steps), None, None)
+        train_one_epoch(Rsna(), state, network, SameBatch(batch, steps), None, None)
         return float(state.totals["loss"]) / steps
 
     train.model = state.model
@@ -80,18 +88,37 @@ def check(config, batch, precision, tolerance):
     assert abs(losses[2][0] - losses[0][0]) > allowed, f"the steps change nothing: {losses}"
 
 
+def compiled_row(config, batch, rounds, step):
+    """How the step fares through torch.compile beside the `step` seconds of an image that it takes without."""
+    start = time.perf_counter()
+    train = our_training(replace(config, compile=True), batch)
+    train()
+    first = time.perf_counter() - start
+    seconds = measure({"compiled": train}, rounds)["compiled"] / config.batch_size
+    return Row("ours through torch.compile (ratio: to ours without)",
+               f"{duration(seconds)}, the first step {duration(first)}", step / seconds)
+
+
+def loader_row(args, config, step):
+    with tempfile.TemporaryDirectory() as folder:
+        rate = loader_rate(training_images(args.input, Path(folder), args.images, config), config.batch_size, 1)
+    return Row(f"loader alone, {count_workers(-1)} processes, beside the step it feeds",
+               f"{rate:.3g} images/s, {rate * step:.3g} times the step's", None, "at least 1 time", rate * step >= 1)
+
+
 def main():
-    args = arguments(__doc__, **NETWORK, rounds=3)
+    args = arguments(__doc__, **NETWORK, rounds=3, compile=False, input="", images=64)
     config, precision = network_config(args), choose_precision("auto", CPU)
     batch = random_batch(config)
-    check(config, batch, "fp32", 2e-4)
-    check(config, batch, precision, 0.03)
+    for one, tolerance in {precision: 0.03, "fp32": 2e-4}.items():
+        check(config, batch, one, tolerance)
     ours, plain = both(config, batch, precision)
     found = {name: seconds / args.batch_size
              for name, seconds in measure({"ours": ours, "reference": plain}, args.rounds).items()}
-    flops = 3 * forward_flops(ours.model, args.image_size)
+    rows = against_limit(found, 4.5, 3 * forward_flops(ours.model, args.image_size), matmul_rate(FORMATS[precision]))
+    rows += [compiled_row(config, batch, args.rounds, found["ours"])] if args.compile else []
     show(f"Training step of {args.encoder}, {args.image_size} px, P{args.levels}, batch {args.batch_size}, per image",
-         against_limit(found, 4.5, flops, matmul_rate(FORMATS[precision])), f"ours {precision}, reference fp32")
+         [*rows, loader_row(args, config, found["ours"])], f"ours {precision}, reference fp32")
 
 
 if __name__ == "__main__":

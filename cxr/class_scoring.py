@@ -7,13 +7,14 @@ import pandas as pd
 
 from cxr.boxes import clip_boxes
 from cxr.data import scaled_boxes
-from cxr.detection import Params, merge_boxes, usable_boxes
+from cxr.detection import Params, merged_boxes
 from cxr.disk import InputError
-from cxr.evaluation import Boxes, Evaluation
+from cxr.evaluation import Boxes, Evaluation, Rule
 from cxr.metrics import class_aps, mean_known, ranked_hits
 from cxr.pooled_boxes import IOU, RATES, Pool, f1
 
 THRESHOLDS = np.round(np.arange(0.02, 0.97, 0.02), 2)
+PLAIN = 0.5  # threshold where nothing was fitted: more likely right than wrong, if the scores were probabilities
 FRAME = 1024  # pixels; the side to which boxes of images of all sizes are brought for a mean box
 DRAWS = 1000  # of the bootstrap
 HOW = ("Measured on the validation images of every fold, predicted by models that never saw them; average precision "
@@ -71,6 +72,14 @@ def evaluate(config, cases, train, names, nms_iou):
         class_rows=rows, class_curves={name: found.curve() for name, found, _ in seen})
 
 
+def make_rule(params, names, nms_iou):
+    """Rule of the content of params.json, or for None of PLAIN for each class. TypeError or LookupError if it is
+    something else."""
+    fitted = params["threshold"] if params else dict.fromkeys(names, PLAIN)
+    chosen = Params(nms_iou=params["nms_iou"] if params else nms_iou, score_floor=0.0)
+    return Rule(lambda found: all_boxes(found, chosen), {name: float(fitted[name]) for name in names})
+
+
 def collect(cases, params, count):
     """Pool of all boxes of the cases, whatever their score."""
     pool = Pool(count)
@@ -82,7 +91,7 @@ def collect(cases, params, count):
 
 def all_boxes(candidates, params):
     """(boxes, scores, labels) of an image after suppression, whatever their score, by falling score."""
-    boxes, scores, labels = merge_boxes(candidates, *usable_boxes(candidates, params), params)
+    boxes, scores, labels = merged_boxes(candidates, params)
     return clip_boxes(boxes, candidates.width, candidates.height), scores, labels
 
 

@@ -88,6 +88,11 @@ class Config:
     submit: str = setting("", "send submission.csv to Kaggle with this message")
     compare: tuple[str, ...] = setting((), "names of runs to show side by side, instead of post-processing one")
 
+    images: tuple[str, ...] = setting((), "step 04: predict these files and folders of X-rays, not the data set's")
+    out: Path = setting(Path("predicted"), "folder for what --images gives: tables, pictures, index.html")
+    dicom_sr: bool = setting(False, "with --images, write a DICOM Structured Report for each DICOM, too")
+    port: int = setting(8000, "port of the local page of serve.py")
+
     explicit: tuple[str, ...] = ()  # no flag: the settings that were given on the command line
 
     @property
@@ -155,7 +160,8 @@ def resolve(given, presets):
     base = Config(**(values | {"task": task, "preset": preset}))
     config = dataclasses.replace(base, **(given | {"preset": preset, "explicit": tuple(given)}))
     check(config)
-    return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare))
+    return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare),
+                               images=tuple(config.images))
 
 
 def run_name(base, config):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ensemble_boxes import weighted_boxes_fusion
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from cxr.boxes import clip_boxes
 
@@ -61,9 +61,9 @@ def boxes_at(candidates, percentile_shrink):
 
 
 def scale_boxes(boxes, factor, width, height):
-    """Boxes (n, 4) times `factor` about their centres, cut at the edges of the image."""
+    """Boxes (n, 4) times `factor` about their centres, cut at the image's edges; factors (c, 1, 1) give (c, n, 4)."""
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
-    return clip_boxes(np.concatenate([centre - half, centre + half], axis=1), width, height)
+    return clip_boxes(np.concatenate([centre - half, centre + half], axis=-1), width, height)
 
 
 def usable_boxes(candidates, params):
@@ -75,7 +75,11 @@ def usable_boxes(candidates, params):
 
 def nms_boxes(boxes, scores, labels, iou=0.05):
     """The same three without the boxes that overlap a better one of their class by more than `iou`; falling scores."""
-    keep = batched_nms(*(torch.from_numpy(part) for part in (boxes, scores, labels.astype(np.int64))), iou).numpy()
+    corners, confidence = torch.from_numpy(boxes), torch.from_numpy(scores)
+    if (labels == labels[:1]).all():
+        keep = nms(corners, confidence, iou).numpy()
+    else:
+        keep = batched_nms(corners, confidence, torch.from_numpy(labels.astype(np.int64)), iou).numpy()
     return boxes[keep], scores[keep], labels[keep]
 
 
@@ -104,6 +108,11 @@ def merge_boxes(candidates, boxes, scores, labels, params):
     return nms_boxes(boxes, scores, labels, params.nms_iou)
 
 
+def merged_boxes(candidates, params):
+    """(boxes, scores, labels) of an image by falling score, before the score rule and the scale."""
+    return merge_boxes(candidates, *usable_boxes(candidates, params), params)
+
+
 def gated_scores(scores, category_gate, gate):
     """5 * score, or 5 * sqrt(score * category_gate) with the gate, for scores (n,)."""
     return SCORE_UNIT * (np.sqrt(scores * category_gate) if gate else scores)
@@ -123,7 +132,12 @@ def final_scores(scores, category_gate, params):
 
 def detect_labelled(candidates, params, gate_weights):
     """(boxes (k, 4), scores (k,) in 0..1 falling, labels (k,)) of an image; see `detect`."""
-    boxes, scores, labels = merge_boxes(candidates, *usable_boxes(candidates, params), params)
+    return kept_boxes(candidates, merged_boxes(candidates, params), params, gate_weights)
+
+
+def kept_boxes(candidates, merged, params, gate_weights):
+    """The same from what `merged_boxes` gave for these parameters, or for some that differ in the score rule only."""
+    boxes, scores, labels = merged
     final = final_scores(scores, float(np.dot(candidates.category, gate_weights)), params)
     boxes = scale_boxes(boxes[:len(final)], params.scale, candidates.width, candidates.height)
     return boxes, final / SCORE_UNIT, labels[:len(final)]

@@ -1,4 +1,5 @@
-"""What a task finds out about its out-of-fold predictions: all that step 05 prints, writes and draws."""
+"""What a task finds out about its out-of-fold predictions: all that step 05 prints, writes and draws; and the rule for
+new images that follows from it."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
@@ -16,6 +17,18 @@ class Boxes:
 
     def put(self, image_id, corners, labels, scores=None):
         self.corners[image_id], self.labels[image_id], self.scores[image_id] = corners, labels, scores
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the candidates of any image become boxes, with what step 05 fitted.
+
+    `detect(candidates)` -> (boxes (n, 4), scores (n,) in 0 ... 1 falling, labels (n,)), low scores too.
+    `thresholds`: {box class: the score above which its boxes count}, in the order of the labels.
+    """
+
+    detect: Callable
+    thresholds: dict
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxr.data import scaled_boxes
-from cxr.detection import NO_SHRINK, detect, detect_labelled
+from cxr.detection import NO_SHRINK, SCORE_UNIT, Params, detect_labelled, kept_boxes, merged_boxes
 from cxr.disk import InputError
-from cxr.evaluation import Boxes, Evaluation
+from cxr.evaluation import Boxes, Evaluation, Rule
 from cxr.metrics import bootstrap_interval, froc, image_score, mean_score, precision_recall, prefix_scores
 from cxr.search import Grid, constant_scores, nested, search, sensitivity, transfer
 
@@ -17,6 +17,7 @@ QUICK_THRESHOLDS = np.geomspace(0.01, 0.9, 40)
 BASELINES = {"without the image class (gate)": {"gate": (False,)},
              "without shrinking the boxes": {"percentile_shrink": (NO_SHRINK,), "scale": (1.0,)},
              "without both": {"gate": (False,), "percentile_shrink": (NO_SHRINK,), "scale": (1.0,)}}
+UNMERGED = {"scale": 1.0, "gate": False, "half": False, "threshold": 0.0}  # parameters that no merge depends on
 LOWEST = min(Grid().threshold)  # for the curves, which show what a looser threshold would find
 HOW = {"folds": "Measured on the validation images of every fold, predicted by models that never saw them, with "
                 "post-processing parameters fitted on the other folds.",
@@ -62,9 +63,17 @@ def evaluate(config, cases, train, gate_weights, constant):
         outcome.score, bootstrap_interval(scores, judged.images["group"]), int(scores.notna().sum()), asdict(best),
         lambda candidates: detect_labelled(candidates, best, gate_weights), judged.images, HOW[config.fit_on],
         true=judged.true, predicted=judged.predicted, pr=(recall, precision), froc=froc(*judged.curves),
-        baselines=score_baselines(cases, tally, estimate, judged, gate_weights, constant),
+        baselines=constant_baseline(judged, constant) + score_baselines(cases, tally, estimate, gate_weights),
         sensitivity=sensitivity_lines(tally, best), folds=fold_results(judged, outcome),
         operating=operating_point(judged), results={"score_test_like": outcome.score_test_like})
+
+
+def make_rule(params, names, gate_weights):
+    """Rule of the content of params.json, or of the plainest parameters for None. TypeError if it is something else."""
+    chosen = Params(**(params or {}))
+    loose = replace(chosen, threshold=0.0)
+    threshold = float(chosen.threshold) / SCORE_UNIT
+    return Rule(lambda found: detect_labelled(found, loose, gate_weights), dict.fromkeys(names, threshold))
 
 
 def choose_estimate(config, train):
@@ -80,26 +89,51 @@ def judge_images(cases, params_for, gate_weights):
         params, key = params_for(case), case.candidates.image_id
         if params is None:
             continue
-        boxes, scores, labels = detect_labelled(case.candidates, params, gate_weights)
+        merged = merged_boxes(case.candidates, params)
+        boxes, scores, labels = kept_boxes(case.candidates, merged, params, gate_weights)
         true.put(key, case.boxes, case.labels)
         predicted.put(key, boxes, labels, scores)
-        every.append(detect(case.candidates, replace(params, threshold=LOWEST, half=False), gate_weights))
+        loose = replace(params, threshold=LOWEST, half=False)
+        every.append(kept_boxes(case.candidates, merged, loose, gate_weights)[:2])
         rows.append({"image_id": key, "fold": case.fold, "group": case.group,
                      "score": image_score(case.boxes, boxes), "n_true": len(case.boxes), "n_pred": len(boxes),
                      "best_score": scores.max(initial=0), "predicted": int(case.candidates.category.argmax())})
     return Judged(pd.DataFrame(rows), true, predicted, (list(true.corners.values()), *map(list, zip(*every))))
 
 
-def score_baselines(cases, tally, estimate, judged, gate_weights, constant):
-    """[(name, score, interval)]: the constant guess first, then the same search without single ideas."""
-    groups = judged.images["group"]
+def score_images(cases, choices, gate_weights):
+    """Table with a row for each image: image_id, group, and its score for each of {name: params_for}.
+
+    Parameters that differ in the score rule or the scale only share a merge.
+    """
+    rows = []
+    for case in cases():
+        merged, row = {}, {"image_id": case.candidates.image_id, "group": case.group}
+        for name, params in ((name, params_for(case)) for name, params_for in choices.items()):
+            if params is None:
+                break
+            merging = replace(params, **UNMERGED)
+            if merging not in merged:
+                merged[merging] = merged_boxes(case.candidates, merging)
+            boxes = kept_boxes(case.candidates, merged[merging], params, gate_weights)[0]
+            row[name] = image_score(case.boxes, boxes)
+        else:
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def constant_baseline(judged, constant):
+    """[(name, score, interval)] of the answer that looks at nothing."""
     guess = constant_scores(judged.true.corners.values(), constant)
-    found = [("constant guess", mean_score(guess), bootstrap_interval(guess, groups))]
-    for name, fixed in BASELINES.items():
-        outcome = estimate(tally.only(**fixed))
-        scores = judge_images(cases, outcome.params_for, gate_weights).images["score"]
-        found.append((name, outcome.score, bootstrap_interval(scores, groups)))
-    return found
+    return [("constant guess", mean_score(guess), bootstrap_interval(guess, judged.images["group"]))]
+
+
+def score_baselines(cases, tally, estimate, gate_weights):
+    """[(name, score, interval)] of the same search without single ideas."""
+    outcomes = {name: estimate(tally.only(**fixed)) for name, fixed in BASELINES.items()}
+    table = score_images(cases, {name: outcome.params_for for name, outcome in outcomes.items()}, gate_weights)
+    return [(name, outcome.score, bootstrap_interval(table[name], table["group"]))
+            for name, outcome in outcomes.items()]
 
 
 def sensitivity_lines(tally, best):

@@ -1,8 +1,10 @@
 """X-ray files to 8-bit gray pictures: DICOM, PNG, JPEG in; PNG with the header's facts out."""
 
+import io
 import json
 import re
 import warnings
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
@@ -18,6 +21,7 @@ from cxr.disk import InputError, atomic
 
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+MOST_PIXELS = 50_000_000  # the largest X-ray detectors have 20 million; a header with more is a mistake or a trap
 YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0, "": 1.0}
 
 
@@ -37,7 +41,8 @@ def read_image(path):
     """Picture (height, width) uint8, bright = dense, and its Header.
 
     The kind of file is told from its first bytes, not its name. Raises InputError, naming the file and the reason, for
-    everything that does not give one gray X-ray: no pixels, several frames, truncated, unknown compression.
+    everything that does not give one gray X-ray: no pixels, several frames, truncated, unknown compression, more than
+    MOST_PIXELS.
     """
     path = Path(path)
     try:
@@ -55,19 +60,23 @@ def read_image(path):
 
 def _read_picture(path):
     with Image.open(path) as picture:
+        refuse_huge(*picture.size)
         deep = picture.mode.startswith(("I", "F"))
         # Modes of 8 bits go through convert: palette, alpha and colour become gray (ITU-R 601 luma).
         image = to_uint8(np.asarray(picture)) if deep else np.asarray(picture.convert("L"))
     return image, Header(image.shape[1], image.shape[0])
 
 
+def refuse_huge(width, height):
+    """InputError where an image states a size that no X-ray has, before anything of that size is unpacked."""
+    if width * height > MOST_PIXELS:
+        raise InputError(f"states {width} x {height} pixels, and more than {MOST_PIXELS // 10**6} million are not read")
+
+
 def _read_dicom(path, start):
-    dataset = _dataset(path, start)
-    if dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit:
-        # Always there, so the pictures do not depend on which decoders are installed, and refuses a truncated stream.
-        dataset.pixel_array_options(decoding_plugin="pillow")
-    stored = dataset.pixel_array
-    image = gray_from_colour(stored, dataset) if _is_colour(dataset) else gray_from_monochrome(stored, dataset)
+    dataset = open_dicom(path, start)
+    stored = _stored_pixels(dataset)
+    image = gray_from_colour(stored, dataset) if is_colour(dataset) else gray_from_monochrome(stored, dataset)
     header = Header(
         image.shape[1],
         image.shape[0],
@@ -76,6 +85,15 @@ def _read_dicom(path, start):
         _one_of(dataset.get("ViewPosition"), ("AP", "PA")),
     )
     return image, header
+
+
+def open_dicom(path, start):
+    """The parsed file, its `pixel_array` ready to be read. InputError where there is not one picture in it."""
+    dataset = _dataset(path, start)
+    if dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit:
+        # Always there, so the pictures do not depend on which decoders are installed, and refuses a truncated stream.
+        dataset.pixel_array_options(decoding_plugin="pillow")
+    return dataset
 
 
 def _dataset(path, start):
@@ -93,11 +111,28 @@ def _dataset(path, start):
         raise InputError(f"holds {dataset.NumberOfFrames} frames, and an X-ray has one")
     if not dataset.get("Rows") or not dataset.get("Columns"):
         raise InputError("states no image size")
+    refuse_huge(dataset.Columns, dataset.Rows)
     if "TransferSyntaxUID" not in dataset.file_meta:  # no meta header: the pixels are taken as uncompressed
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     return dataset
+
+
+def _stored_pixels(dataset):
+    """What pydicom's pixel_array gives. The commonest kind of X-ray is decoded without pydicom's copies."""
+    kind = [dataset.get(name) for name in ("SamplesPerPixel", "BitsAllocated", "PixelRepresentation")]
+    if dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit and kind == [1, 8, 0]:
+        return _decode_gray_jpeg(dataset)
+    return dataset.pixel_array
+
+
+def _decode_gray_jpeg(dataset):
+    with Image.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1)), formats=["JPEG"]) as picture:
+        stated = dataset.Columns, dataset.Rows
+        if (picture.mode, picture.size) != ("L", stated):
+            raise InputError(f"holds a JPEG of mode {picture.mode}, {picture.size}; its header says gray and {stated}")
+        return np.asarray(picture)
 
 
 def gray_from_colour(stored, dataset):
@@ -124,14 +159,14 @@ def gray_from_monochrome(stored, dataset):
         raise InputError(f"has pixels of shape {stored.shape}, and a gray X-ray has two dimensions")
     if not np.isfinite(stored).all():
         raise InputError("has pixel values that are not numbers")
-    padding = _padding(stored, dataset)
+    padding = padding_mask(stored, dataset)
     values = apply_modality_lut(stored, dataset)
     image = _voi(values, dataset)
     if image is None or (np.ptp(image) == 0 and np.ptp(stored) > 0):
         image = to_uint8(values, *_full_range(values, padding, dataset))
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
     image = 255 - image if inverse else image
-    return np.where(padding, np.uint8(0), image)
+    return np.where(padding, np.uint8(0), image) if padding.any() else image
 
 
 def _voi(values, dataset):
@@ -141,7 +176,7 @@ def _voi(values, dataset):
         # The range is that of the table's own entries: many files state 16 bits for a table of 12.
         table = apply_voi(np.arange(first, first + (entries or 2**16)), dataset)
         return to_uint8(apply_voi(values, dataset), table.min(), table.max())
-    centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    centre, width = first_number(dataset.get("WindowCenter")), first_number(dataset.get("WindowWidth"))
     kind = dataset.get("VOILUTFunction") or "LINEAR"
     if centre is None or width is None or width < (1 if kind == "LINEAR" else 1e-9):
         return None
@@ -170,7 +205,7 @@ def _full_range(values, padding, dataset):
     return (real.min(), real.max()) if real.size else (0, 1)
 
 
-def _padding(stored, dataset):
+def padding_mask(stored, dataset):
     """Mask of the pixels that are no image (PS3.3 C.7.5.1.1.2). None in 8 bits: there the value is also a true gray."""
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None or dataset.get("BitsStored") == 8:
@@ -183,6 +218,8 @@ def to_uint8(values, low=None, high=None):
     """Map low ... high (default: minimum ... maximum) linearly to 0 ... 255, clipped; a constant image gives 0."""
     low = float(values.min() if low is None else low)
     high = float(values.max() if high is None else high)
+    if values.dtype == np.uint8 and (low, high) == (0, 255):
+        return values
     scale = 255 / (high - low) if high > low else 0.0
     return np.rint(np.clip((values.astype(np.float64) - low) * scale, 0, 255)).astype(np.uint8)
 
@@ -198,11 +235,11 @@ def _one_of(text, allowed):
     return text if text in allowed else ""
 
 
-def _is_colour(dataset):
+def is_colour(dataset):
     return int(dataset.get("SamplesPerPixel") or 1) > 1 or dataset.get("PhotometricInterpretation") == "PALETTE COLOR"
 
 
-def _first(value):
+def first_number(value):
     """The first of one or several numbers of a DICOM element as float, None where it is empty."""
     value = value[0] if isinstance(value, pydicom.multival.MultiValue) and len(value) else value
     return None if value is None or str(value).strip() in ("", "[]") else float(value)
@@ -218,12 +255,16 @@ def resize(image, size):
 
 def write_png(path, image, header=None):
     """Write (height, width) uint8 as gray PNG; `header`, where given, travels inside the same file (a tEXt chunk), so
-    picture and facts appear together or not at all. OSError where the disk refuses."""
+    picture and facts appear together or not at all. OSError where the disk refuses.
+
+    Run-length coding: X-rays hardly repeat themselves, so the search for repetitions takes twice the time and gains
+    nothing; the black around them is where runs are.
+    """
     info = PngInfo()
     if header is not None:
         info.add_text("header", json.dumps(asdict(header)))
     with atomic(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info, compress_level=4)
+        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info, compress_type=zlib.Z_RLE)
 
 
 def read_png_header(path, size):

@@ -15,32 +15,37 @@ def pairwise_iou(pred, true):
 
 
 def greedy_hits(overlap, thresholds):
-    """Which predictions hit, (m, t) bool, for IoU (m, n) and thresholds (t,).
+    """Which predictions hit, (..., m, t) bool, for IoU (..., m, n) and thresholds (t,).
 
     In the order of the rows, a prediction takes the free true box of highest IoU if that IoU exceeds the threshold.
     """
-    hits = np.zeros((len(overlap), len(thresholds)), bool)
-    free = np.ones((len(thresholds), overlap.shape[1]), bool)
-    for i in np.flatnonzero(overlap.max(axis=1, initial=0) > thresholds.min()):
-        available = np.where(free, overlap[i], -1.0)
-        best = available.argmax(axis=1)
-        hits[i] = available.max(axis=1) > thresholds
-        free[hits[i], best[hits[i]]] = False
+    *many, predicted, true = overlap.shape
+    hits = np.zeros((*many, predicted, len(thresholds)), bool)
+    free = np.ones((*many, len(thresholds), true), bool)
+    close = overlap.max(axis=-1, initial=0) > thresholds.min()
+    for i in np.flatnonzero(close.any(axis=tuple(range(len(many))))):
+        available = np.where(free, overlap[..., i, None, :], -1.0)
+        hits[..., i, :] = available.max(axis=-1) > thresholds
+        taken = np.arange(true) == available.argmax(axis=-1)[..., None]
+        free &= ~(taken & hits[..., i, :, None])
     return hits
 
 
 def prefix_scores(true, pred):
-    """Score (m+1,) of an image with true boxes (n, 4) when only the first k of its predictions (m, 4) are kept.
+    """Score (..., m+1) of an image with true boxes (n, 4) when only the first k predictions of (..., m, 4) are kept.
 
     The mean over the IoU thresholds of TP / (TP + FP + FN). Without true boxes: nan for k = 0 (the image is left out
     of the mean), else 0. The matching of the first k is the first k of the matching, so one pass gives every k.
     """
-    kept = np.arange(len(pred) + 1)
+    pred = np.asarray(pred, np.float64)
+    pred = pred if pred.ndim > 1 else pred.reshape(0, 4)  # an empty list
+    shape, kept = pred.shape[:-1], np.arange(pred.shape[-2] + 1)
     if not len(true):
-        return np.where(kept == 0, np.nan, 0.0)
-    hits = greedy_hits(pairwise_iou(pred, true), IOU_THRESHOLDS)
-    tp = np.concatenate([np.zeros((1, len(IOU_THRESHOLDS))), hits.cumsum(axis=0)])
-    return (tp / (len(true) + kept[:, None] - tp)).mean(axis=1)  # TP + FP + FN = true + predicted - TP
+        return np.broadcast_to(np.where(kept == 0, np.nan, 0.0), (*shape[:-1], len(kept)))
+    hits = greedy_hits(pairwise_iou(pred, true).reshape(*shape, len(true)), IOU_THRESHOLDS)
+    none = np.zeros((*shape[:-1], 1, len(IOU_THRESHOLDS)))
+    tp = np.concatenate([none, hits.cumsum(axis=-2)], axis=-2)
+    return (tp / (len(true) + kept[:, None] - tp)).mean(axis=-1)  # TP + FP + FN = true + predicted - TP
 
 
 def image_score(true, pred):

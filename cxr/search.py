@@ -137,18 +137,20 @@ def combination_scores(case, grid, gate_weights):
 
     One matching per size and merge; gate, half and threshold only say how many of the boxes remain.
     """
+    candidates, scales = case.candidates, np.reshape(grid.scale, (-1, 1, 1))
     values = np.empty(grid.shape)
-    category_gate = float(np.dot(case.candidates.category, gate_weights))
+    category_gate = float(np.dot(candidates.category, gate_weights))
     for s, shrink in enumerate(grid.percentile_shrink):
-        usable = usable_boxes(case.candidates, replace(grid.base, percentile_shrink=shrink))
-        if not len(case.boxes):  # then only the best score counts, and no merge changes it: three quarters of the time
-            usable = [part[:1] for part in usable]
+        usable = usable_boxes(candidates, replace(grid.base, percentile_shrink=shrink))
+        if not len(case.boxes):  # then only the best score counts, and no merge or scale changes it
+            best = usable[1][:1]
+            values[s] = np.where(kept_counts(best, category_gate, grid) > 0, 0.0, np.nan)
+            continue
         for m, merge in enumerate(grid.merge):
-            boxes, scores, _ = merge_boxes(case.candidates, *usable, replace(grid.base, merge=merge))
-            kept = kept_counts(scores, category_gate, grid)
-            for c, scale in enumerate(grid.scale):
-                scaled = scale_boxes(boxes, scale, case.candidates.width, case.candidates.height)
-                values[s, c, m] = prefix_scores(case.boxes, scaled)[kept]
+            boxes, scores, _ = merge_boxes(candidates, *usable, replace(grid.base, merge=merge))
+            scaled = scale_boxes(boxes, scales, candidates.width, candidates.height)
+            prefix = prefix_scores(case.boxes, scaled)
+            values[s, :, m] = prefix[:, kept_counts(scores, category_gate, grid)]
     return values
 
 

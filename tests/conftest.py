@@ -9,7 +9,21 @@ import time  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 from steps import DEMO, SLUG, STEPS, digest, protect, run  # noqa: E402
+from tiny_task import TinyTask, tiny_config, write_tiny_data  # noqa: E402
+
+from cxr.disk import write_json  # noqa: E402
+from cxr.engine import train_folds  # noqa: E402
+
+# By falling time, as --durations shows it; the others follow.
+SLOW = ("test_scripts", "test_engine", "test_chestxdet", "test_inference", "test_kaggle", "test_benchmarks")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that several processes, of which each takes a file at a time, end together."""
+    rank = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +44,17 @@ def pipeline(tmp_path_factory):
     return SimpleNamespace(input=root / "input", source=root / "input" / SLUG, working=root / "working", flags=flags,
                            task=root / "working" / "rsna", run=root / "working" / "rsna" / "tiny", printed=printed,
                            before=before)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """Configuration of a run of the TinyTask with two trained folds of two epochs, and parameters that keep its best
+    boxes, whatever it learnt."""
+    torch.set_num_threads(1)
+    working = tmp_path_factory.mktemp("tiny_run")
+    write_tiny_data(working)
+    config = tiny_config(working, fold=None, epochs=2, batch_size=2)
+    train_folds(TinyTask(), config)
+    write_json(config.task_dir / "preprocess.json", {"size": 64})
+    write_json(config.run_dir / "params.json", {"threshold": 0.6, "gate": True})
+    return config

@@ -409,8 +409,10 @@ def test_two_processes_give_the_same_as_one(tmp_path):
     write_tiny_data(tmp_path, train=18, test=5)
     frozen = {"weights": "imagenet", "freeze_epochs": 1, "dropout": 0.0, "fold": None, "epochs": 2}
     pairs = [frozen | {"run": "frozen"}, {"run": "norm", "epochs": 1, "fold": None}]
-    ended = torchrun(tmp_path, 2, [settings | {"batch_size": 2} for settings in pairs])
+    ended = torchrun(tmp_path, 2, [settings | {"batch_size": 2} for settings in pairs],
+                     LOG_WRITES=str(tmp_path / "writes.txt"))
     assert ended.returncode == 0 and ended.stdout.count("fold 0 epoch 1/2") == 1, ended.stderr[-8000:]
+    assert_each_file_is_written_once((tmp_path / "writes.txt").read_text().splitlines())
     main(tmp_path, [frozen | {"run": "one", "batch_size": 4}])
     one, two, norm = (tiny_config(tmp_path, run=run) for run in ("one", "frozen", "norm"))
     for a, b in zip(read_log(one), read_log(two), strict=True):
@@ -424,6 +426,16 @@ def test_two_processes_give_the_same_as_one(tmp_path):
     model = load_model(TASK, norm.fold_dir(0) / "epoch001.pt", CPU)
     results = evaluate(TASK, model, loader, norm, CPU, "fp32")
     assert results["valid_loss"] == pytest.approx(float(read_log(norm)[0]["valid_loss"]), rel=1e-5)
+
+
+def assert_each_file_is_written_once(lines):
+    """Lines "process file". What grows with the epochs is written by the first process only, all else once; the
+    predictions by both."""
+    growing = ("last.pt", "log.csv", "best.pt")
+    once = [path for path in (line.split(" ", 1)[1] for line in lines) if not path.endswith(growing)]
+    assert len(once) == len(set(once)) and any(path.endswith("epoch002.pt") for path in once)
+    for kind, processes in (("part-", {"0", "1"}), (".pt", {"0"}), (".csv", {"0"}), (".json", {"0"})):
+        assert {line.split()[0] for line in lines if kind in line} == processes, kind
 
 
 def test_a_killed_process_ends_all_and_the_run_goes_on(tmp_path):

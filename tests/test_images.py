@@ -226,6 +226,17 @@ def test_refusals(tmp_path):
     assert "size" in refusal(save(tmp_path / "flat.dcm", make_dataset(RAMP, Rows=0)))
 
 
+@pytest.mark.parametrize("pixels", [np.zeros((20, 40), np.uint8), np.zeros((40, 40, 3), np.uint8)])
+def test_refuses_a_jpeg_that_its_header_does_not_describe(tmp_path, pixels):
+    jpeg_dicom(tmp_path / "a.dcm", np.zeros((40, 40), np.uint8))
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    jpeg = io.BytesIO()
+    Image.fromarray(pixels).save(jpeg, "JPEG")
+    dataset.PixelData = encapsulate([jpeg.getvalue()])
+    dataset.save_as(tmp_path / "b.dcm")
+    assert "header says gray and (40, 40)" in refusal(tmp_path / "b.dcm")
+
+
 @pytest.mark.parametrize("kind", ["native", "jpeg", "png", "jpg"])
 def test_no_truncated_file_gives_a_picture(tmp_path, kind):
     """Cut anywhere: refused, or (trailing padding lost) the same picture as the whole file."""

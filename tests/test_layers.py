@@ -17,13 +17,14 @@ LAYERS = {
     "metrics": 1, "losses": 1, "augmentation": 1, "data": 1, "models": 1, "synthetic": 1, "synthetic_chestxdet": 1,
     "manifest": 1, "checkpoint": 1, "detection": 1, "matching": 1, "pooled_boxes": 1, "folds": 1,
     "ensemble": 1, "pseudo_labels": 1, "duplicates": 1, "synthetic_covid": 1,
+    "deep_images": 1, "reading": 2, "image_folder": 1, "overlay": 1, "structured_report": 1,
     "predictions": 2, "search": 2, "evaluation": 2, "image_scoring": 2, "class_scoring": 2,
     "study_scoring": 2,
     "tasks": 3,
 }
 TASKS, DRIVERS = 3, 4
 # Packages that may be missing, or do more on import than one wants: imported in the function that needs them.
-LAZY = {"kaggle", "onnxruntime"}
+LAZY = {"kaggle", "onnxruntime", "pretrainedmodels", "highdicom"}
 
 
 def modules():

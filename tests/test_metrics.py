@@ -60,6 +60,18 @@ def test_prefix_scores_by_hand():
     np.testing.assert_allclose(metrics.prefix_scores(true, pred), [0, 4 / 8 / 2, 4 / 8 / 3, (4 * 2 / 3 + 4 / 4) / 8])
 
 
+def test_several_sizes_at_once_are_each_on_its_own():
+    rng = np.random.default_rng(0)
+    true, pred = rng.uniform(0, 20, (3, 4)), rng.uniform(0, 20, (6, 9, 4))
+    true[:, 2:] += 40
+    pred[..., 2:] += 40
+    each = np.array([metrics.prefix_scores(true, one) for one in pred])
+    np.testing.assert_array_equal(metrics.prefix_scores(true, pred), each)
+    assert each.max() > 0.1
+    assert metrics.prefix_scores(true, pred[:, :0]).shape == (6, 1)
+    np.testing.assert_array_equal(metrics.prefix_scores(true[:0], pred)[:, :2], [[np.nan, 0]] * 6)
+
+
 def test_a_taken_true_box_sends_a_prediction_to_the_next_best():
     true = np.array([[0, 0, 10, 10], [0, 0, 10, 8]], float)
     pred = np.array([[0, 0, 10, 10], [0, 0, 10, 10]], float)

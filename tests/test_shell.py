@@ -78,7 +78,7 @@ def test_status_of_the_time_limit_is_the_one_in_config():
 def test_run_tests_passes_arguments_on(project):
     (project / "test_it.py").write_text("def test_a():\n    pass\n\ndef test_b():\n    assert False\n")
     status, text = bash(project / "run_tests.sh", "-k", "test_a")
-    assert status == 0 and "1 passed, 1 deselected" in text
+    assert status == 0 and "1 passed" in text
     status, text = bash(project / "run_tests.sh", "test_it.py")
     assert status == 1 and "1 failed, 1 passed" in text
 

@@ -20,7 +20,7 @@ from cxr import distributed, engine, inference, predictions
 from cxr.boxes import make_anchors
 from cxr.config import Config
 from cxr.engine import train_folds
-from cxr.image_scoring import quick_score
+from cxr.image_scoring import make_rule, quick_score
 from cxr.models.retinanet import flatten
 from cxr.tasks.detection_task import DetectionTask
 
@@ -55,11 +55,14 @@ class TinyNet(nn.Module):
 
 
 class TinyTask(DetectionTask):
-    name = "tiny"
+    name, title = "tiny", "White rectangles"
     class_names, box_classes = ("none", "other", "box"), ("box",)
 
     def quick_score(self, predictions, table, config):
         return quick_score(predictions, table)
+
+    def rule(self, params, config):
+        return make_rule(params, self.box_classes, (0.0, 0.1, 1.0))
 
     def build_model(self, config, load_weights=True):
         return TinyNet(config.weights != "none", config.dropout)
@@ -106,6 +109,18 @@ def kill_second_before_update(number):
     engine.update = update
 
 
+def log_writes(path):
+    """Add a line "process file" to a file for each file that a process puts in its place."""
+    original = os.replace
+
+    def replace(source, target):
+        original(source, target)
+        with open(path, "a", encoding="utf-8") as log:
+            log.write(f"{distributed.rank()} {target}\n")
+
+    os.replace = replace
+
+
 def main(working, changes):
     torch.set_num_threads(1)
     with distributed.process_group("cpu"):  # joined once: a second time may meet what the first left behind
@@ -118,5 +133,7 @@ def main(working, changes):
 if __name__ == "__main__":
     if "KILL_SECOND_BEFORE_UPDATE" in os.environ:
         kill_second_before_update(int(os.environ["KILL_SECOND_BEFORE_UPDATE"]))
+    if "LOG_WRITES" in os.environ:
+        log_writes(os.environ["LOG_WRITES"])
     inference.PART = predictions.PART = 2  # several files for each process
     main(sys.argv[1], json.loads(sys.argv[2]))

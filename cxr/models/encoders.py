@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pretrainedmodels
 import requests
 import timm
 import torch
@@ -59,6 +58,8 @@ def from_hub(name):
 
 def fetch(name):
     """State dict from the address that pretrainedmodels gives for `name`."""
+    import pretrainedmodels  # on import it takes half a gigabyte and a second in each process
+
     settings = pretrainedmodels.pretrained_settings.get(name, {}).get("imagenet")
     if settings is None:
         raise InputError(f"pretrainedmodels knows no ImageNet weights of {name}: use --weights imagenet or a file")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cxr.class_scoring import evaluate, quick_scores, score_boxes
+from cxr.class_scoring import evaluate, make_rule, quick_scores, score_boxes
 from cxr.data import read_table, scaled_boxes
 from cxr.disk import InputError, atomic, write_csv
 from cxr.synthetic_chestxdet import write_chestxdet
@@ -207,6 +207,9 @@ class ChestXDet(DetectionTask):
 
     def evaluate(self, config, cases, train):
         return evaluate(config, cases, train, self.used_classes(config), self.nms_iou)
+
+    def rule(self, params, config):
+        return make_rule(params, self.used_classes(config), self.nms_iou)
 
     def write_results(self, config, answers, cases, evaluation, warnings):
         """Results of the validation and the test images: (path of the latter if there are any, else of the former,

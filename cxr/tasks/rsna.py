@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cxr.disk import read_json, write_csv
-from cxr.image_scoring import evaluate, quick_score
+from cxr.image_scoring import evaluate, make_rule, quick_score
 from cxr.synthetic import write_rsna
 from cxr.tasks.detection_task import FROM_SCRATCH, DetectionTask
 from cxr.tasks.rsna_files import BOX_CLASSES, CLASSES, check_submission, format_submission, read_sample, read_tables
@@ -40,6 +40,9 @@ class Rsna(DetectionTask):
 
     def evaluate(self, config, cases, train):
         return evaluate(config, cases, train, self.gate_weights, self.constant)
+
+    def rule(self, params, config):
+        return make_rule(params, self.box_classes, self.gate_weights)
 
     def write_results(self, config, answers, cases, evaluation, warnings):
         """(path of submission.csv, checked against the sample submission, or None without test predictions, {})."""

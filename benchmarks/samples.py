@@ -1,0 +1,31 @@
+"""Training samples as steps 02 and 03 make them, and how many the loader delivers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from timing import measure
+
+from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader
+from cxr.preprocess import convert_all, finish_table
+from cxr.synthetic import write_rsna
+from cxr.tasks.rsna import Rsna
+
+LEVEL, SEED = "20", 0  # of the augmentation
+
+
+def training_images(source, folder, count, config):
+    """Dataset over `count` images of source/<slug>, or synthetic ones, with the PNGs that step 02 makes, in folder."""
+    if not source:
+        write_rsna(folder / Rsna.slug, n_train=count, n_test=1, side=256)
+    table, _, notes = Rsna.read_tables(Path(source or folder) / Rsna.slug)
+    table = table.head(count)
+    headers, _ = convert_all(table, folder / "images", replace(config, size=config.image_size))
+    return XrayDataset(finish_table(table, headers, notes), folder / "images", config.image_size, LEVEL, SEED,
+                       Rsna().targets(config))
+
+
+def loader_rate(dataset, batch_size, rounds, pin=False):
+    """Images a second that the loader of training delivers while nobody else uses the cores."""
+    loader = make_loader(dataset, ResumableSampler(len(dataset), batch_size, SEED, True), count_workers(-1), pin)
+    seconds = measure({"epoch": lambda: [None for _ in loader]}, rounds)["epoch"]
+    return loader.sampler.batches() * batch_size / seconds

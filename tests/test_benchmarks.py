@@ -1,0 +1,115 @@
+"""The benchmarks' references give the results of cxr, and each script runs to its end on something tiny."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+NETWORK = ("--encoder", "resnet18", "--image-size", "192", "--levels", "5-6", "--rounds", "1")
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    """The folder from which the scripts import one another; PyTorch's threads and OpenCV's as they were afterwards."""
+    threads = torch.get_num_threads()
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    torch.set_num_threads(threads)
+
+
+def table(name, monkeypatch, capsys, *flags):
+    """Cells of the one table that a script prints, {first cell: the others}."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags])
+    __import__(name).main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert lines[0] == "| what | value | ratio | to reach | reached |"
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+
+
+@pytest.mark.parametrize("name, flags, rows", [
+    ("training_step", (*NETWORK, "--images", "4"), ("reference", "ours", "limit", "share", "loader")),
+    ("prediction", (*NETWORK, "--models", "1"), ("reference", "ours", "limit", "share")),
+    ("augmentation", (*NETWORK, "--images", "3", "--step-seconds", "1"), ("reference", "ours", "one training step")),
+    ("loss", NETWORK[2:], ("reference", "ours")),
+    ("search", ("--images", "12", "--sampled-images", "3", "--sampled-combinations", "4", "--rounds", "1"),
+     ("published values", "whole grid")),
+    ("preprocessing", ("--images", "3", "--rounds", "1"), ("limit", "reference", "ours", "step 02, two workers")),
+])
+def test_scripts_print_their_table(name, flags, rows, monkeypatch, capsys):
+    found = table(name, monkeypatch, capsys, *flags)
+    for row in rows:
+        assert any(what.startswith(row) for what in found), row
+    judged = [cells for cells in found.values() if cells[-1] in ("yes", "NO")]
+    assert judged and all(cells[2] for cells in judged)
+
+
+def test_a_loop_over_images_has_our_losses_and_gradients():
+    import loss
+    from reference import random_batch
+
+    from cxr.config import Config
+    from cxr.tasks.rsna import Rsna
+
+    config = Config(image_size=192, levels="3-5", batch_size=7)
+    anchors, batch = Rsna().targets(config).anchors, random_batch(config)
+    assert (batch["labels"] >= 0).any() and not (batch["labels"] >= 0).any(1).all()  # with and without boxes
+    loss.check(loss.random_outputs(7, len(anchors)), batch, anchors)
+
+
+def test_nested_loops_have_the_score_of_the_metric():
+    from search import draw_case, loop_score
+
+    from cxr.detection import Params, detect
+    from cxr.metrics import image_score
+    from cxr.tasks.rsna import Rsna
+
+    rng, scores = np.random.default_rng(1), []
+    for case in (draw_case(rng, number) for number in range(24)):
+        boxes = detect(case.candidates, Params(threshold=1.0), Rsna.gate_weights)[0]
+        score = loop_score(case.boxes.tolist(), boxes.tolist())
+        scores.append(np.nan if score is None else score)
+        np.testing.assert_allclose(scores[-1], image_score(case.boxes, boxes))
+    assert np.nanmax(scores) > 0 and np.isnan(scores).any()
+
+
+def test_decoding_and_warping_a_dicom_gives_our_sample(tmp_path):
+    import augmentation
+    from samples import training_images
+
+    from cxr.config import Config
+
+    augmentation.check(training_images("", tmp_path, 3, Config(image_size=256, levels="5-6", workers=0)))
+
+
+def test_memory_links_images_and_writes_their_predictions(tmp_path):
+    import memory
+    from search import draw_case
+
+    from cxr.predictions import read_predictions
+    from cxr.synthetic import write_images
+    from cxr.tasks.rsna import Rsna
+
+    cases = [draw_case(np.random.default_rng(0), number) for number in range(4)]
+    drawn = write_images(tmp_path / "dicoms", [0], 2, 256)
+    source = tmp_path / "7" / "input" / Rsna.slug
+    memory.link_images(source, drawn, cases, 21)
+    train, test, _ = Rsna.read_tables(source)
+    assert (len(train), len(test)) == (18, 3)
+    for name, rows in (("train", train.assign(fold=np.arange(18) % 2)), ("test", test)):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+    memory.write_predictions(tmp_path, cases)
+    for fold in range(2):
+        ids = [found.image_id for found in read_predictions(tmp_path / memory.RUN / f"fold{fold}" / "valid_predictions")]
+        assert ids == list(train["image_id"][fold::2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="sizes come from Linux's /proc")
+def test_memory_of_a_process_is_seen():
+    import memory
+
+    together, private, highest = memory.sizes_of(Path("/proc/self"))
+    assert 0 < private < together and highest > 0
+    assert memory.sizes_of(Path("/proc/0")) == (0, 0, 0)
