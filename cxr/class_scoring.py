@@ -11,7 +11,7 @@ from cxr.data import scaled_boxes
 from cxr.detection import Params, merged_boxes
 from cxr.disk import InputError
 from cxr.evaluation import Boxes, Evaluation, Rule
-from cxr.metrics import average_precision, mean_known, ranked_hits
+from cxr.metrics import class_aps, mean_known, ranked_hits
 from cxr.pooled_boxes import IOU, RATES, Pool, f1
 
 THRESHOLDS = np.round(np.arange(0.02, 0.97, 0.02), 2)
@@ -44,12 +44,8 @@ def quick_scores(predictions, table, names):
     predictions: {row: (boxes, scores, labels, side)} in pixels of a picture of that side.
     """
     truth = {row: scaled_boxes(table.iloc[row], found[3], found[3]) for row, found in predictions.items()}
-    each = {}
-    for k, name in enumerate(names):
-        true = [boxes[labels == k] for boxes, labels in truth.values()]
-        boxes, scores = ([found[part][found[2] == k] for found in predictions.values()] for part in (0, 1))
-        each[f"ap_{name}"] = average_precision(true, boxes, scores, IOU)
-    return {"metric": mean_known(list(each.values())), **each}
+    aps = class_aps(truth, {row: found[:3] for row, found in predictions.items()}, names, IOU)
+    return {"metric": mean_known(list(aps.values()))} | {f"ap_{name}": ap for name, ap in aps.items()}
 
 
 def evaluate(config, cases, train, names, nms_iou):

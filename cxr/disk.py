@@ -5,6 +5,8 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+
 
 class InputError(Exception):
     """What is wrong, with which file, and what to do about it, in one sentence. Scripts print it and exit with 1."""
@@ -36,6 +38,25 @@ def read_json(path):
     except ValueError as error:
         raise InputError(f"{path} is not readable JSON ({error}): delete it and run the step that writes it "
                          "again") from None
+
+
+def read_csv(path, columns, may_be_empty=False, rename=None):
+    """The columns of a csv file as text, missing values NaN. InputError where the file, a column or all rows lack.
+
+    `rename` {other name that the file may have: name in columns}.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str).rename(columns=rename or {})
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run 01_download.py") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a readable csv file ({error}): download it again") from None
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise InputError(f"{path} lacks the column {', '.join(missing)}: download it again")
+    if table.empty and not may_be_empty:
+        raise InputError(f"{path} has no rows: download it again")
+    return table[columns]
 
 
 def write_csv(path, table):

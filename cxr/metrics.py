@@ -124,6 +124,24 @@ def average_precision(true, pred, scores, iou_threshold=0.5):
     return area(tp, fp, sum(map(len, true)))
 
 
+def class_aps(true, found, names, iou_threshold=0.5):
+    """{name: average precision of the class}; nan for a class without a true box.
+
+    true {row: (boxes (n, 4), labels (n,))}, found {row: (boxes (m, 4), scores (m,), labels (m,))}. ValueError where
+    they are not of the same rows: a missing one would hide false boxes, a further one true ones.
+    """
+    if true.keys() != found.keys():
+        raise ValueError(f"{sorted(true.keys() ^ found.keys())[0]} has either truth or predictions, not both")
+    ranked = {row: np.argsort(-np.asarray(scores), kind="stable") for row, (_, scores, _) in found.items()}
+    aps = {}
+    for k, name in enumerate(names):
+        own = [boxes[labels == k] for boxes, labels in true.values()]
+        kept = [ranked[row][found[row][2][ranked[row]] == k] for row in true]
+        boxes, scores = ([found[row][part][rows] for row, rows in zip(true, kept)] for part in (0, 1))
+        aps[name] = average_precision(own, boxes, scores, iou_threshold)
+    return aps
+
+
 def area(tp, fp, positives):
     """Average precision of cumulated true and false positives (k,); nan where there are no positives."""
     if not positives:

@@ -87,6 +87,16 @@ class Class:
         return tp / (self.true.sum() or np.nan), tp / (tp + fp), fp / max(1, len(self.true))
 
 
+def ranking(positive, scores):
+    """Class of rows that as a whole are (`positive` (n,) bool) or are not of a class, with a score (n,) for each.
+
+    The boxes of such rows are all the same, so that each positive row is hit whatever its score.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    hits = np.asarray(positive, bool)[order]
+    return Class(np.asarray(positive, int), order, np.asarray(scores)[order], hits, hits)
+
+
 def f1(tp, fp, missed):
     """2 TP / (2 TP + FP + FN); nan where there is nothing to find and nothing was found."""
     total = np.asarray(2 * tp + fp + missed, float)

@@ -1,15 +1,12 @@
 """Average precision, recall at few false positives and thresholds of several classes, by hand and against pycocotools."""
 
-import contextlib
-import io
 import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from coco import coco_average_precision
 
 from cxr import class_scoring, metrics
 from cxr.class_scoring import constant_guess, fit_threshold, quick_scores, score_boxes
@@ -135,31 +132,6 @@ def test_recall_agrees_with_the_data_sets_own_evaluation(seed):
     true, predicted = random_set(seed, images=37, classes=1)  # of 37 images no rate is a whole number of boxes
     expected = [own_evaluation(true, predicted, rate) for rate in (0.05, 0.1, 0.2)]
     np.testing.assert_allclose(pooled(true, predicted, 1).of_class(0).recalls(), expected)
-
-
-def coco_average_precision(true, predicted, label):
-    """AP at IoU 0.5 by pycocotools. Its average over recall levels is the area under the curve exactly if there is one
-    level in the middle of each step of recall."""
-    gt, dt = [], []
-    for image, name in enumerate(true, start=1):
-        boxes, labels = true[name]
-        gt += [{"id": len(gt) + 1 + i, "image_id": image, "category_id": 1, "iscrowd": 0, "area": 1.0,
-                "bbox": [*box[:2], *(box[2:] - box[:2])]} for i, box in enumerate(boxes[labels == label])]
-        boxes, scores, labels = predicted[name]
-        dt += [{"image_id": image, "category_id": 1, "bbox": [*box[:2], *(box[2:] - box[:2])], "score": score}
-               for box, score in zip(boxes[labels == label], scores[labels == label])]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {"images": [{"id": i + 1} for i in range(len(true))], "categories": [{"id": 1}],
-                        "annotations": gt, "info": {}}
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(dt), "bbox")
-        evaluation.params.iouThrs, evaluation.params.maxDets = np.array([0.5]), [1000]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.params.recThrs = (np.arange(len(gt)) + 0.5) / len(gt)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval["precision"][0, :, 0, 0, 0].mean()
 
 
 @pytest.mark.parametrize("seed", range(6))

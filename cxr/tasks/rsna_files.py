@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxr.disk import InputError, read_json
+from cxr.disk import InputError, read_csv, read_json
+from cxr.tasks.submission_ids import check_ids
 
 CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 BOX_CLASSES = ("Lung Opacity",)
@@ -152,22 +153,6 @@ def read_sample(input_dir, notes=None):
     return pd.DataFrame({"patientId": ids, "PredictionString": ""}, dtype=str)
 
 
-def read_csv(path, columns, may_be_empty=False):
-    """The columns of a csv file as text, missing values NaN. InputError where the file, a column or all rows lack."""
-    try:
-        table = pd.read_csv(path, dtype=str)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: run 01_download.py") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a readable csv file ({error}): download it again") from None
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise InputError(f"{path} lacks the column {', '.join(missing)}: download it again")
-    if table.empty and not may_be_empty:
-        raise InputError(f"{path} has no rows: download it again")
-    return table[columns]
-
-
 def format_submission(ids, predictions):
     """Table patientId, PredictionString ("confidence x y width height" repeated, "" for nothing) in the order of ids.
 
@@ -207,24 +192,11 @@ def check_submission(table, sample, size=IMAGE_SIZE):
     for name in ("patientId", "PredictionString"):
         if name not in table.columns:
             raise InputError(f"the submission lacks the column {name}")
-    _check_ids(list(table.patientId), list(sample.patientId))
+    check_ids(list(table.patientId), list(sample.patientId))
     for image_id, text in zip(table.patientId, table.PredictionString):
         reason = _fault("" if pd.isna(text) else text, size)
         if reason:
             raise InputError(f"the submission is wrong for {image_id}: {reason}")
-
-
-def _check_ids(ids, expected):
-    given, wanted = set(ids), set(expected)
-    faults = [
-        ("lacks", [i for i in expected if i not in given]),
-        ("has more than the sample submission, such as", [i for i in ids if i not in wanted]),
-        ("repeats", pd.Index(ids)[pd.Index(ids).duplicated()].tolist()),
-        ("has another order than the sample submission from", [i for i, e in zip(ids, expected) if i != e]),
-    ]
-    for words, found in faults:
-        if found:
-            raise InputError(f"the submission {words} {found[0]} ({len(found)} ids)")
 
 
 def _fault(text, size):
