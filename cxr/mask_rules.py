@@ -150,7 +150,7 @@ class Measured:
         return base + self.decided()[:, h, t, a] * gain[:, b]
 
     def given(self, rule):
-        """(n,) whether each image gets a mask under one rule of the grid: it is decided so, and the mask is not empty."""
+        """(n,) whether each image gets a mask under one rule of the grid: so decided, and the mask not empty."""
         h, t, a, b = self.grid.index(rule)
         return self.decided()[:, h, t, a] & (self.counts[:, len(self.grid.top) + b] > self.grid.published.total)
 
