@@ -70,7 +70,7 @@ def by_torch(folder, engine, precision, threads):
         row = pd.Series({"image_id": "", "width": picture.shape[1], "height": picture.shape[0]})
         image = torch.from_numpy(picture)[None, None]
         merged = predict_batch(Rsna(), [model], [(0, False)], image, precision)
-        return detect(Rsna().candidates(merged[0], row, model), PARAMS, Rsna.gate_weights)[0]
+        return detect(Rsna().candidates(merged[0], row, model, None), PARAMS, Rsna.gate_weights)[0]
     return predict
 
 

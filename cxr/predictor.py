@@ -85,7 +85,7 @@ class Predictor:
 
     def found(self, outputs, picture):
         row = {"image_id": "", "width": picture.width, "height": picture.height}
-        candidates = self.task.candidates(outputs, row, self.models[0])
+        candidates = self.task.candidates(outputs, row, self.models[0], self.config)
         boxes, scores, labels = self.rule.detect(candidates)
         thresholds = np.array(list(self.rule.thresholds.values()))[labels.astype(int)]
         listed = (scores > thresholds) | (np.arange(len(scores)) < MOST_LISTED)

@@ -33,7 +33,7 @@ def by_step_04(exported, rows):
     found = []
     for batch in batches(config, exported.table, rows, models[0], torch.device("cpu")):
         merged = predict_batch(Rsna(), models, VIEWS["flip"], batch["image"], "fp32")
-        found += [detect_labelled(Rsna().candidates(one, exported.table.iloc[row], models[0]), PARAMS, Rsna.gate_weights)
+        found += [detect_labelled(Rsna().candidates(one, exported.table.iloc[row], models[0], None), PARAMS, Rsna.gate_weights)
                   for row, one in zip(batch["index"].tolist(), merged)]
     return found
 
