@@ -462,7 +462,7 @@ def test_the_same_as_steps_02_04_and_05(pipeline, tmp_path):
     assert status == 0, printed
     found = {image["image"].removesuffix(".dcm"): image for image in images_of(replace_out(tmp_path))}
     params = Params(**json.loads((pipeline.run / "params.json").read_text()))
-    usual = list(read_predictions(pipeline.run / "test_predictions"))
+    usual = list(read_predictions(pipeline.run / "test_predictions", TASKS["rsna"].kind))
     assert {candidates.image_id for candidates in usual} == found.keys()
     for candidates in usual:
         image = found[candidates.image_id]
