@@ -57,7 +57,7 @@ def our_training(config, batch, steps=1, device=CPU, precision=None):
 
     def train():
         state.step, state.totals = 0, {}
-        train_one_epoch(Rsna(), state, network, SameBatch(batch, steps), None, None)
+        train_one_epoch(Rsna(), state, network, SameBatch(batch, steps), None, None, None)
         return float(state.totals["loss"]) / steps
 
     train.model = state.model

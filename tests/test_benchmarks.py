@@ -88,6 +88,7 @@ def test_memory_links_images_and_writes_their_predictions(tmp_path):
     import memory
     from search import draw_case
 
+    from cxr.detection import Candidates
     from cxr.predictions import read_predictions
     from cxr.synthetic import write_images
     from cxr.tasks.rsna import Rsna
@@ -102,7 +103,8 @@ def test_memory_links_images_and_writes_their_predictions(tmp_path):
         rows.to_csv(tmp_path / f"{name}.csv", index=False)
     memory.write_predictions(tmp_path, cases)
     for fold in range(2):
-        ids = [found.image_id for found in read_predictions(tmp_path / memory.RUN / f"fold{fold}" / "valid_predictions")]
+        folder = tmp_path / memory.RUN / f"fold{fold}" / "valid_predictions"
+        ids = [found.image_id for found in read_predictions(folder, Candidates)]
         assert ids == list(train["image_id"][fold::2])
 
 
