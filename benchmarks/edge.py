@@ -131,17 +131,17 @@ def check(found):
         np.testing.assert_allclose(found[name]["boxes"], found["PyTorch fp32"]["boxes"], atol=0.5)
 
 
-def rows_of(encoder, found, duration):
+def rows_of(encoder, found, duration, row):
     first = found["PyTorch fp32"]["seconds"]
     for name, one in found.items():
         value = one if isinstance(one, str) else f"{duration(one['seconds'])}, {one['peak']:.0f} MiB"
-        yield f"{encoder}: {name}", value, None if isinstance(one, str) else first / one["seconds"]
+        yield row(f"{encoder}: {name}", value, None if isinstance(one, str) else first / one["seconds"])
 
 
 def main():
     import logging
 
-    from timing import arguments, duration, show
+    from timing import Row, arguments, duration, show
 
     from cxr.config import Config
     from cxr.device import cpu_has_bf16
@@ -158,7 +158,7 @@ def main():
             write_network(Path(folder), config)
             found = measure_engines(Path(folder), args, args.bf16 or cpu_has_bf16())
         check(found)
-        rows += [*rows_of(config.encoder, found, duration)]
+        rows += [*rows_of(config.encoder, found, duration, Row)]
     show(f"One view of an image at {args.image_size} px without and with PyTorch: seconds, highest resident set", rows,
          "each as its name says")
 

@@ -37,6 +37,7 @@ def table(name, monkeypatch, capsys, *flags):
     ("search", ("--images", "12", "--sampled-images", "3", "--sampled-combinations", "4", "--rounds", "1"),
      ("published values", "whole grid")),
     ("preprocessing", ("--images", "3", "--rounds", "1"), ("limit", "reference", "ours", "step 02, two workers")),
+    ("masks", ("--images", "50", "--rounds", "1"), ("reading run lengths: ours", "writing them: ours", "Dice of")),
 ])
 def test_scripts_print_their_table(name, flags, rows, monkeypatch, capsys):
     found = table(name, monkeypatch, capsys, *flags)
