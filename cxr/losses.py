@@ -16,10 +16,11 @@ MEMORY = 50  # batches that the running mean of positives looks back
 def focal(logits, target):
     """Elementwise focal loss of logits whose target is `target` (0 or 1) for all of them.
 
-    alpha_t * (1 - p_t)^gamma * -log(p_t), with log(sigmoid) as softplus, which is exact for both signs.
+    alpha_t * (1 - p_t)^gamma * -log(p_t). The logarithm is that of a probability of at least 1e-4, so it needs no
+    softplus, which takes ten times as long on a CPU.
     """
-    away = logits.clamp(-CERTAIN, CERTAIN) * (1 - 2 * target)  # the larger, the further from the target
-    return (ALPHA if target else 1 - ALPHA) * away.sigmoid() ** GAMMA * F.softplus(away)
+    wrong = (logits.clamp(-CERTAIN, CERTAIN) * (1 - 2 * target)).sigmoid()  # 1 - p_t
+    return -(ALPHA if target else 1 - ALPHA) * wrong ** GAMMA * (1 - wrong).log()
 
 
 def detection_loss(scores, deltas, matched, running=None):
