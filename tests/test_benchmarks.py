@@ -116,3 +116,22 @@ def test_memory_of_a_process_is_seen():
     together, private, highest = memory.sizes_of(Path("/proc/self"))
     assert 0 < private < together and highest > 0
     assert memory.sizes_of(Path("/proc/0")) == (0, 0, 0)
+
+
+def test_the_cost_of_the_whole_competition(monkeypatch, capsys):
+    import cost
+
+    work = cost.whole_work()
+    assert work == (12 * 3 * 26_684, 12 * 26_684 + 3 * 2 * 26_684 + 3 * 4 * 2 * 3_000)
+    assert cost.hours(cost.Work(3600, 7200), step=2.0, forward=0.5) == 3.0
+    found = table("cost", monkeypatch, capsys, *NETWORK, "--share", "0.5")
+    assert [what.split(",")[0].split(":")[0] for what in found] == ["what", "---", "measured", "counted", "this CPU", "T4", "H200"]
+
+
+def test_what_a_step_keeps_for_its_backward_pass():
+    import cost
+
+    layer = torch.nn.Conv2d(1, 4, 1)  # keeps its input, and the ReLU its output: 64 and 4 x 64 numbers of fp32
+    model = torch.nn.Sequential(layer, torch.nn.ReLU())
+    assert cost.kept_bytes(model, {"image": torch.rand(1, 1, 8, 8)}, "fp32") == 4 * (64 + 256)
+    assert cost.step_memory(model, 1000) == 16 * 8 + 1000
