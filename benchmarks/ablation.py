@@ -30,8 +30,7 @@ from cxr.postprocess import cases, finished_folds  # noqa: E402
 from cxr.search import Grid, nested, search  # noqa: E402
 from cxr.tasks import TASKS  # noqa: E402
 
-PREDICTIONS = {"no flip view": {"tta": "none"}, "with larger views": {"tta": "flip+larger"},
-               "with larger and smaller views": {"tta": "flip+scale"},
+PREDICTIONS = {"no flip view": {"tta": "none"}, "with larger and smaller views": {"tta": "flip+scale"},
                "last epoch only": {"checkpoints": 1}}
 RULES = {"no gate": {"gate": (False,)}, "no shrink": {"percentile_shrink": (NO_SHRINK,), "scale": (1.0,)},
          "percentile shrink only": {"scale": (1.0,)}, "fixed shrink only": {"percentile_shrink": (NO_SHRINK,)},

@@ -113,8 +113,8 @@ class Config:
     compile: bool = setting(False, "torch.compile the network; costs minutes at the start")
 
     predictions: str = setting("predictions", "name of the prediction folders, to keep several variants side by side")
-    tta: str = setting("flip", "views that are merged: none, flip, flip+larger (adds x1.26) or flip+scale (and /1.26)",
-                       choices=("none", "flip", "flip+larger", "flip+scale"))
+    tta: str = setting("flip", "views that are merged: none, flip, or flip+scale (adds x1.26 and /1.26)",
+                       choices=("none", "flip", "flip+scale"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
     partial: bool = setting(False, "predict with folds whose training is not finished")
     judge_images: int = setting(200, "step 06: the files are judged on at most so many validation images")

@@ -16,7 +16,6 @@ from cxr.predictions import PART, part_count, part_path, write_part
 # A view is (thirds of an octave larger, flipped). Scales in steps of the anchors' own three scales per octave keep the
 # outputs of all views on one set of anchors.
 VIEWS = {"none": [(0, False)], "flip": [(0, False), (0, True)],
-         "flip+larger": [(k, flipped) for k in (0, 1) for flipped in (False, True)],
          "flip+scale": [(k, flipped) for k in (0, 1, -1) for flipped in (False, True)]}
 
 

@@ -167,5 +167,5 @@ def view_side(model, thirds):
     side = round(model.image_size * 2 ** (thirds / 3) / stride) * stride
     if side < 192:
         raise InputError(f"--tta flip+scale would shrink images of {model.image_size} pixels to {side}, and the "
-                         "network needs 192: use --tta flip or flip+larger")
+                         "network needs 192: use --tta flip")
     return side
