@@ -297,6 +297,12 @@ def test_views_that_a_task_cannot_undo_are_refused(finished, copy):
         assert "flips" not in TASKS[name].tta
 
 
+@pytest.mark.parametrize("setting", ["pseudo", "unlabelled"])
+def test_what_needs_masks_is_refused(setting):
+    with pytest.raises(InputError, match="this task predicts classes: leave them out"):
+        TASK.select(pd.DataFrame(), replace(CONFIG, **{setting: "other"}))
+
+
 def test_networks_of_all_presets():
     for name, preset in TASK.presets.items():
         if preset["image_size"] < 256:  # EfficientNetV2-L takes long to fill with random numbers
