@@ -38,6 +38,9 @@ class Config:
     demo_images: int = setting(160, "number of synthetic training images of --demo")
 
     size: int = setting(512, "side of the stored PNGs in pixels; the paper found 256 too small and 1024 impractical")
+    cleaning: str = setting("B", "images of COVID-19 studies that step 02 leaves out: B those without box beside a "
+                            "boxed one, A all without box of positive studies, C all of studies with several images",
+                            choices=("B", "A", "C"))
     max_failed_share: float = setting(0.05, "step 02 ends with an error if more than this share of the images fails")
 
     encoder: str = setting("se_resnext101_32x4d", "an encoder of segmentation-models-pytorch, or tu-NAME of timm", True)
@@ -51,8 +54,9 @@ class Config:
     dropout: float = setting(0.75, "dropout before the class and the global output; 0.75 in the best model", True)
 
     decoder: str = setting("unet", "of a segmentation network: unet (segmentation-models-pytorch's), albunet, plain "
-                           "(no normalisation), scse (attention), deeplab (V3+), cbam or aspp (with hypercolumns)",
-                           True, ("unet", "albunet", "plain", "scse", "deeplab", "cbam", "aspp"))
+                           "(no normalisation), scse (attention), deeplab (V3+), cbam or aspp (with hypercolumns), "
+                           "blocks (without skips)",
+                           True, ("unet", "albunet", "plain", "scse", "deeplab", "cbam", "aspp", "blocks"))
     label_head: str = setting("none", "head for the whole image of a segmentation network: none, linear, or two "
                               "layers, of which the first gives as many numbers as it gets (double) or 64 (narrow)",
                               True, ("none", "linear", "double", "narrow"))
@@ -60,12 +64,17 @@ class Config:
                                 "as the 4th place had it", True, ("train", "frozen"))
     mask_loss: str = setting("bce=1,dice=1", "weighted terms of a segmentation loss: bce, dice, squared_dice, focal "
                              "and lovasz of the mask, label and label_focal of the image", True)
+    aux_weight: float = setting(10.0, "weight of --mask-loss beside a classifier's class loss, 10 as published; 0: it "
+                                "learns no masks", True)
+    label_smoothing: float = setting(0.05, "share of a class label that is spread over all classes; it helped the 17th "
+                                     "place, and 0.05 was the 47th's best value", True)
 
     image_size: int = setting(512, "side of the network's input in pixels", True)
     epochs: int = setting(12, "passes over the training folds", True)
     batch_size: int = setting(4, "images in a step and process", True)
     accumulate: int = setting(1, "steps whose gradients are added before one update", True)
-    optimizer: str = setting("adam", "adam as published; adamw decouples the weight decay", True, ("adam", "adamw"))
+    optimizer: str = setting("adam", "adam as published; adamw decouples the weight decay; sgd with momentum 0.9", True,
+                             ("adam", "adamw", "sgd"))
     lr: float = setting(1e-5, "learning rate; 1e-5 suits pretrained weights, random ones need 3e-4 to 1e-3", True)
     weight_decay: float = setting(0.0, "weight decay", True)
     schedule: str = setting("plateau", "plateau: x0.2 after 4 epochs without a lower validation loss; metric: x0.1 "
@@ -93,9 +102,9 @@ class Config:
     pseudo_ratio: float = setting(0.5, "images of --pseudo in an epoch from the second on, for each other image", True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "
-                                "21 = 20 without rotation; for masks also first to fifth, after these places",
-                                True, ("1", "10", "11", "15", "20", "21",
-                                       "first", "second", "third", "fourth", "fifth"))
+                                "21 = 20 without rotation; for masks also first to fifth and seventeenth, after these "
+                                "places", True, ("1", "10", "11", "15", "20", "21", "first", "second", "third",
+                                                 "fourth", "fifth", "seventeenth"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
     start: str = setting("", "a run whose last weights of the same fold are the first ones here: for larger images, "
@@ -113,8 +122,8 @@ class Config:
     compile: bool = setting(False, "torch.compile the network; costs minutes at the start")
 
     predictions: str = setting("predictions", "name of the prediction folders, to keep several variants side by side")
-    tta: str = setting("flip", "views that are merged: none, flip, or flip+scale (adds x1.26 and /1.26)",
-                       choices=("none", "flip", "flip+scale"))
+    tta: str = setting("flip", "views that are merged: none, flip, flip+scale (adds x1.26 and /1.26), or flips "
+                       "(left-right, upside down, both; for classes)", choices=("none", "flip", "flip+scale", "flips"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
     partial: bool = setting(False, "predict with folds whose training is not finished")
     judge_images: int = setting(200, "step 06: the files are judged on at most so many validation images")
@@ -124,10 +133,12 @@ class Config:
                         "--stack), third (0.5), fourth (label head and triplet), fifth (highest pixel)",
                         choices=("first", "second", "third", "fourth", "fifth"))
     component: int = setting(0, "parts of a mask of up to so many pixels are removed; the 1st place removed 100")
-    stack: tuple[str, ...] = setting((), "runs whose image scores are stacked and decide which images get a mask")
+    stack: tuple[str, ...] = setting((), "further runs to mix in: their image scores decide which images get a mask, "
+                                     "or their classes are averaged with fitted weights")
     fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), testlike (the 1,000 images "
                           "labelled like the test set), or published (nothing is fitted, the place's own values of "
                           "--rule)", choices=("folds", "testlike", "published"))
+    leaderboard: float = setting(0.0, "score that Kaggle gave for this run's submission, to stand beside its own")
     submit: str = setting("", "send submission.csv to Kaggle with this message")
     compare: tuple[str, ...] = setting((), "names of runs to show side by side, instead of post-processing one")
 
@@ -223,9 +234,11 @@ def check(config):
     for name in ("positive_share", "positive_share_end"):
         if not 0 <= getattr(config, name) <= 1 or config.positive_share == 0:
             raise InputError(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(config, name)}")
-    for name in ("dropout", "ema"):
+    for name in ("dropout", "ema", "label_smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {getattr(config, name)}")
+    if config.aux_weight < 0:
+        raise InputError(f"--aux-weight must be at least 0, not {config.aux_weight}")
     if config.folds < 2:
         raise InputError("--folds must be at least 2: one part is for validation")
     config.wanted_folds()

@@ -33,8 +33,9 @@ def inside(box, width, height):
 
 
 def crop_at(crop, width, height, side):
-    """The crop of a picture (width, height) in pixels of the same picture stored at (side, side), rounded outwards."""
-    scale = side / np.array([width, height])
+    """The crop of a picture (width, height) in pixels of the same picture stored at `side`, its one side or width and
+    height, rounded outwards."""
+    scale = np.array(side) / np.array([width, height])
     low, high = np.floor(crop[:2] * scale + 1e-9), np.ceil(crop[2:] * scale - 1e-9)
     return tuple(int(edge) for edge in (*low, *high))
 
@@ -68,13 +69,3 @@ def fill_boxes(boxes, width, height):
     for x1, y1, x2, y2 in edges:
         mask[y1:y2, x1:x2] = 1
     return mask
-
-
-def box_mask(boxes, crop, size):
-    """Mask uint8 (size, size) of the boxes (n, 4, in pixels of the picture) inside its crop.
-
-    Drawn at its final size, so that it holds nothing but 0 and 1: a mask that is resized has to be made binary again.
-    """
-    shifted, _ = shift_boxes(boxes, crop)
-    sides = np.array([crop[2] - crop[0], crop[3] - crop[1]])
-    return fill_boxes(shifted * np.tile(size / sides, 2), size, size)

@@ -10,18 +10,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxr.augmentation import Augmentation
+from cxr.crops import crop_at, cut, fill_boxes, shift_boxes
 from cxr.disk import InputError
 from cxr.images import resize
-from cxr.lungs import crop
 from cxr.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.masks import EMPTY, decode, resize_mask
+
+TEXT_COLUMNS = ("image_id", "group", "mask", "study_id", "patient")  # such as 00123 or 12e4, which are no numbers
 
 
 class XrayDataset(Dataset):
     """Rows of a table -> dict(image uint8 (1, S, S), boxes (n, 4) in input pixels, labels (n,), label, index).
 
     Where the table has a column `mask` (run lengths in original pixels), also mask uint8 (1, S, S) of 0 and 1. Where it
-    has crop_x1 to crop_y2 (original pixels), all is cut to that box first.
+    has crop_x1 to crop_y2 (original pixels), all is cut to that box first. A column `mask_known` instead asks for the
+    mask of all that the boxes cover, and comes along, since a mask without boxes may be unknown, not empty.
     `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
     Indexed by (epoch, row), or (epoch, place, row) where a row comes several times in an epoch: the random numbers of a
     sample depend on the seed and these alone, never on the number of workers, processes or restarts.
@@ -42,8 +45,10 @@ class XrayDataset(Dataset):
         image = read_png(self.folder / f"{row['image_id']}.png")
         boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
         masks = [true_mask(row)] if "mask" in row else []
+        if "mask_known" in row:
+            masks = [fill_boxes(boxes, image.shape[1], image.shape[0])]
         if "crop_x1" in row:
-            image, boxes, masks = cut(image, boxes, masks, row)
+            image, boxes, labels, masks = cut_all(image, boxes, labels, masks, row)
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, *moment, row_number))
             image, boxes, labels, *masks = self.augment(image, boxes, labels, rng, *masks)
@@ -54,6 +59,7 @@ class XrayDataset(Dataset):
         sample = {"image": torch.from_numpy(np.ascontiguousarray(image))[None], "boxes": boxes, "labels": labels,
                   "label": int(row.get("label", -1)), "index": row_number}
         sample |= {"mask": torch.from_numpy(mask)[None] for mask in masks}
+        sample |= {"mask_known": bool(row["mask_known"])} if "mask_known" in row else {}
         return sample | (self.targets(boxes, labels) if self.targets else {})
 
 
@@ -79,13 +85,19 @@ def true_mask(row):
     return decode(runs, int(row["height"]), int(row["width"]))
 
 
-def cut(image, boxes, masks, row):
-    """Picture, boxes in its pixels, masks in original pixels: all cut to the row's crop; the picture keeps its side."""
-    box, side = [int(row[f"crop_{name}"]) for name in ("x1", "y1", "x2", "y2")], len(image)
-    frame = np.array([row["width"], row["height"]] * 2) / side  # original pixels in one of the picture's
-    boxes = (boxes * frame - np.tile(box[:2], 2)) / (np.tile(np.subtract(box[2:], box[:2]), 2) / side)
-    masks = [crop(mask, box, row["width"], row["height"]) for mask in masks]
-    return resize(crop(image, box, row["width"], row["height"]), side), boxes, masks
+def cut_all(image, boxes, labels, masks, row):
+    """Picture, boxes in its pixels, their labels, masks at any size: all cut to the row's crop; the picture keeps its
+    side. One box of whole original pixels gives them all, rounded outwards at each size."""
+    box, side = tuple(int(row[f"crop_{name}"]) for name in ("x1", "y1", "x2", "y2")), len(image)
+
+    def place(picture):
+        return crop_at(box, row["width"], row["height"], picture.shape[::-1])
+
+    x1, y1, x2, y2 = place(image)
+    boxes, kept = shift_boxes(boxes, place(image))
+    masks = [cut(mask, place(mask)) for mask in masks]
+    return (resize(cut(image, place(image)), side), boxes * np.tile([side / (x2 - x1), side / (y2 - y1)], 2),
+            labels[kept], masks)
 
 
 def keep_classes(table, count):
@@ -111,6 +123,8 @@ def collate(samples):
              "label": torch.tensor([s["label"] for s in samples]), "index": torch.tensor([s["index"] for s in samples])}
     if "mask" in samples[0]:
         batch["mask"] = torch.stack([s["mask"] for s in samples])
+    if "mask_known" in samples[0]:
+        batch["mask_known"] = torch.tensor([s["mask_known"] for s in samples])
     for name in samples[0].keys() - batch.keys():
         batch[name] = torch.cat([s[name] for s in samples])
         lengths = torch.tensor([len(s[name]) for s in samples])
@@ -176,7 +190,7 @@ def read_table(path):
     if not path.exists():
         raise InputError(f"{path} is missing: run step 02 first, with the same --task and --working")
     try:
-        return pd.read_csv(path, dtype={"image_id": str, "group": str, "mask": str})
+        return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path} is not a readable table ({error}): delete it and run step 02 again") from None
 

@@ -68,6 +68,7 @@ class Evaluation:
     reliability: tuple | None = None
     sized: tuple | None = None
     image_score: str = "score"  # what `images.score` is, for a caption
+    words: dict = field(default_factory=dict)  # sentences of the report in place of those about boxes
     searched: str = ""  # what was searched and how to read `sensitivity`
     results: dict = field(default_factory=dict)  # further entries of results.json
     notes: list = field(default_factory=list)  # sentences for the reader

@@ -14,13 +14,16 @@ from cxr.lung_crops import with_crops
 from cxr.predictions import PART, part_count, part_path, write_part
 
 # A view is (thirds of an octave larger, flipped). Scales in steps of the anchors' own three scales per octave keep the
-# outputs of all views on one set of anchors.
+# outputs of all views on one set of anchors. Where only the class counts, whether it is upside down may follow.
 VIEWS = {"none": [(0, False)], "flip": [(0, False), (0, True)],
-         "flip+scale": [(k, flipped) for k in (0, 1, -1) for flipped in (False, True)]}
+         "flip+scale": [(k, flipped) for k in (0, 1, -1) for flipped in (False, True)],
+         "flips": [(0, flipped, turned) for turned in (False, True) for flipped in (False, True)]}
 
 
 def predict_run(task, config):
     """Out-of-fold predictions of every wanted fold by that fold's models, then of the test images by all of them."""
+    if config.tta not in task.tta:
+        raise InputError(f"--tta {config.tta} is not for {task.name}: choose {', '.join(task.tta)}")
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     train, test = (read_table(config.task_dir / f"{name}.csv") for name in ("train", "test"))
@@ -69,6 +72,8 @@ def load_model(task, path, device):
         raise InputError(f"{path} belongs to task {state['task']}, not {task.name}: choose another --run")
     model = task.build_model(stored_config(state["config"]), load_weights=False)
     model.load_state_dict(state["model"])
+    if hasattr(model, "drop_auxiliary"):
+        model.drop_auxiliary()
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
@@ -117,7 +122,8 @@ def check_settings(folder, config, paths, table, main):
 
 def batches(config, table, rows, model, device):
     """Batches of the given rows in their order, at the size that the network was trained with."""
-    dataset = XrayDataset(table.drop(columns="mask", errors="ignore"), config.task_dir / "images", model.image_size)
+    table = table.drop(columns=["mask", "mask_known"], errors="ignore")
+    dataset = XrayDataset(table, config.task_dir / "images", model.image_size)
     workers = min(count_workers(config.workers), len(rows))
     return torch.utils.data.DataLoader(dataset, config.batch_size, sampler=[(0, row) for row in rows],
                                        collate_fn=collate, num_workers=workers, worker_init_fn=one_thread,

@@ -16,7 +16,8 @@ CORNERS = ["crop_x1", "crop_y1", "crop_x2", "crop_y2"]
 
 
 def with_crops(table, config, run, device):
-    """The table with the columns CORNERS: the box of the lungs in each image, in original pixels.
+    """The table with the columns CORNERS: the box of the lungs in each image, in original pixels; and crop_fallback,
+    True where no lungs were found and the box is the whole image.
 
     Boxes are kept in working/<task>/crops-<run>.csv, and only images that are not there are looked at, by the last
     weights of all folds of the run. Raises InputError where it has none.
@@ -27,6 +28,7 @@ def with_crops(table, config, run, device):
         missing = table[~table["image_id"].isin(known["image_id"])]
         if len(missing):
             found = find_boxes(missing, config, load_networks(config.working / "lungs" / run, device), device)
+            print(f"lungs: {found['crop_fallback'].sum()} of {len(found)} images show none and stay whole")
             write_csv(path, pd.concat([known, found], ignore_index=True))
     distributed.barrier()
     return table.merge(pd.read_csv(path, dtype={"image_id": str}), on="image_id", how="left", validate="1:1")
@@ -48,7 +50,7 @@ def load_networks(folder, device):
 
 @torch.inference_mode()
 def find_boxes(table, config, networks, device):
-    """Table image_id and CORNERS, by the mean of the networks' probabilities."""
+    """Table image_id, CORNERS and crop_fallback, by the mean of the networks' probabilities."""
     dataset = XrayDataset(table[["image_id"]], config.task_dir / "images", networks[0].image_size)
     loader = DataLoader(dataset, 8, sampler=[(0, row) for row in range(len(table))], collate_fn=collate,
                         num_workers=min(count_workers(config.workers), len(table)), worker_init_fn=one_thread)
@@ -58,5 +60,7 @@ def find_boxes(table, config, networks, device):
         found = torch.stack([network(images)["mask"].sigmoid() for network in networks]).mean(0)[:, 0].cpu().numpy()
         for index, probability in zip(batch["index"].tolist(), found):
             row = table.iloc[index]
-            rows.append((row["image_id"], *lung_box(probability, int(row["width"]), int(row["height"]))))
-    return pd.DataFrame(rows, columns=["image_id", *CORNERS])
+            size = int(row["width"]), int(row["height"])
+            box = lung_box(probability, *size)
+            rows.append((row["image_id"], *box, box == (0, 0, *size)))
+    return pd.DataFrame(rows, columns=["image_id", *CORNERS, "crop_fallback"])

@@ -1,10 +1,13 @@
-"""Where the lungs are: a box from a map of probabilities, and pictures cut to it (3rd place of SIIM-ACR Pneumothorax).
+"""Where the lungs are: a box from a map of probabilities, and a map put back into it (3rd place of SIIM-ACR
+Pneumothorax).
 
 Boxes are whole pixels x1 y1 x2 y2, the last outside, of the original picture.
 """
 
 import cv2
 import numpy as np
+
+from cxr.crops import crop_around
 
 FRAME = 1024  # pixels; sizes below are those in a picture of this side
 SMALLEST_PART, MARGIN, SMALLEST_BOX = 2000 / FRAME**2, 40 / FRAME, (300 / FRAME) ** 2
@@ -24,17 +27,9 @@ def lung_box(probability, width, height):
     left, top, wide, high = np.array(parts)[:, :4].T
     corners = np.array([left.min(), top.min(), (left + wide).max(), (top + high).max()], float)
     scale = np.array([width, height] * 2) / np.tile(probability.shape[::-1], 2)
-    margin = MARGIN * np.array([-width, -height, width, height])
-    x1, y1, x2, y2 = np.clip(np.round(corners * scale + margin), 0, [width, height] * 2).astype(int).tolist()
+    margin = 2 * MARGIN * np.array([width, height])  # half of it on each side
+    (x1, y1, x2, y2), _ = crop_around(corners * scale, width, height, 0, margin)
     return (x1, y1, x2, y2) if (x2 - x1) * (y2 - y1) >= SMALLEST_BOX * width * height else whole
-
-
-def crop(picture, box, width, height):
-    """The part of a picture (h, w) that a box of the original of width x height covers; the picture may be smaller."""
-    scale = np.array(picture.shape[::-1]) / (width, height)
-    x1, y1 = np.floor(np.array(box[:2]) * scale).astype(int)
-    x2, y2 = np.ceil(np.array(box[2:]) * scale).astype(int)
-    return picture[y1:y2, x1:x2]
 
 
 def paste(part, box, width, height):

@@ -1,4 +1,5 @@
-"""Augmentation of X-rays with masks, as each of the five winners of SIIM-ACR Pneumothorax drew it.
+"""Augmentation of X-rays with masks, as each of the five winners of SIIM-ACR Pneumothorax and the 17th place of SIIM
+COVID-19 drew it.
 
 Written anew with today's albumentations, which has renamed much since 2019; image and mask go through the same warp.
 """
@@ -72,7 +73,21 @@ def fifth(size):
             brightness(0.05)]
 
 
-RECIPES = {"first": first, "second": second, "third": third, "fourth": fourth, "fifth": fifth}
+def seventeenth(size):
+    """SIIM COVID-19's. Its change of hue and saturation is left out, as it does nothing to gray; so is one of its two
+    kinds of Gaussian noise, of variance 10 to 50. Its holes were 25 x 8 of 448 pixels, whatever its settings said."""
+    holes = [(max(1, round(side * size / 448)),) * 2 for side in (25, 8)]
+    return [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), A.Transpose(p=0.5),
+            affine(0.0625, (0.9, 1.1), 45, 0.3, cv2.BORDER_REFLECT_101),
+            A.GaussNoise(std_range=(10**0.5 / 255, 50**0.5 / 255), p=0.5),
+            A.RandomBrightnessContrast(0.25, 0.25, p=0.5), A.CLAHE(3.0, (8, 8), p=0.5),
+            A.OneOf([A.MotionBlur(3), A.MedianBlur(3), A.Blur(3)], p=0.2),
+            A.CoarseDropout(num_holes_range=(2, 2), hole_height_range=holes[0], hole_width_range=holes[1], fill=0,
+                            p=0.5)]
+
+
+RECIPES = {"first": first, "second": second, "third": third, "fourth": fourth, "fifth": fifth,
+           "seventeenth": seventeenth}
 
 
 class MaskAugmentation:

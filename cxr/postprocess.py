@@ -22,6 +22,8 @@ def postprocess(task, config):
     train = task.select(train, config)
     evaluation = task.evaluate(config, lambda: cases(task, config, train, folds), train[train["fold"].isin(folds)])
     warnings += evaluation.notes
+    if config.leaderboard:
+        evaluation.figures["leaderboard, as entered"] = config.leaderboard
     write_json(config.run_dir / "params.json", evaluation.params)
     answers = answer_test(task, config, evaluation, warnings)
     submission, more = task.write_results(config, answers, lambda: cases(task, config, train, folds), evaluation,
@@ -97,7 +99,8 @@ def report_input(task, config, train, evaluation, submission, warnings):
         class_names=list(task.class_names) if config.global_weight else [],  # a head without a loss knows nothing
         box_classes=list(task.used_classes(config)), class_rows=evaluation.class_rows,
         class_curves=evaluation.class_curves, figures=evaluation.figures, reliability=evaluation.reliability,
-        sized=evaluation.sized, finding=task.finding, image_score=evaluation.image_score, searched=evaluation.searched,
+        sized=evaluation.sized, finding=task.finding, image_score=evaluation.image_score,
+        words=evaluation.words, searched=evaluation.searched,
         runs=config.run_dir, params=evaluation.params, params_path=config.run_dir / "params.json",
         submission_path=submission, warnings=warnings)
 

@@ -13,12 +13,13 @@ from tqdm import tqdm
 from cxr.boxes import clip_boxes
 from cxr.data import count_workers
 from cxr.disk import InputError, read_json, write_csv, write_json
+from cxr.duplicates import leakage_report
 from cxr.folds import assign_folds
 from cxr.images import convert_image
 
-COLUMNS = ["image_id", "path", "group", "stratum", "fold", "width", "height", "age", "sex", "view",
-           "n_boxes", "boxes", "box_labels", "label", "test_like", "mask"]
-SETTINGS = ("input", "size", "folds", "seed")  # a task folder holds the result of one value of each
+COLUMNS = ["image_id", "path", "study_id", "patient", "cluster", "group", "stratum", "fold", "width", "height", "age",
+           "sex", "view", "n_boxes", "boxes", "box_labels", "mask_known", "label", "test_like", "mask"]
+GROUPED = {"patients": "patient", "studies": "study_id", "clusters of copies": "cluster"}  # columns, where they exist
 QUEUED_PER_WORKER = 4  # keeps the workers busy; the memory of the queue does not grow with the number of images
 
 
@@ -38,7 +39,7 @@ def prepare(task, config):
 
 
 def _prepare(task, config):
-    folder, source, settings = config.task_dir, config.input / task.slug, _settings(config, task.slug)
+    folder, source, settings = config.task_dir, config.input / task.slug, _settings(config, task)
     done = _earlier_run(folder, settings)
     if done and done["complete"] and not done["counts"]["failed"] and _all_there(folder):
         print(f"{folder} is complete: {done['counts']['train']} training and {done['counts']['test']} test images")
@@ -46,13 +47,18 @@ def _prepare(task, config):
     if not source.is_dir():
         raise InputError(f"{source} is missing: run 01_download.py first, or point --input at the folder that holds "
                          f"{task.slug}")
-    train, test, notes = task.read_tables(source)
+    train, test, notes = task.read_tables(source, **_own_settings(task, config))
     _check_ids(train, test)
     # Folds are dealt before reading a file, so that images that fail, or are repaired later, do not move the others.
-    train = train.assign(fold=assign_folds(train, config.folds, config.seed))
+    # They can do that only in a task that has to see the pictures to know which belong together.
+    late = hasattr(task, "group_rows")
+    train = train if late else train.assign(fold=assign_folds(train, config.folds, config.seed))
     write_json(folder / "preprocess.json", settings | {"complete": False})
     headers, failed = convert_all(pd.concat([train, test])[["image_id", "path"]], folder / "images", config)
     train, test = (finish_table(table, headers, notes) for table in (train, test))
+    if late:
+        train = task.group_rows(train, folder, notes)
+        train = in_order(train.assign(fold=assign_folds(train, config.folds, config.seed)))
     counts = {"train": len(train), "test": len(test), "failed": len(failed)}
     write_csv(folder / "failed.csv", failed)
     write_csv(folder / "test.csv", test)
@@ -64,9 +70,15 @@ def _prepare(task, config):
     return result
 
 
-def _settings(config, slug):
-    source = str((config.input / slug).resolve())
-    return {"input": source, "size": config.size, "folds": config.folds, "seed": config.seed}
+def _settings(config, task):
+    """What a task folder holds the result of one value of each."""
+    return {"input": str((config.input / task.slug).resolve()), "size": config.size, "folds": config.folds,
+            "seed": config.seed, **_own_settings(task, config)}
+
+
+def _own_settings(task, config):
+    """Settings by which the task chooses the rows of its tables."""
+    return task.table_settings(config) if hasattr(task, "table_settings") else {}
 
 
 def _earlier_run(folder, settings):
@@ -75,7 +87,7 @@ def _earlier_run(folder, settings):
     if not path.exists():
         return None
     done = read_json(path)
-    other = [name for name in SETTINGS if done.get(name) != settings[name]]
+    other = [name for name in settings if done.get(name) != settings[name]]
     if other:
         raise InputError(f"{folder} was made with {other[0]} {done.get(other[0])}, not {settings[other[0]]}: "
                          "choose another --working, or delete that folder")
@@ -164,6 +176,10 @@ def finish_table(table, headers, notes):
     table = table.assign(boxes=[json.dumps(result[0]) for result in clipped],
                          box_labels=[json.dumps(result[1]) for result in clipped],
                          n_boxes=[len(result[0]) for result in clipped])
+    return in_order(table)
+
+
+def in_order(table):
     return table[[name for name in COLUMNS if name in table.columns]]
 
 
@@ -191,8 +207,8 @@ def fold_summary(train):
         return ["no training images"]
     table = train.stratum.str.get_dummies("|").groupby(train.fold).sum()  # an image may have several findings
     table["images"], table["boxes"] = train.groupby("fold").size(), train.groupby("fold").n_boxes.sum()
-    spanning = (train.groupby("group").fold.nunique() > 1).sum()
-    return [table.rename_axis(None, axis=1).to_string(), f"{spanning} patients are in more than one fold"]
+    keys = {words: train[name] for words, name in GROUPED.items() if name in train} or {"patients": train["group"]}
+    return [table.rename_axis(None, axis=1).to_string(), *leakage_report(train["fold"], keys)]
 
 
 def _check_failures(failed, counts, allowed_share, folder):

@@ -17,13 +17,13 @@ from cxr.evaluation import Boxes
 from cxr.metrics import bootstrap_interval, mean_score
 from cxr.panels import BRIGHT, colours_of, write_panels
 from cxr.pooled_boxes import RATES
-from cxr.report_cases import OUTCOMES, PREDICTED_COLOUR, TRUE_COLOUR, called, gallery, outcomes, write_gallery
+from cxr.report_cases import OUTCOMES, PREDICTED_COLOUR, TRUE_COLOUR, WORDS, called, gallery, outcomes, write_gallery
 from cxr.report_classes import class_panels
 from cxr.report_masks import mask_panels
 from cxr.report_plots import curve_panels, detection_panels, sensitivity_panels
 from cxr.run_records import across_folds, flatten, read_fold_json, read_logs, text
 
-OPTIONAL_COLUMNS = ("age", "sex", "view", "label", "predicted", "png", "width", "height", "group")
+OPTIONAL_COLUMNS = ("age", "sex", "view", "label", "predicted", "png", "width", "height", "group", "caption")
 FEW = 10  # counted images below which a group's score is mostly chance; such rows are grayed
 AGES = {"under 18": (0, 18), "18 to 39": (18, 40), "40 to 59": (40, 60), "60 to 79": (60, 80), "80 and over": (80, 121)}
 SEXES = {"F": "Female", "M": "Male"}
@@ -40,12 +40,14 @@ class ReportInput:
 
     `images`: one row per out-of-fold image: image_id, fold, score (nan: left out of the metric), n_true, n_pred,
     best_score (highest confidence, 0 if none), and where known age, sex, view, label and predicted (image class as
-    integer), png (its 8-bit picture), width and height (original pixels), group (patient).
+    integer), png (its 8-bit picture), width and height (original pixels), group (patient), study (where that is what
+    has a class), caption (in place of the numbers of boxes).
     `baselines`: (name, score, (low, high) or None). `folds`: (fold, score, parameters fitted on the other folds).
     `sensitivity`: {parameter: (values, scores, chosen value)}.
     `pr`: (recall, precision) and `froc`: (false boxes per image, recall), arrays of equal length.
     `operating`: (recall, precision, false boxes per image) at the chosen settings. `class_rows`, where the score is one
-    of classes: dicts with name, images, boxes (true ones), ap, interval, recalls (at RATES), avgrecall, threshold, f1.
+    of classes: dicts with name, images, boxes (true ones; absent where the images, or studies, have the class), ap,
+    interval, recalls (at RATES), avgrecall, threshold, f1. `words`: see report_cases.WORDS.
     `class_curves`: {class: (recall, precision, false boxes per image)}.
     """
     title: str
@@ -64,6 +66,7 @@ class ReportInput:
     true: Boxes = field(default_factory=Boxes)
     predicted: Boxes = field(default_factory=Boxes)
     image_score: str = "score"  # what `images.score` is
+    words: dict = field(default_factory=dict)  # sentences in place of those of report_cases.WORDS
     searched: str = SEARCHED  # how to read `sensitivity`
     box_classes: list = field(default_factory=list)  # names of the classes of boxes
     class_rows: list = field(default_factory=list)
@@ -93,7 +96,8 @@ def write_report(path, report):
     logs, problems = read_logs(report.runs) if report.runs else ({}, [])
     panels = {"curves": curve_panels(logs), "sensitivity": sensitivity_panels(report.sensitivity, report.folds),
               "detection": [*detection_panels(report.pr, report.froc, report.operating),
-                            *class_panels(report.class_curves), *mask_panels(report.reliability, report.sized)]}
+                            *class_panels(report.class_curves, all("boxes" in row for row in report.class_rows)),
+                            *mask_panels(report.reliability, report.sized)]}
     cases = gallery(report)
     classes = colours_of(report.box_classes, BRIGHT) if len(report.box_classes) > 1 else {}
     legend = {f"fold {fold}": colour for fold, colour in colours_of(logs).items()}
@@ -105,7 +109,7 @@ def write_report(path, report):
         "report.html.jinja", report=report, problems=[*report.warnings, *problems, *more], panels=panels, cases=cases,
         legend=legend, settings=settings, manifest=manifest | _speed(logs, manifest),
         score_rows=score_rows(report), fold_rows=fold_rows(report),
-        outcome_rows=outcome_rows(report.images, report.finding),
+        outcome_rows=outcome_rows(report.images, report.finding, WORDS | report.words),
         confusion=confusion(report.images, report.class_names), subgroups=subgroups(report.images), few=FEW,
         class_rows=[bar(row["name"], row["ap"], row["interval"]) | row for row in report.class_rows], rates=RATES,
         class_colours=classes, colours={"true": TRUE_COLOUR, "predicted": PREDICTED_COLOUR})
@@ -175,14 +179,16 @@ def fold_rows(report):
             for fold, score, params in report.folds]
 
 
-def outcome_rows(images, finding):
+def outcome_rows(images, finding, words):
     """(key, sentence, number of images) of each outcome."""
     counts = outcomes(images).value_counts()
-    return [(key, called(sentence, finding), int(counts.get(key, 0))) for key, sentence in OUTCOMES.items()]
+    return [(key, called(words[key], finding), int(counts.get(key, 0))) for key in OUTCOMES]
 
 
 def confusion(images, class_names):
-    """Rows of (true class, number, [(count, share of the row)]), or [] where image classes are not known."""
+    """Rows of (true class, number, [(count, share of the row)]) of the images, or of their studies where these have
+    the class; [] where classes are not known."""
+    images = images.drop_duplicates("study") if "study" in images else images
     known = images[images.label.between(0, len(class_names) - 1) & images.predicted.between(0, len(class_names) - 1)]
     if not len(known):
         return []

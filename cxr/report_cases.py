@@ -23,12 +23,23 @@ MOST_BOXES = 20  # boxes drawn per image, the most confident ones
 
 TRUE_COLOUR, PREDICTED_COLOUR = "#3ddc84", "#ffa028"  # bright enough for the gray of an X-ray
 
-OUTCOMES = {
+OUTCOMES = ("found", "misplaced", "missed", "alarm", "empty")
+# What is said of each outcome, and of each kind of image in the gallery; for classes a task says it otherwise.
+WORDS = {
     "found": "Found: at least one predicted box lies on a marked finding",
     "misplaced": "Misplaced: boxes predicted, none of them where the finding is",
     "missed": "Missed: a finding is marked, nothing was predicted",
     "alarm": "False alarm: nothing is marked, a box was predicted",
     "empty": "Rightly empty: nothing marked, nothing predicted",
+    "Best": "The highest image scores: dashed and solid boxes should nearly coincide.",
+    "Typical": "The images with a marked finding whose score is nearest the median: this is what to expect of the "
+               "system on an ordinary day.",
+    "Worst: misplaced": "Boxes were predicted, but none overlaps a marked finding enough; the most confident mistakes "
+                        "come first.",
+    "Worst: missed": "A finding is marked and nothing was predicted; the largest missed findings come first.",
+    "Worst: false alarms": "Nothing is marked, yet a box was predicted; the most confident come first: look for what "
+                           "might have been mistaken.",
+    "Rightly empty": "Nothing is marked and nothing was predicted; shown in the order of the ids.",
 }
 
 
@@ -36,7 +47,7 @@ def outcomes(images):
     """Series of the keys of OUTCOMES, one per row of `images` (columns n_true, n_pred, score; score may be nan)."""
     marked, predicted, hit = images.n_true > 0, images.n_pred > 0, images.score > 0
     kinds = [marked & predicted & hit, marked & predicted, marked, predicted]
-    return pd.Series(np.select(kinds, list(OUTCOMES)[:4], "empty"), index=images.index)
+    return pd.Series(np.select(kinds, OUTCOMES[:4], "empty"), index=images.index)
 
 
 def called(text, finding):
@@ -78,14 +89,15 @@ class Case:
 def gallery(report):
     """List of (title, what to look for, number of such images, [Case]); kinds without an image are left out."""
     kinds = _kinds(report.images.assign(outcome=outcomes(report.images)), report.true.corners)
-    shown = [(title, called(caption, report.finding), len(rows),
+    words = WORDS | report.words
+    shown = [(title, called(words[title], report.finding), len(rows),
               list(_cases(rows, report, EXAMPLES * (2 if title.startswith("Worst") else 1))))
-             for title, caption, rows in kinds]
+             for title, rows in kinds.items()]
     return [kind for kind in shown if kind[3]]
 
 
 def _kinds(images, true_boxes):
-    """(title, caption, table with the images to show first on top) of each kind; ties broken by id to be repeatable."""
+    """{title: table with the images to show first on top} of each kind; ties broken by id to be repeatable."""
     images = images.sort_values("image_id")
     found = images[images.outcome == "found"]
     marked = images[(images.n_true > 0) & images.score.notna()]
@@ -93,20 +105,11 @@ def _kinds(images, true_boxes):
     area = missed.image_id.map(lambda image_id: box_area(true_boxes.get(image_id)))
     middle = (marked.score - marked.score.median()).abs()
     best = found.sort_values(["score", "best_score"], ascending=False, kind="stable")
-    return [
-        ("Best", "The highest image scores: dashed and solid boxes should nearly coincide.", best),
-        ("Typical", "The images with a marked finding whose score is nearest the median: "
-         "this is what to expect of the system on an ordinary day.",
-         marked.loc[middle.sort_values(kind="stable").index]),
-        ("Worst: misplaced", "Boxes were predicted, but none overlaps a marked finding enough; "
-         "the most confident mistakes come first.", _most_confident(images[images.outcome == "misplaced"])),
-        ("Worst: missed", "A finding is marked and nothing was predicted; the largest missed findings come first.",
-         missed.loc[area.sort_values(ascending=False, kind="stable").index]),
-        ("Worst: false alarms", "Nothing is marked, yet a box was predicted; the most confident come first: "
-         "look for what might have been mistaken.", _most_confident(images[images.outcome == "alarm"])),
-        ("Rightly empty", "Nothing is marked and nothing was predicted; shown in the order of the ids.",
-         images[images.outcome == "empty"]),
-    ]
+    return {"Best": best, "Typical": marked.loc[middle.sort_values(kind="stable").index],
+            "Worst: misplaced": _most_confident(images[images.outcome == "misplaced"]),
+            "Worst: missed": missed.loc[area.sort_values(ascending=False, kind="stable").index],
+            "Worst: false alarms": _most_confident(images[images.outcome == "alarm"]),
+            "Rightly empty": images[images.outcome == "empty"]}
 
 
 def _most_confident(images):

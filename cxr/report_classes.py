@@ -6,13 +6,17 @@ from cxr.panels import Panel, colours_of
 from cxr.pooled_boxes import RATES
 
 
-def class_panels(curves):
-    """Panels of {class: (recall, precision, false boxes per image)}: each class a line; no class, no panel."""
+def class_panels(curves, boxes=True):
+    """Panels of {class: (recall, precision, false boxes per image)}: each class a line; no class, no panel. Without
+    `boxes` the whole images have the class, and there is no second panel."""
     if not curves:
         return []
     colours = colours_of(curves)
-    return [Panel("Precision and recall of each class", lambda axis: _class_precision(axis, curves, colours),
-                  "The area under a line is the AP of its class."),
+    precision = Panel("Precision and recall of each class", lambda axis: _class_precision(axis, curves, colours),
+                      "The area under a line is the AP of its class.")
+    if not boxes:
+        return [precision]
+    return [precision,
             Panel("Findings found per false box, each class", lambda axis: _class_froc(axis, curves, colours),
                   "False boxes of the class in an image; the dotted lines are the rates of the recall table.")]
 

@@ -10,6 +10,8 @@ from cxr.disk import InputError
 from cxr.mean_teacher import teacher_decay
 from cxr.schedules import make_scheduler
 
+MOMENTUM = 0.9  # of SGD, the usual value
+
 
 class Training:
     """Everything that changes while a fold trains, as one state that can be saved and loaded."""
@@ -23,9 +25,7 @@ class Training:
         self.model.to(device, memory_format=torch.channels_last)
         self.average = AveragedModel(self.model, multi_avg_fn=moving_average(self.decay), use_buffers=True) \
             if config.ema or config.unlabelled else None
-        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = kind(self.model.parameters(), config.lr, weight_decay=config.weight_decay,
-                              fused=device.type in ("cuda", "cpu"))
+        self.optimizer = make_optimizer(self.model.parameters(), config, device)
         self.scheduler = make_scheduler(self.optimizer, config, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.epoch, self.step, self.best, self.best_epoch, self.done = 0, 0, -math.inf, -1, False
@@ -62,6 +62,12 @@ class Training:
             part.load_state_dict(state[name])
         for name in self.progress():
             setattr(self, name, state[name])
+
+
+def make_optimizer(parameters, config, device):
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[config.optimizer]
+    more = {"momentum": MOMENTUM} if config.optimizer == "sgd" else {}
+    return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=device.type in ("cuda", "cpu"), **more)
 
 
 def moving_average(decay):

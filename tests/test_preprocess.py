@@ -329,7 +329,7 @@ def test_fold_summary_counts_spanning_patients():
     text, spanning = fold_summary(train)
     assert [line.split() for line in text.splitlines()] == [
         ["x", "y", "images", "boxes"], ["fold"], ["0", "2", "0", "2", "2"], ["1", "1", "1", "2", "1"]]
-    assert spanning == "1 patients are in more than one fold"
+    assert spanning == "1 patients are in more than one fold (2 of 4 images)"
 
 
 def test_boxes_inside():

@@ -1,4 +1,4 @@
-"""Decoders of the five winners of SIIM-ACR Pneumothorax: encoder features -> one map of `out_channels`.
+"""Decoders of the winners of SIIM-ACR Pneumothorax and SIIM COVID-19: encoder features -> one map of `out_channels`.
 
 `features` are those of an encoder at strides 1, 2, 4, 8, 16, 32. A decoder's map may be coarser than the image; the
 network enlarges the logits.
@@ -80,6 +80,26 @@ class AsppDecoder(nn.Module):
         return self.together(maps)
 
 
+class BlocksDecoder(nn.Module):
+    """17th place of SIIM COVID-19: from the deepest features alone, without skips, five steps up to the image's size.
+
+    768, 512, 256, 256 and 128 channels above the 1280 of EfficientNetV2-L, for other encoders in proportion.
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        widths = [max(8, round(width * channels[-1] / 1280 / 8) * 8) for width in (768, 512, 256, 256, 128)]
+        self.steps = nn.Sequential(*(self.step(*pair) for pair in zip([channels[-1], *widths], widths)))
+        self.out_channels = widths[-1]
+
+    @staticmethod
+    def step(coarse, fine):
+        return nn.Sequential(conv(coarse, fine), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
+
+    def forward(self, features):
+        return self.steps(features[-1])
+
+
 def smp_unet(*widths, **options):
     """smp's decoder, of these channels from coarse to fine."""
 
@@ -112,4 +132,5 @@ DECODERS = {
     "cbam": CbamDecoder,
     "aspp": AsppDecoder,
     "deeplab": deeplab,
+    "blocks": BlocksDecoder,
 }

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import encoders as catalogue
 from segmentation_models_pytorch.encoders import get_encoder
+from torch import nn
 
 from cxr.checkpoint import BROKEN, first_line
 from cxr.disk import InputError
@@ -32,6 +33,34 @@ def build_encoder(name, weights):
                          "one") from error
 
 
+class Trunk(nn.Module):
+    """A network of timm up to what its classifier would see: [the last map (B, C, h, w)], after the wide convolution
+    that ends an EfficientNet and that segmentation-models-pytorch leaves out."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.out_channels = network, [network.num_features]
+
+    def forward(self, x):
+        return [self.network.forward_features(x)]
+
+
+def build_trunk(name, weights):
+    """Trunk of tu-NAME; `weights` and errors as in `build_encoder`, a file having the names of timm."""
+    if not timm.is_model(name.removeprefix("tu-")):
+        raise InputError(f"unknown --encoder {name}: choose tu-NAME of timm")
+    if weights == "pretrainedmodels":
+        raise InputError(f"pretrainedmodels knows no weights of {name}: use --weights imagenet or a file")
+    trunk = Trunk(from_hub(name, timm_network) if weights == "imagenet" else timm_network(name, weights=False))
+    if weights not in ("imagenet", "none"):
+        load_into(trunk.network, read_weights(Path(weights)), weights)
+    return trunk
+
+
+def timm_network(name, weights):
+    return timm.create_model(name.removeprefix("tu-"), pretrained=weights, num_classes=0, global_pool="")
+
+
 def fill(name, weights):
     if weights == "imagenet":
         return from_hub(name)
@@ -43,12 +72,13 @@ def fill(name, weights):
     return encoder
 
 
-def from_hub(name):
+def from_hub(name, build=get_encoder):
+    """What build(name, weights=...) makes with the weights of the hub."""
     settings = None if name.startswith("tu-") else catalogue[name]["pretrained_settings"]
     if settings is not None and "imagenet" not in settings:
         raise InputError(f"encoder {name} has no weights named imagenet: {OFFLINE}")
     try:
-        return get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
+        return build(name, weights=True if name.startswith("tu-") else "imagenet")
     # huggingface_hub raises OSError subclasses without a connection, requests' or httpx's errors inside one,
     # and RuntimeError when timm finds no weights under that name
     except (OSError, RuntimeError, requests.RequestException) as error:

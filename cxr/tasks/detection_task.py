@@ -36,6 +36,7 @@ class DetectionTask:
     floor = 0.01  # score of the anchors that are kept for step 05, which uses scores above 0.025
     most = 1000  # anchors that are kept of an image and class
     kind = Candidates  # what step 04 keeps of an image
+    tta = ("none", "flip", "flip+scale")  # sets of views that it can undo
     logged = ("metric",)  # what step 03 prints of `quick_score` after an epoch
 
     def used_classes(self, config):

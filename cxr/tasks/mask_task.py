@@ -20,6 +20,7 @@ class MaskTask:
     archives = ()
     finding = ("region", "regions")
     kind = MaskPrediction
+    tta = ("none", "flip", "flip+scale")  # sets of views that it can undo
     logged = ("metric",)
 
     def used_classes(self, config):

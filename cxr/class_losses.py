@@ -1,0 +1,27 @@
+"""Loss of a classifier that learns where the findings are, too."""
+
+import torch.nn.functional as F
+
+from cxr.mask_losses import mask_loss
+
+
+def classifier_loss(outputs, batch, config):
+    """Weighted terms: 'class', and those of --mask-loss times --aux-weight where there is an output 'mask'.
+
+    outputs: 'label' (B, C), 'mask' (B, 1, S, S), logits. batch: 'label' (B,) classes, 'mask' (B, 1, S, S) of 0 and 1.
+    """
+    terms = {"class": F.cross_entropy(outputs["label"], batch["label"], label_smoothing=config.label_smoothing)}
+    if "mask" in outputs:
+        terms |= {name: config.aux_weight * value for name, value in known_mask_loss(outputs, batch, config).items()}
+    return terms
+
+
+def known_mask_loss(outputs, batch, config):
+    """Terms of --mask-loss over the images whose mask is known, 'mask_known' (B,) bool; 0 without such an image.
+
+    What is unknown must not count as empty: in SIIM COVID-19 these are positive studies that nobody drew boxes in.
+    """
+    known = batch["mask_known"]
+    if not known.any():
+        return {"mask": 0 * outputs["mask"].sum()}
+    return mask_loss({"mask": outputs["mask"][known]}, {"mask": batch["mask"][known]}, config)

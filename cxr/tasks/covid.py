@@ -1,0 +1,168 @@
+"""SIIM-FISABIO-RSNA COVID-19 Detection (Kaggle 2021): the class of each study, four of them.
+
+As the 17th place did it (https://github.com/YousefRabi/covid and the author's article): crops of the lungs, a
+classifier that also learns to draw the opacities, four views, the mean over a study's images.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxr.class_losses import classifier_loss
+from cxr.class_predictions import ClassPrediction, StudyCase
+from cxr.data import read_table
+from cxr.disk import InputError, read_json, write_csv
+from cxr.duplicate_sheet import write_sheet
+from cxr.duplicates import cluster_report, find_copies, join_groups
+from cxr.models.classifier import build_classifier
+from cxr.samplers import make_sampler
+from cxr.study_evaluation import NOTHING, evaluate, none_of
+from cxr.study_scoring import STUDY_CLASSES, study_labels, study_means, study_scores
+from cxr.synthetic_covid import write_covid
+from cxr.tasks.covid_files import CLASSES, IMAGES, STUDIES, read_sample, read_tables
+from cxr.tasks.covid_submission import check_submission, format_submission, prevalence
+
+# The 17th place's best single network (experiment 83) and its training, which the variants share. It did not clip
+# gradients, so the bound is one that is never reached.
+SEVENTEENTH = {"encoder": "tu-tf_efficientnetv2_l.in21k_ft_in1k", "decoder": "blocks", "mask_loss": "bce=1",
+               "dropout": 0.0, "size": 640, "image_size": 448, "epochs": 10, "batch_size": 16, "folds": 5,
+               "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-5, "schedule": "cosine", "clip": 1e6,
+               "freeze_epochs": 0, "augmentation": "seventeenth", "keep": 1, "tta": "flips"}
+# Hundreds of images and no pretrained weights, on two CPU cores. Dice is some ten times the cross-entropy of pixels,
+# most of which are easy, so that 1 : 1 weighs about as 1 : 10 does without it.
+FROM_SCRATCH = {"encoder": "resnet18", "weights": "none", "decoder": "blocks", "mask_loss": "bce=1,dice=1",
+                "aux_weight": 1.0, "dropout": 0.2, "optimizer": "adamw", "weight_decay": 0.02, "schedule": "cosine",
+                "clip": 1.0, "ema": 0.99, "freeze_epochs": 0, "augmentation": "15", "batch_size": 8, "tta": "flip"}
+
+
+class Covid:
+    name = "covid"
+    slug = "siim-covid19-detection"
+    title = "SIIM-FISABIO-RSNA COVID-19 studies"
+    answer = "submission"
+    score_name = "Mean AP of the four study classes"
+    score_meaning = ("For every class, the studies are sorted by its probability; the average precision (AP) is the "
+                     "area under the curve of precision over recall. The score is the mean over the classes: a guess "
+                     "that ignores the image reaches 0.25, 1 is perfect. The competition also scores the images "
+                     "without box (none) and the boxes (opacity); these four classes are two thirds of its score.")
+    class_names, box_classes = CLASSES, ("Opacity",)
+    expected_files = (STUDIES, IMAGES, "train")
+    by_hand, archives = "", ()
+    takes_submissions = True
+    # 7,597 images of 3187 x 2753 pixels in the mean, two bytes each: what it takes if nothing is compressed.
+    zip_bytes = extracted_bytes = int(134e9)
+    finding = ("class", "classes")
+    plateau_term = "class"
+    kind = ClassPrediction
+    tta = ("none", "flip", "flips")
+    logged = ("metric", *(f"ap_{name}" for name in STUDY_CLASSES))
+    presets = {
+        "paper": SEVENTEENTH,
+        # A member of its ensemble in the field's usual words: skips, and Dice beside cross-entropy.
+        "unet": SEVENTEENTH | {"decoder": "unet", "mask_loss": "bce=1,dice=1", "dropout": 0.2},
+        "small": FROM_SCRATCH | {"size": 512, "image_size": 192, "epochs": 24, "lr": 1e-3},
+        "demo": FROM_SCRATCH | {"size": 192, "image_size": 128, "epochs": 12, "lr": 2e-3},
+    }
+    read_tables = staticmethod(read_tables)
+    write_synthetic = staticmethod(write_covid)
+
+    def table_settings(self, config):
+        """What `read_tables` is told; a folder of step 02 holds the images of one value of each."""
+        return {"cleaning": config.cleaning}
+
+    def group_rows(self, table, folder, notes):
+        """The table with `cluster` (copies, found on the pictures) and with groups that no fold may divide: connected
+        components of patients, studies and clusters. Writes copies.png, to look at what counts as a copy."""
+        clusters, pairs = find_copies(table["image_id"], folder / "images")
+        write_sheet(folder / "copies.png", table, pairs, folder / "images")
+        facts = {"hold several patients": "patient", "several studies": "study_id", "several classes": "label"}
+        notes.append(cluster_report(clusters, {words: table[name] for words, name in facts.items()}))
+        return table.assign(cluster=clusters, group=join_groups(table["patient"], table["study_id"], clusters),
+                            mask_known=(table["n_boxes"] > 0) | (table["label"] == 0))  # clipping may have taken boxes
+
+    def used_classes(self, config):
+        return self.box_classes
+
+    def select(self, table, config):
+        """The table of step 02. InputError for settings that need a task of masks."""
+        if config.pseudo or config.unlabelled:
+            raise InputError("--pseudo and --unlabelled learn predicted masks, and this task predicts classes: leave "
+                             "them out")
+        return table
+
+    def build_model(self, config, load_weights=True):
+        return build_classifier(config, len(CLASSES), load_weights)
+
+    def targets(self, config):
+        """The losses need no more of a sample than its mask and label."""
+        return None
+
+    def sampler(self, table, config, rank, world):
+        """The order of the training images; those of studies that are not negative are the positives of --sampling."""
+        return make_sampler(table, config, rank, world)
+
+    def loss(self, outputs, batch, model, config):
+        return classifier_loss(outputs, batch, config)
+
+    def apply_view(self, images, view, model):
+        """Images (B, 1, S, S) uint8 -> the same, left-right mirrored if view[1], upside down if view[2]."""
+        return images.flip([axis for axis, wanted in zip((-1, -2), view[1:]) if wanted])
+
+    def undo_view(self, outputs, view, model):
+        """Raw outputs of a view -> probabilities (B, C): there is nothing to turn back in a class."""
+        return outputs["label"].float().softmax(-1)
+
+    def merge(self, outputs):
+        """[probabilities (C,)] of each image, the mean over models and views."""
+        return list(torch.stack(list(outputs)).mean(0))
+
+    def candidates(self, merged, row, model, config):
+        """What step 05 needs of an image."""
+        return ClassPrediction(row["image_id"], int(row["width"]), int(row["height"]), merged.cpu().numpy())
+
+    def case(self, found, row, fold):
+        """An out-of-fold image with its truth, from its row of train.csv."""
+        boxes = np.array(json.loads(row["boxes"]), float).reshape(-1, 4)
+        return StudyCase(found, row["study_id"], int(row["label"]), boxes, fold, str(row["group"]))
+
+    def quick_predictions(self, outputs, batch, model):
+        """{row: probabilities (C,)}; by row and not by study, whose images may share a batch."""
+        found = outputs["label"].float().softmax(-1).cpu().numpy()
+        return dict(zip(batch["index"].tolist(), found))
+
+    def quick_score(self, predictions, table, config):
+        """Mean AP and APs of the studies; nan where the validation images have no study of a class."""
+        rows = table.iloc[list(predictions)]
+        _, means = study_means(rows["study_id"], list(predictions.values()))
+        return study_scores(study_labels(rows["study_id"], rows["label"]), means)
+
+    def opacities(self, config, table):
+        """{image_id: (boxes (n, 4) in original pixels, scores (n,))} of a detector for the rows of a table."""
+        return {}
+
+    def evaluate(self, config, cases, train):
+        return evaluate(config, cases, self.opacities(config, train))
+
+    def write_results(self, config, answers, cases, evaluation, warnings):
+        """(path of submission.csv, read again and checked, or None without test predictions, {})."""
+        if answers is None:
+            return None, {}
+        test, train = (read_table(config.task_dir / f"{name}.csv") for name in ("test", "train"))
+        sample = read_sample(Path(read_json(config.task_dir / "preprocess.json")["input"]))
+        table = submission_of(sample, test, train, answers, self.opacities(config, test))
+        check_submission(table, sample, dict(zip(test["image_id"], zip(test["width"], test["height"]))))
+        write_csv(config.run_dir / "submission.csv", table)
+        return config.run_dir / "submission.csv", {}
+
+
+def submission_of(sample, test, train, answers, opacities):
+    """Submission in the order of the sample, of answers {image_id: probabilities (C,)}."""
+    if not answers:
+        return format_submission(sample["id"], {}, {}, prevalence(train))
+    ids, means = study_means(test["study_id"], [answers[image_id] for image_id in test["image_id"]])
+    studies = dict(zip(ids, means))
+    none = none_of(test.rename(columns={"study_id": "study"}), studies, opacities)
+    images = {image_id: (*opacities.get(image_id, NOTHING), none[image_id]) for image_id in test["image_id"]}
+    return format_submission(sample["id"], studies, images, prevalence(train))
