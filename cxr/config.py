@@ -125,6 +125,8 @@ class Config:
                         choices=("first", "second", "third", "fourth", "fifth"))
     component: int = setting(0, "parts of a mask of up to so many pixels are removed; the 1st place removed 100")
     stack: tuple[str, ...] = setting((), "runs whose image scores are stacked and decide which images get a mask")
+    opacities: tuple[str, ...] = setting((), "runs of a detection task whose boxes, fused, stand for the opacities of "
+                                         "a classifier's images")
     fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), testlike (the 1,000 images "
                           "labelled like the test set), or published (nothing is fitted, the place's own values of "
                           "--rule)", choices=("folds", "testlike", "published"))
@@ -204,7 +206,8 @@ def resolve(given, presets):
     config = dataclasses.replace(base, **(given | {"preset": preset, "explicit": tuple(given)}))
     check(config)
     return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare),
-                               images=tuple(config.images), stack=tuple(config.stack))
+                               images=tuple(config.images), stack=tuple(config.stack),
+                               opacities=tuple(config.opacities))
 
 
 def run_name(base, config):

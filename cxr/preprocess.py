@@ -17,7 +17,7 @@ from cxr.folds import assign_folds
 from cxr.images import convert_image
 
 COLUMNS = ["image_id", "path", "group", "stratum", "fold", "width", "height", "age", "sex", "view",
-           "n_boxes", "boxes", "box_labels", "label", "test_like", "mask"]
+           "n_boxes", "boxes", "box_labels", "mask_known", "label", "test_like", "mask"]
 SETTINGS = ("input", "size", "folds", "seed")  # a task folder holds the result of one value of each
 QUEUED_PER_WORKER = 4  # keeps the workers busy; the memory of the queue does not grow with the number of images
 

@@ -22,7 +22,7 @@ LAYERS = {
     "mask_augmentation": 1, "mask_predictions": 1, "mask_rules": 1, "mask_losses": 1, "samplers": 1, "schedules": 1, "mean_teacher": 1,
     "synthetic_pneumothorax": 1, "synthetic_lungs": 1,
     "mask_scoring": 2, "predictions": 2, "stacking": 2, "search": 2, "evaluation": 2, "image_scoring": 2, "class_scoring": 2,
-    "study_scoring": 2,
+    "study_scoring": 2, "opacity_boxes": 2,
     "tasks": 3,
 }
 TASKS, DRIVERS = 3, 4
