@@ -117,7 +117,8 @@ class Config:
                        choices=("none", "flip", "flip+scale"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
     partial: bool = setting(False, "predict with folds whose training is not finished")
-    judge_images: int = setting(200, "step 06: the files are judged on at most so many validation images")
+    judge_images: int = setting(200, "step 06 judges the files, and 07 measures, on at most so many validation images")
+    lungs_run: str = setting("", "step 07: a run of the task lungs that says where these are; default: that of --lungs")
     probability_size: int = setting(0, "side of the probability pictures that step 04 keeps; 0: that of the network")
 
     rule: str = setting("first", "how probabilities become a mask or none: first (triplet), second (image scores of "
@@ -131,7 +132,7 @@ class Config:
                           "labelled like the test set), or published (nothing is fitted, the place's own values of "
                           "--rule)", choices=("folds", "testlike", "published"))
     submit: str = setting("", "send submission.csv to Kaggle with this message")
-    compare: tuple[str, ...] = setting((), "names of runs to show side by side, instead of post-processing one")
+    compare: tuple[str, ...] = setting((), "names of runs to show side by side, or all, instead of post-processing one")
 
     images: tuple[str, ...] = setting((), "step 04: predict these files and folders of X-rays, not the data set's")
     out: Path = setting(Path("predicted"), "folder for what --images gives: tables, pictures, index.html")

@@ -36,10 +36,10 @@ def check_folds(table, folder, detector):
     theirs = read_table(folder / "train.csv").set_index("image_id")["fold"].reindex(table["image_id"]).to_numpy()
     other = theirs != table["fold"].to_numpy()
     if other.any():
-        raise InputError(f"{other.sum()} of {len(table)} images are in another fold of {folder / 'train.csv'} or not "
-                         f"in it, the first: {table['image_id'].iloc[other.argmax()]}; their boxes might come from "
-                         "models that saw them: run step 02 of both tasks with the same --input, --folds, --seed and --size, "
-                         f"then steps 03 and 04 of {detector}")
+        raise InputError(f"{other.sum()} of {len(table)} images are in another fold of {folder / 'train.csv'} or "
+                         f"not in it, the first: {table['image_id'].iloc[other.argmax()]}; their boxes might come from "
+                         "models that saw them: run step 02 of both tasks with the same --input, --folds, --seed and "
+                         f"--size, then steps 03 and 04 of {detector}")
 
 
 def run_boxes(run, predictions, table, detector):

@@ -1,4 +1,4 @@
-"""Boxes of detector runs for another task's images: out of fold, fused, refused; and the detector of COVID-19 opacities."""
+"""Boxes of detector runs for another task's images: out of fold, fused, refused; the detector of COVID-19 opacities."""
 
 import json
 from types import SimpleNamespace
@@ -133,7 +133,8 @@ def test_images_of_unknown_content_are_predicted_but_neither_learned_nor_judged(
     assert boxes.keys() == set(train["image_id"])
     assert min(scores.min() for _, scores in boxes.values() if len(scores)) < 0.1
     width, height = train.set_index("image_id").loc[list(boxes), ["width", "height"]].to_numpy().T
-    assert all((own[0] >= 0).all() and (own[0] <= [w, h, w, h]).all() for own, w, h in zip(boxes.values(), width, height))
+    for (corners, _), *size in zip(boxes.values(), width, height):
+        assert (corners >= 0).all() and (corners <= np.tile(size, 2)).all()
 
 
 def test_boxes_of_the_test_images_as_a_table(pipeline):
