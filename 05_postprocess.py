@@ -4,12 +4,13 @@
     python 05_postprocess.py --fit-on testlike              fit on the images that are labelled like the test set
     python 05_postprocess.py --submit "four folds"          also send submission.csv to Kaggle
     python 05_postprocess.py --compare paper paper-encoder=se_resnext50_32x4d     runs side by side: compare.html
+    python 05_postprocess.py --compare all                  every run of the task
 
 The printed score is honest: every image is judged with parameters that were fitted without its fold. A task that is no
 Kaggle competition gets results in its own format, test_results/ and valid_results/, instead of submission.csv.
 """
 
-from cxr.compare import compare
+from cxr.compare import compare, run_folders
 from cxr.config import run_step
 from cxr.download import submit
 from cxr.postprocess import postprocess
@@ -18,7 +19,7 @@ from cxr.tasks import TASKS
 
 def step(task, config):
     if config.compare:
-        print("wrote", compare([config.task_dir / name for name in config.compare], config.task_dir / "compare.html"))
+        print("wrote", compare(run_folders(config.task_dir, config.compare), config.task_dir / "compare.html"))
         return
     submission = postprocess(task, config)
     if config.submit and submission:

@@ -31,11 +31,23 @@ def compare(run_dirs, path):
     colours, panels = colours_of(runs), comparison_panels(logs)
     write_panels(path.with_suffix(".png"), panels, colours)
     columns, settings = differing_settings(runs)
+    rows = [result_row(name, folder, logs[name]) for name, folder in runs.items()]
+    classes = list(dict.fromkeys(name for row in rows for name in row["aps"]))
     page = render("compare.html.jinja", problems=problems, panels=panels, colours=colours, columns=columns,
-                  settings=settings, rows=[result_row(name, folder, logs[name]) for name, folder in runs.items()])
+                  settings=settings, rows=rows, classes=classes)
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
+
+
+def run_folders(task_dir, names):
+    """Folders of the named runs; of all that were trained for the one name `all`."""
+    if tuple(names) != ("all",):
+        return [task_dir / name for name in names]
+    found = sorted({path.parents[1] for path in task_dir.glob("*/fold*/config.json")})
+    if not found:
+        raise InputError(f"{task_dir} holds no run: train one with step 03")
+    return found
 
 
 def distinct_names(folders):
@@ -53,7 +65,8 @@ def result_row(name, folder, logs):
     results = read_json(folder / "results.json") if (folder / "results.json").exists() else {}
     interval = results.get("interval")
     return bar(name, results.get("score"), interval if interval and None not in interval else None,
-               images=results.get("n_images"), folds=len(logs),
+               images=results.get("n_images"), folds=len(logs), leaderboard=results.get("leaderboard"),
+               aps=results.get("ap") or {},
                epochs=text(sorted({len(log) for log in logs.values()})),
                best=_mean(log.metric.max() for log in logs.values() if "metric" in log),
                loss=_mean(log.valid_loss.min() for log in logs.values() if "valid_loss" in log),

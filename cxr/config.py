@@ -126,7 +126,8 @@ class Config:
                        "(left-right, upside down, both; for classes)", choices=("none", "flip", "flip+scale", "flips"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
     partial: bool = setting(False, "predict with folds whose training is not finished")
-    judge_images: int = setting(200, "step 06: the files are judged on at most so many validation images")
+    judge_images: int = setting(200, "step 06 judges the files, and 07 measures, on at most so many validation images")
+    lungs_run: str = setting("", "step 07: a run of the task lungs that says where these are; default: that of --lungs")
     probability_size: int = setting(0, "side of the probability pictures that step 04 keeps; 0: that of the network")
 
     rule: str = setting("first", "how probabilities become a mask or none: first (triplet), second (image scores of "
@@ -135,12 +136,14 @@ class Config:
     component: int = setting(0, "parts of a mask of up to so many pixels are removed; the 1st place removed 100")
     stack: tuple[str, ...] = setting((), "further runs to mix in: their image scores decide which images get a mask, "
                                      "or their classes are averaged with fitted weights")
+    opacities: tuple[str, ...] = setting((), "runs of a detection task whose boxes, fused, stand for the opacities of "
+                                         "a classifier's images")
     fit_on: str = setting("folds", "where step 05 fits its parameters: folds (nested), testlike (the 1,000 images "
                           "labelled like the test set), or published (nothing is fitted, the place's own values of "
                           "--rule)", choices=("folds", "testlike", "published"))
     leaderboard: float = setting(0.0, "score that Kaggle gave for this run's submission, to stand beside its own")
     submit: str = setting("", "send submission.csv to Kaggle with this message")
-    compare: tuple[str, ...] = setting((), "names of runs to show side by side, instead of post-processing one")
+    compare: tuple[str, ...] = setting((), "names of runs to show side by side, or all, instead of post-processing one")
 
     images: tuple[str, ...] = setting((), "step 04: predict these files and folders of X-rays, not the data set's")
     out: Path = setting(Path("predicted"), "folder for what --images gives: tables, pictures, index.html")
@@ -215,7 +218,8 @@ def resolve(given, presets):
     config = dataclasses.replace(base, **(given | {"preset": preset, "explicit": tuple(given)}))
     check(config)
     return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare),
-                               images=tuple(config.images), stack=tuple(config.stack))
+                               images=tuple(config.images), stack=tuple(config.stack),
+                               opacities=tuple(config.opacities))
 
 
 def run_name(base, config):

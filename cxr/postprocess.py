@@ -1,6 +1,7 @@
 """Step 05: let the task judge its out-of-fold predictions; write parameters, results, submission and report."""
 
 from dataclasses import replace
+from functools import partial
 
 from cxr.data import read_table
 from cxr.disk import InputError, read_json, write_json
@@ -19,15 +20,18 @@ def postprocess(task, config):
     folds, warnings = finished_folds(config, train)
     warnings += read_json(config.task_dir / "preprocess.json").get("notes", [])
     config = as_trained(config, folds)
-    train = task.select(train, config)
-    evaluation = task.evaluate(config, lambda: cases(task, config, train, folds), train[train["fold"].isin(folds)])
+    every, train = train.index, task.select(train, config)
+    judged = partial(cases, task, config, train, folds, every)
+    evaluation = task.evaluate(config, judged, train[train["fold"].isin(folds)])
     warnings += evaluation.notes
     if config.leaderboard:
         evaluation.figures["leaderboard, as entered"] = config.leaderboard
+    if len(train) < len(every):
+        warnings.append(f"{len(every) - len(train)} of {len(every)} images are neither learned from nor judged, since "
+                        "nobody marked what they show.")
     write_json(config.run_dir / "params.json", evaluation.params)
     answers = answer_test(task, config, evaluation, warnings)
-    submission, more = task.write_results(config, answers, lambda: cases(task, config, train, folds), evaluation,
-                                          warnings)
+    submission, more = task.write_results(config, answers, judged, evaluation, warnings)
     results = summary(task, evaluation) | more
     write_json(config.run_dir / "results.json", results)
     report = write_report(config.run_dir / "report.html", report_input(
@@ -61,14 +65,16 @@ def as_trained(config, folds):
     return replace(config, **{name: stored[name] for name in ("classes", "global_weight") if name in stored})
 
 
-def cases(task, config, train, folds):
-    """Every out-of-fold image as the task's case, read one part at a time."""
+def cases(task, config, train, folds, every):
+    """Every out-of-fold image of `train` as the task's case, read one part at a time. `every`: the ids of train.csv, of
+    which the task may judge a part."""
     for fold in folds:
         for found in read_predictions(config.fold_dir(fold) / f"valid_{config.predictions}", task.kind):
-            if found.image_id not in train.index:
+            if found.image_id not in every:
                 raise InputError(f"{config.fold_dir(fold)} has predictions of images that are not in train.csv: delete "
                                  f"its valid_{config.predictions} folder and run 04_predict.py again")
-            yield task.case(found, train.loc[found.image_id], fold)
+            if found.image_id in train.index:
+                yield task.case(found, train.loc[found.image_id], fold)
 
 
 def answer_test(task, config, evaluation, warnings):

@@ -19,6 +19,7 @@ from cxr.panels import BRIGHT, colours_of, write_panels
 from cxr.pooled_boxes import RATES
 from cxr.report_cases import OUTCOMES, PREDICTED_COLOUR, TRUE_COLOUR, WORDS, called, gallery, outcomes, write_gallery
 from cxr.report_classes import class_panels
+from cxr.report_heat_maps import looked_at
 from cxr.report_masks import mask_panels
 from cxr.report_plots import curve_panels, detection_panels, sensitivity_panels
 from cxr.run_records import across_folds, flatten, read_fold_json, read_logs, text
@@ -112,7 +113,8 @@ def write_report(path, report):
         outcome_rows=outcome_rows(report.images, report.finding, WORDS | report.words),
         confusion=confusion(report.images, report.class_names), subgroups=subgroups(report.images), few=FEW,
         class_rows=[bar(row["name"], row["ap"], row["interval"]) | row for row in report.class_rows], rates=RATES,
-        class_colours=classes, colours={"true": TRUE_COLOUR, "predicted": PREDICTED_COLOUR})
+        looked=looked_at(report.runs), class_colours=classes,
+        colours={"true": TRUE_COLOUR, "predicted": PREDICTED_COLOUR})
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path

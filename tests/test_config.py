@@ -89,7 +89,7 @@ def test_switches(words, value):
 
 
 @pytest.mark.parametrize("words", [
-    ("--no-such-flag",), ("--compile", "True"), ("--epochs", "many"), ("--epochs",), ("--optimizer", "sgd"),
+    ("--no-such-flag",), ("--compile", "True"), ("--epochs", "many"), ("--epochs",), ("--optimizer", "lion"),
     ("--epoch", "3"), ("--tta", "rotate"), ("stray",)])
 def test_wrong_words_end_with_2_and_say_which(words, capsys):
     with pytest.raises(SystemExit) as stop:

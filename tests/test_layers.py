@@ -23,6 +23,7 @@ LAYERS = {
     "synthetic_pneumothorax": 1, "synthetic_lungs": 1,
     "mask_scoring": 2, "predictions": 2, "stacking": 2, "search": 2, "evaluation": 2, "image_scoring": 2, "class_scoring": 2,
     "study_scoring": 2, "study_evaluation": 2, "class_ensemble": 2, "panels": 2, "duplicate_sheet": 2,
+    "opacity_boxes": 2, "grad_cam": 1,
     "tasks": 3,
 }
 TASKS, DRIVERS = 3, 4

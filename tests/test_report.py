@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cxr.compare import compare, differing_settings, distinct_names
+from cxr.compare import compare, differing_settings, distinct_names, run_folders
 from cxr.disk import InputError
 from cxr.evaluation import Boxes
 from cxr.report import ReportInput, bar, confusion, number, scale, share, subgroups, write_report
@@ -364,6 +364,26 @@ def test_compare_shows_scores_curves_and_differing_settings(tmp_path):
     columns, records = differing_settings({"small": first, "big": second, "empty": tmp_path / "empty"})
     assert columns == ["encoder"] and records["big"]["encoder"] == "dpn92" and records["empty"] == {}
     assert not re.search(OUTSIDE, page)
+
+
+def test_compare_shows_the_ap_of_each_class_and_the_leaderboard(tmp_path):
+    for name, results in {"a": {"score": 0.5, "ap": {"typical": 0.71, "opacity": None}, "leaderboard": 0.613},
+                          "b": {"score": 0.4, "ap": {"typical": 0.62, "atypical": 0.13}}, "c": {"score": 0.3}}.items():
+        (tmp_path / name / "fold0").mkdir(parents=True)
+        (tmp_path / name / "fold0" / "config.json").write_text("{}")
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    (tmp_path / "images").mkdir()
+    folders = run_folders(tmp_path, ("all",))
+    assert [folder.name for folder in folders] == ["a", "b", "c"]
+    assert run_folders(tmp_path, ("b", "x")) == [tmp_path / "b", tmp_path / "x"]
+    page = compare(folders, tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert all(words in page for words in ("leaderboard", "AP<br>typical", "AP<br>opacity", "AP<br>atypical"))
+    table = re.sub(r"<[^>]+>", " ", page.split("AP<br>atypical")[1]).split()
+    assert table[:12] == ["a", "0.500", "0.613", "0.710", "–", "–", "b", "0.400", "–", "0.620", "–", "0.130"]
+    page = compare([tmp_path / "c"], tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "leaderboard" not in page and "AP<br>" not in page
+    with pytest.raises(InputError, match="holds no run: train one"):
+        run_folders(tmp_path / "images", ("all",))
 
 
 def test_compare_refuses_a_run_that_does_not_exist(tmp_path):

@@ -14,16 +14,16 @@ from cxr.class_losses import classifier_loss
 from cxr.class_predictions import ClassPrediction, StudyCase
 from cxr.data import read_table
 from cxr.disk import InputError, read_json, write_csv
-from cxr.duplicate_sheet import write_sheet
-from cxr.duplicates import cluster_report, find_copies, join_groups
 from cxr.models.classifier import build_classifier
+from cxr.opacity_boxes import fused_boxes
 from cxr.samplers import make_sampler
 from cxr.study_evaluation import NOTHING, evaluate, none_of
 from cxr.study_scoring import STUDY_CLASSES, study_labels, study_means, study_scores
-from cxr.synthetic_covid import write_covid
-from cxr.tasks.covid_files import CLASSES, IMAGES, STUDIES, read_sample, read_tables
+from cxr.tasks.covid_files import CLASSES, read_sample
 from cxr.tasks.covid_submission import check_submission, format_submission, prevalence
+from cxr.tasks.covid_tables import CovidTables
 
+DETECTOR = "covid-boxes"  # the task whose runs --opacities names
 # The 17th place's best single network (experiment 83) and its training, which the variants share. It did not clip
 # gradients, so the bound is one that is never reached.
 SEVENTEENTH = {"encoder": "tu-tf_efficientnetv2_l.in21k_ft_in1k", "decoder": "blocks", "mask_loss": "bce=1",
@@ -37,9 +37,8 @@ FROM_SCRATCH = {"encoder": "resnet18", "weights": "none", "decoder": "blocks", "
                 "clip": 1.0, "ema": 0.99, "freeze_epochs": 0, "augmentation": "15", "batch_size": 8, "tta": "flip"}
 
 
-class Covid:
+class Covid(CovidTables):
     name = "covid"
-    slug = "siim-covid19-detection"
     title = "SIIM-FISABIO-RSNA COVID-19 studies"
     answer = "submission"
     score_name = "Mean AP of the four study classes"
@@ -47,12 +46,8 @@ class Covid:
                      "area under the curve of precision over recall. The score is the mean over the classes: a guess "
                      "that ignores the image reaches 0.25, 1 is perfect. The competition also scores the images "
                      "without box (none) and the boxes (opacity); these four classes are two thirds of its score.")
-    class_names, box_classes = CLASSES, ("Opacity",)
-    expected_files = (STUDIES, IMAGES, "train")
     by_hand, archives = "", ()
     takes_submissions = True
-    # 7,597 images of 3187 x 2753 pixels in the mean, two bytes each: what it takes if nothing is compressed.
-    zip_bytes = extracted_bytes = int(134e9)
     finding = ("class", "classes")
     plateau_term = "class"
     kind = ClassPrediction
@@ -65,22 +60,6 @@ class Covid:
         "small": FROM_SCRATCH | {"size": 512, "image_size": 192, "epochs": 24, "lr": 1e-3},
         "demo": FROM_SCRATCH | {"size": 192, "image_size": 128, "epochs": 12, "lr": 2e-3},
     }
-    read_tables = staticmethod(read_tables)
-    write_synthetic = staticmethod(write_covid)
-
-    def table_settings(self, config):
-        """What `read_tables` is told; a folder of step 02 holds the images of one value of each."""
-        return {"cleaning": config.cleaning}
-
-    def group_rows(self, table, folder, notes):
-        """The table with `cluster` (copies, found on the pictures) and with groups that no fold may divide: connected
-        components of patients, studies and clusters. Writes copies.png, to look at what counts as a copy."""
-        clusters, pairs = find_copies(table["image_id"], folder / "images")
-        write_sheet(folder / "copies.png", table, pairs, folder / "images")
-        facts = {"hold several patients": "patient", "several studies": "study_id", "several classes": "label"}
-        notes.append(cluster_report(clusters, {words: table[name] for words, name in facts.items()}))
-        return table.assign(cluster=clusters, group=join_groups(table["patient"], table["study_id"], clusters),
-                            mask_known=(table["n_boxes"] > 0) | (table["label"] == 0))  # clipping may have taken boxes
 
     def used_classes(self, config):
         return self.box_classes
@@ -139,8 +118,11 @@ class Covid:
         return study_scores(study_labels(rows["study_id"], rows["label"]), means)
 
     def opacities(self, config, table):
-        """{image_id: (boxes (n, 4) in original pixels, scores (n,))} of a detector for the rows of a table."""
-        return {}
+        """{image_id: (boxes (n, 4) in original pixels, scores (n,))} of --opacities for the rows of a table; out of fold
+        where the rows have folds. Empty without such runs."""
+        which = "valid" if "fold" in table else "test"
+        folder = config.working / DETECTOR
+        return fused_boxes(folder, config.opacities, which, table, config.predictions) if config.opacities else {}
 
     def evaluate(self, config, cases, train):
         return evaluate(config, cases, self.opacities(config, train))
