@@ -32,7 +32,7 @@ def postprocess(task, config):
     write_json(config.run_dir / "params.json", evaluation.params)
     answers = answer_test(task, config, evaluation, warnings)
     submission, more = task.write_results(config, answers, judged, evaluation, warnings)
-    results = summary(task, evaluation) | more
+    results = summary(task, evaluation) | more | ({"leaderboard": config.leaderboard} if config.leaderboard else {})
     write_json(config.run_dir / "results.json", results)
     report = write_report(config.run_dir / "report.html", report_input(
         task, config, train, evaluation, submission, warnings))
