@@ -128,8 +128,8 @@ def test_pictures_and_shares_of_a_run(run, capsys):
     assert {(row["label"], row["predicted"]) for row in shown} == {("Dark", "Dark"), ("Bright", "Bright")}
     assert len(shown) == 4 and all(sheet.with_name(f"{row['image_id']}.png").exists() for row in shown)
     bright = next(row for row in shown if row["label"] == "Bright")
-    assert bright["shares"]["opacities"] > 0.8 and bright["shares"]["lung mask"] > 0.95
-    assert bright["shares"]["area of opacities"] == pytest.approx(1 / 16) and bright["probabilities"]["Bright"] > 0.9
+    assert bright["shares"]["opacities"] > 0.7 and bright["shares"]["lung mask"] > 0.95
+    assert bright["shares"]["area of opacities"] == pytest.approx(1 / 16) and bright["probabilities"]["Bright"] > 0.8
     assert content["images_measured"] == 8 and content["means"]["area of lung mask"] == pytest.approx(0.5, abs=0.02)
     assert "lung mask" in capsys.readouterr().out
     text = heat_maps.compare_shares(replace(run, compare=("run",)))
