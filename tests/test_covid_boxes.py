@@ -96,7 +96,7 @@ def test_a_second_run_does_nothing_and_all_runs_are_compared(pipeline):
     status, text = run_here("05_postprocess", *pipeline.flags, "--compare", "all")
     assert status == 0, text
     page = (pipeline.task / "compare.html").read_text(encoding="utf-8")
-    assert "tiny" in page and "AP of<br>Opacity" in page and "leaderboard" not in page
+    assert "tiny" in page and "AP<br>Opacity" in page and "leaderboard" not in page
 
 
 def candidates(image_id, boxes, scores, frame=(100, 200)):
