@@ -75,13 +75,14 @@ def step(task, config):
 
 
 def tally_of(task, config, train, folds):
-    return search(cases(task, config, train, folds), Grid(), task.gate_weights)
+    return search(cases(task, config, train, folds, train.index), Grid(), task.gate_weights)
 
 
 def scores(task, config, train, folds, tally=None):
     """Score of each out-of-fold image (nan: not counted), parameters fitted without its fold."""
     outcome = nested(tally or tally_of(task, config, train, folds))
-    table = score_images(lambda: cases(task, config, train, folds), {"score": outcome.params_for}, task.gate_weights)
+    table = score_images(lambda: cases(task, config, train, folds, train.index), {"score": outcome.params_for},
+                         task.gate_weights)
     return table.set_index("image_id")["score"]
 
 

@@ -145,7 +145,7 @@ class Config:
     submit: str = setting("", "send submission.csv to Kaggle with this message")
     compare: tuple[str, ...] = setting((), "names of runs to show side by side, or all, instead of post-processing one")
 
-    images: tuple[str, ...] = setting((), "step 04: predict these files and folders of X-rays, not the data set's")
+    images: tuple[str, ...] = setting((), "steps 04 and 07: these files and folders of X-rays, not the data set's")
     out: Path = setting(Path("predicted"), "folder for what --images gives: tables, pictures, index.html")
     dicom_sr: bool = setting(False, "with --images, write a DICOM Structured Report for each DICOM, too")
     port: int = setting(8000, "port of the local page of serve.py")

@@ -19,7 +19,7 @@ from cxr.heat_map_pictures import Shown, write_sheet
 from cxr.image_folder import find_images
 from cxr.images import resize
 from cxr.inference import fold_checkpoints, load_model
-from cxr.lung_crops import CORNERS, load_networks, with_crops
+from cxr.lung_crops import CORNERS, load_networks, lung_maps, with_crops
 from cxr.lungs import lung_box, paste
 from cxr.predictions import read_predictions
 from cxr.predictor import trained_folds
@@ -128,11 +128,10 @@ def measure(heat, picture, boxes, lungs, device):
     return {name: None if value is None or math.isnan(value) else value for name, value in shares.items()}, box
 
 
-@torch.inference_mode()
 def lung_map(networks, picture, device):
     """Mean probability of lung (s, s) of a square picture of this side."""
     image = torch.from_numpy(resize(picture, networks[0].image_size))[None, None].to(device)
-    found = torch.stack([network(image)["mask"].float().sigmoid() for network in networks]).mean(0)
+    found = lung_maps(image, networks)[None]
     return torch.nn.functional.interpolate(found, size=picture.shape, mode="bilinear")[0, 0].cpu().numpy()
 
 
@@ -193,7 +192,7 @@ def look_at_files(task, config):
             row |= dict(zip(CORNERS, lung_box(lung_map(cutters, seen, device), read.width, read.height)))
             x1, y1, x2, y2 = crop_at([row[name] for name in CORNERS], read.width, read.height, side)
             seen = resize(seen[y1:y2, x1:x2], side)
-        image = torch.from_numpy(resize(seen, model.image_size))[None]
+        image = torch.from_numpy(resize(seen, model.image_size).copy())[None]  # what was read may not be written
         record, case = look_at(task, model, image, read.network, row, None, lungs, device)
         rows.append(record)
         cases.append((item.name, replace(case, crop=bool(lungs))))

@@ -20,10 +20,16 @@ VIEWS = {"none": [(0, False)], "flip": [(0, False), (0, True)],
          "flips": [(0, flipped, turned) for turned in (False, True) for flipped in (False, True)]}
 
 
-def predict_run(task, config):
-    """Out-of-fold predictions of every wanted fold by that fold's models, then of the test images by all of them."""
+def views_of(task, config):
+    """The views of --tta. Raises InputError for a set that the task cannot undo."""
     if config.tta not in task.tta:
         raise InputError(f"--tta {config.tta} is not for {task.name}: choose {', '.join(task.tta)}")
+    return VIEWS[config.tta]
+
+
+def predict_run(task, config):
+    """Out-of-fold predictions of every wanted fold by that fold's models, then of the test images by all of them."""
+    views_of(task, config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     train, test = (read_table(config.task_dir / f"{name}.csv") for name in ("train", "test"))
@@ -93,7 +99,7 @@ def predict_table(task, config, paths, table, folder, device, precision):
     bar = tqdm(total=len(rows), desc=f"{folder.parent.name}/{folder.name}", disable=not main, mininterval=5)
     for batch in batches(config, table, rows, models[0], device):
         indices = batch.pop("index").tolist()
-        merged = predict_batch(task, models, VIEWS[config.tta], batch["image"].to(device), precision)
+        merged = predict_batch(task, models, views_of(task, config), batch["image"].to(device), precision)
         for row, outputs in zip(indices, merged):
             number = row // PART
             part = collected.setdefault(number, [])

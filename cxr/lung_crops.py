@@ -49,6 +49,11 @@ def load_networks(folder, device):
 
 
 @torch.inference_mode()
+def lung_maps(images, networks):
+    """Probability of lung (B, S, S) of images (B, 1, S, S), the mean over the networks."""
+    return torch.stack([network(images)["mask"].float().sigmoid() for network in networks]).mean(0)[:, 0]
+
+
 def find_boxes(table, config, networks, device):
     """Table image_id, CORNERS and crop_fallback, by the mean of the networks' probabilities."""
     dataset = XrayDataset(table[["image_id"]], config.task_dir / "images", networks[0].image_size)
@@ -57,8 +62,7 @@ def find_boxes(table, config, networks, device):
     rows = []
     for batch in tqdm(loader, desc="lungs", mininterval=5):
         images = batch["image"].to(device)
-        found = torch.stack([network(images)["mask"].sigmoid() for network in networks]).mean(0)[:, 0].cpu().numpy()
-        for index, probability in zip(batch["index"].tolist(), found):
+        for index, probability in zip(batch["index"].tolist(), lung_maps(images, networks).cpu().numpy()):
             row = table.iloc[index]
             size = int(row["width"]), int(row["height"])
             box = lung_box(probability, *size)

@@ -25,14 +25,11 @@ def postprocess(task, config):
     evaluation = task.evaluate(config, judged, train[train["fold"].isin(folds)])
     warnings += evaluation.notes
     if config.leaderboard:
-        evaluation.figures["leaderboard, as entered"] = config.leaderboard
-    if len(train) < len(every):
-        warnings.append(f"{len(every) - len(train)} of {len(every)} images are neither learned from nor judged, since "
-                        "nobody marked what they show.")
+        evaluation.figures["leaderboard"] = config.leaderboard  # as entered
     write_json(config.run_dir / "params.json", evaluation.params)
     answers = answer_test(task, config, evaluation, warnings)
     submission, more = task.write_results(config, answers, judged, evaluation, warnings)
-    results = summary(task, evaluation) | more | ({"leaderboard": config.leaderboard} if config.leaderboard else {})
+    results = summary(task, evaluation) | more
     write_json(config.run_dir / "results.json", results)
     report = write_report(config.run_dir / "report.html", report_input(
         task, config, train, evaluation, submission, warnings))

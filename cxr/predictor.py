@@ -9,7 +9,7 @@ import torch
 from cxr.checkpoint import fingerprint
 from cxr.device import choose_device, choose_precision, describe
 from cxr.disk import InputError, read_json
-from cxr.inference import VIEWS, fold_checkpoints, load_model, predict_batch
+from cxr.inference import fold_checkpoints, load_model, predict_batch, views_of
 from cxr.postprocess import as_trained
 
 MOST_LISTED = 50  # boxes of an image; those above their threshold are never left out
@@ -44,7 +44,7 @@ class Predictor:
         if not hasattr(task, "rule"):
             raise InputError(f"{task.name} does not look for boxes, and single images are predicted only by tasks that "
                              "do: choose another --task")
-        folds = trained_folds(config)
+        self.views, folds = views_of(task, config), trained_folds(config)
         self.task, self.config = task, as_trained(config, folds)
         self.paths = [path for fold in folds for path in fold_checkpoints(task, config, fold)]
         self.device = choose_device(config.device)
@@ -80,7 +80,7 @@ class Predictor:
     def predict(self, pictures):
         """[Found] of a list of reading.Picture."""
         images = torch.from_numpy(np.stack([picture.network for picture in pictures]))[:, None].to(self.device)
-        merged = predict_batch(self.task, self.models, VIEWS[self.config.tta], images, self.precision)
+        merged = predict_batch(self.task, self.models, self.views, images, self.precision)
         return [self.found(outputs, picture) for outputs, picture in zip(merged, pictures)]
 
     def found(self, outputs, picture):

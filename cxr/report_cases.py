@@ -197,8 +197,8 @@ def write_gallery(path, kinds, title, image_score, several_classes=False):
 def _draw_case(axis, case, image_score):
     axis.imshow(case.pixels, cmap="gray", vmin=0, vmax=255, extent=(0, case.width, case.height, 0))
     axis.set_axis_off()
-    axis.set_title("left out" if np.isnan(case.row.score) else f"{image_score} {case.row.score:.2f}", fontsize=8.5,
-                   fontweight="normal", pad=3)
+    said = case.row.caption if isinstance(case.row.caption, str) else f"{image_score} {case.row.score:.2f}"
+    axis.set_title("left out" if np.isnan(case.row.score) else said, fontsize=8.5, fontweight="normal", pad=3)
     for mark in case.true:
         _draw_mark(axis, mark, mark.box[3], "top", linewidth=1.6)
     for mark in case.predicted:

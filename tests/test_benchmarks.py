@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from steps import link_tree
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 NETWORK = ("--encoder", "resnet18", "--image-size", "192", "--levels", "5-6", "--rounds", "1")
@@ -125,7 +126,8 @@ def test_the_cost_of_the_whole_competition(monkeypatch, capsys):
     assert work == (12 * 3 * 26_684, 12 * 26_684 + 3 * 2 * 26_684 + 3 * 4 * 2 * 3_000)
     assert cost.hours(cost.Work(3600, 7200), step=2.0, forward=0.5) == 3.0
     found = table("cost", monkeypatch, capsys, *NETWORK, "--share", "0.5")
-    assert [what.split(",")[0].split(":")[0] for what in found] == ["what", "---", "measured", "counted", "this CPU", "T4", "H200"]
+    assert [what.split(",")[0].split(":")[0] for what in found] == ["what", "---", "measured", "counted", "this CPU",
+                                                                            "T4", "H200"]
 
 
 def test_what_a_step_keeps_for_its_backward_pass():
@@ -135,3 +137,17 @@ def test_what_a_step_keeps_for_its_backward_pass():
     model = torch.nn.Sequential(layer, torch.nn.ReLU())
     assert cost.kept_bytes(model, {"image": torch.rand(1, 1, 8, 8)}, "fp32") == 4 * (64 + 256)
     assert cost.step_memory(model, 1000) == 16 * 8 + 1000
+
+
+def test_what_each_idea_brings(pipeline, tmp_path, monkeypatch, capsys):
+    working = link_tree(pipeline.working, tmp_path / "working")
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, pipeline.flags), "--working", str(working)])
+    import ablation
+
+    with pytest.raises(SystemExit) as stop:
+        ablation.run_step(ablation.step, ablation.__doc__, ablation.TASKS)
+    assert not stop.value.code, stop.value.code
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    names = [row.split("|")[1].strip() for row in rows]
+    assert names[0] == "variant" and {"as it is", "no gate", "last epoch only"} <= set(names)
+    assert all(row.count("|") == 5 for row in rows)

@@ -267,8 +267,8 @@ def test_log_and_predictions(finished):
 
 def test_scores_and_submission(finished):
     results = json.loads((finished.run / "results.json").read_text())
-    assert 0 < results["score"] <= 1 and results["leaderboard, as entered"] == 0.5 and results["ap"]["opacity"] == 0
-    assert "leaderboard, as entered 0.5000" in finished.printed["05_postprocess"]
+    assert 0 < results["score"] <= 1 and results["leaderboard"] == 0.5 and results["ap"]["opacity"] == 0
+    assert "leaderboard 0.5000" in finished.printed["05_postprocess"]
     table, sample = pd.read_csv(finished.run / "submission.csv", dtype=str), read_sample(finished.source)
     assert list(table.columns) == ["id", "PredictionString"]
     check_submission(table, sample, {})
@@ -276,7 +276,7 @@ def test_scores_and_submission(finished):
 
 def test_report(finished):
     page = (finished.run / "report.html").read_text(encoding="utf-8")
-    for words in ("Each class", "Right: the class of a study", "studies</small>", "leaderboard, as entered",
+    for words in ("Each class", "Right: the class of a study", "studies</small>", "leaderboard",
                   "typical, called ", "AP of none"):
         assert words in page
     assert "marked<br>boxes" not in page and (finished.run / "gallery.png").stat().st_size
@@ -313,5 +313,9 @@ def test_networks_of_all_presets():
 
 def test_augmentations_of_all_presets():
     for preset in TASK.presets.values():
-        kind = MaskAugmentation if preset["augmentation"] == "seventeenth" else Augmentation
-        kind(preset["augmentation"], preset["image_size"])
+        kind, side = (MaskAugmentation if preset["augmentation"] == "seventeenth" else Augmentation), 64
+        image, mask = np.full((side, side), 128, np.uint8), np.ones((side, side), np.uint8)
+        found = kind(preset["augmentation"], side)(image, np.zeros((0, 4)), np.zeros(0, int), np.random.default_rng(0),
+                                                   mask)
+        assert found[0].shape == found[3].shape == (side, side) and set(np.unique(found[3])) <= {0, 1}
+        assert not np.array_equal(found[0], image)

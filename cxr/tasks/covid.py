@@ -118,8 +118,8 @@ class Covid(CovidTables):
         return study_scores(study_labels(rows["study_id"], rows["label"]), means)
 
     def opacities(self, config, table):
-        """{image_id: (boxes (n, 4) in original pixels, scores (n,))} of --opacities for the rows of a table; out of fold
-        where the rows have folds. Empty without such runs."""
+        """{image_id: (boxes (n, 4) in original pixels, scores (n,))} of --opacities for the rows of a table, out of
+        fold where the rows have folds; empty without such runs."""
         which = "valid" if "fold" in table else "test"
         folder = config.working / DETECTOR
         return fused_boxes(folder, config.opacities, which, table, config.predictions) if config.opacities else {}

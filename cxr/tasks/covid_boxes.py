@@ -69,8 +69,8 @@ class CovidBoxes(CovidTables, DetectionTask):
         None without test predictions, {})."""
         if answers is None:
             return None, {}
-        rows = [(image_id, *np.round(box, 1), round(float(score), 6)) for image_id, (boxes, scores, _) in answers.items()
-                for box, score in zip(boxes, scores)]
+        rows = [(image_id, *np.round(box, 1), round(float(score), 6))
+                for image_id, (boxes, scores, _) in answers.items() for box, score in zip(boxes, scores)]
         write_csv(config.run_dir / "test_boxes.csv", pd.DataFrame(rows, columns=COLUMNS))
         return config.run_dir / "test_boxes.csv", {}
 
