@@ -1,6 +1,6 @@
 """Does the memory of steps 02, 04 and 05 stay the same when there are a hundred times as many images?
 
-    python benchmarks/memory.py                             300 images against 30,000: about an hour, 1 GB of disk
+    python benchmarks/memory.py                             300 images against 30,000: ten minutes, 1 GB of disk
     python benchmarks/memory.py --small 30 --large 300      a try of some minutes
     python benchmarks/memory.py --folder /mnt/large         where the data goes for the time being; it is removed again
 
