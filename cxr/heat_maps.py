@@ -61,7 +61,7 @@ def look(task, config):
             if row["shown"]:
                 cases.append((row["label"], row["predicted"], row["image_id"], case))
     cases = sorted(cases, key=lambda case: case[:3])
-    return write(config.run_dir / "heat_maps", rows, [(name, case) for *_, name, case in cases])
+    return write(config.run_dir / "heat_maps", config.run, rows, [(name, case) for *_, name, case in cases])
 
 
 def choose(train, probabilities, most):
@@ -141,15 +141,15 @@ def caption(record):
     return f"{truth}{record['predicted']}\n{chances}\n{record['image_id']}"
 
 
-def write(folder, rows, cases):
-    """The picture of each case (name, Shown), the sheet and the records; returns the path of the sheet."""
+def write(folder, run, rows, cases):
+    """The picture of each case (name, Shown), the sheet and the records of a run; returns the path of the sheet."""
     for name, case in cases:
         write_sheet(folder / f"{name}.png", [case])
     write_sheet(folder / "sheet.png", [case for _, case in cases[:MOST_IN_SHEET]])
     measured = [row["shares"] for row in rows if row.get("measured", True)]
     write_json(folder / "grad_cam.json", {"images_measured": len(measured), "means": means_of(measured),
                                           "images": rows})
-    print(side_by_side({folder.resolve().parent.name: means_of(measured)}))
+    print(side_by_side({run: means_of(measured)}))
     return folder / "sheet.png"
 
 
@@ -198,4 +198,4 @@ def look_at_files(task, config):
         cases.append((item.name, replace(case, crop=bool(lungs))))
     if not rows:
         raise InputError(f"none of {len(items)} images could be read: name other files with --images")
-    return write(config.out, rows, cases)
+    return write(config.out, config.run, rows, cases)
