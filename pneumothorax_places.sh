@@ -86,7 +86,6 @@ third)
     step lungs 03_train --preset paper --run for-third
     prepare third
     train third third-1 --lungs for-third
-    predict third third-1
     train third third-2 --lungs for-third --pseudo third-1
     predict third third-2
     answer third third-2

@@ -8,9 +8,11 @@ from cxr.mask_losses import mask_loss
 def classifier_loss(outputs, batch, config):
     """Weighted terms: 'class', and those of --mask-loss times --aux-weight where there is an output 'mask'.
 
-    outputs: 'label' (B, C), 'mask' (B, 1, S, S), logits. batch: 'label' (B,) classes, 'mask' (B, 1, S, S) of 0 and 1.
+    outputs: 'label' (B, C), 'mask' (B, 1, S, S), logits. batch: 'label' (B,) classes, or instead 'soft' (B, C)
+    probabilities of the classes, 'mask' (B, 1, S, S) of 0 and 1.
     """
-    terms = {"class": F.cross_entropy(outputs["label"], batch["label"], label_smoothing=config.label_smoothing)}
+    target = batch["soft"] if "soft" in batch else batch["label"]
+    terms = {"class": F.cross_entropy(outputs["label"], target, label_smoothing=config.label_smoothing)}
     if "mask" in outputs:
         terms |= {name: config.aux_weight * value for name, value in known_mask_loss(outputs, batch, config).items()}
     return terms

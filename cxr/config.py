@@ -98,7 +98,8 @@ class Config:
     positive_share_end: float = setting(0.0, "the share moves evenly towards this after the last epoch; 0: it stays",
                                         True)
     lungs: str = setting("", "a run of the task lungs; images are cut to the lungs that it finds", True)
-    pseudo: str = setting("", "a run whose predicted masks of the test images are learned, too", True)
+    pseudo: str = setting("", "a run whose masks or classes of the test images are learned, too; a fold learns "
+                         "what that run's models of the same fold say", True)
     pseudo_ratio: float = setting(0.5, "images of --pseudo in an epoch from the second on, for each other image", True)
     global_weight: float = setting(0.1, "weight of the image class loss", True)
     augmentation: str = setting("20", "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, "

@@ -57,11 +57,6 @@ def shift_boxes(boxes, crop):
     return boxes[kept], kept
 
 
-def unshift_boxes(boxes, crop):
-    """Boxes (n, 4) in pixels of the crop -> in pixels of the picture."""
-    return np.asarray(boxes, float).reshape(-1, 4) + [*crop[:2], *crop[:2]]
-
-
 def fill_boxes(boxes, width, height):
     """Mask uint8 (height, width) of 0 and 1: pixels whose centre lies in one of the boxes (n, 4)."""
     mask = np.zeros((height, width), np.uint8)

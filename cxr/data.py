@@ -24,7 +24,8 @@ class XrayDataset(Dataset):
 
     Where the table has a column `mask` (run lengths in original pixels), also mask uint8 (1, S, S) of 0 and 1. Where it
     has crop_x1 to crop_y2 (original pixels), all is cut to that box first. A column `mask_known` instead asks for the
-    mask of all that the boxes cover, and comes along, since a mask without boxes may be unknown, not empty.
+    mask of all that the boxes cover, and comes along, since a mask without boxes may be unknown, not empty. A column
+    `soft` (probabilities of the classes, a JSON list) comes along as a tensor (C,).
     `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
     Indexed by (epoch, row), or (epoch, place, row) where a row comes several times in an epoch: the random numbers of a
     sample depend on the seed and these alone, never on the number of workers, processes or restarts.
@@ -60,6 +61,7 @@ class XrayDataset(Dataset):
                   "label": int(row.get("label", -1)), "index": row_number}
         sample |= {"mask": torch.from_numpy(mask)[None] for mask in masks}
         sample |= {"mask_known": bool(row["mask_known"])} if "mask_known" in row else {}
+        sample |= {"soft": torch.tensor(json.loads(row["soft"]))} if "soft" in row else {}
         return sample | (self.targets(boxes, labels) if self.targets else {})
 
 
@@ -123,6 +125,8 @@ def collate(samples):
              "label": torch.tensor([s["label"] for s in samples]), "index": torch.tensor([s["index"] for s in samples])}
     if "mask" in samples[0]:
         batch["mask"] = torch.stack([s["mask"] for s in samples])
+    if "soft" in samples[0]:
+        batch["soft"] = torch.stack([s["soft"] for s in samples])
     if "mask_known" in samples[0]:
         batch["mask_known"] = torch.tensor([s["mask_known"] for s in samples])
     for name in samples[0].keys() - batch.keys():

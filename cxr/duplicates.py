@@ -52,15 +52,6 @@ def similar_pairs(bits, floor=FLOOR):
     return first.astype(int), second.astype(int), share, mirrored.astype(bool)
 
 
-def copies_of(bits, known, threshold=THRESHOLD):
-    """(n,) bool: which pictures (n, 2, 256) are copies of one of the known ones (m, 2, 256).
-
-    For external images, which must not hold what is judged: drop these and all others of their studies.
-    """
-    blocks = (similarity(bits[start : start + BLOCK], known)[0] for start in range(0, len(bits), BLOCK))
-    return np.concatenate([np.zeros(0, bool), *((share > threshold).any(axis=1) for share in blocks)])
-
-
 def find_clusters(count, first, second):
     """(n,) number of the cluster of each of `count` pictures, connected by the pairs first (p,), second (p,)."""
     links = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))

@@ -7,6 +7,7 @@ was killed anywhere ends with the weights of one that was not.
 import csv
 import math
 import time
+from dataclasses import replace
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -19,10 +20,10 @@ from cxr.config import STOPPED, flags
 from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, read_table, split_fold
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, atomic, read_json, write_json
+from cxr.inference import predict_test_by_fold
 from cxr.lung_crops import with_crops
 from cxr.manifest import manifest
 from cxr.mean_teacher import MeanTeacher
-from cxr.pseudo_labels import add_pseudo
 from cxr.schedules import after_epoch, after_update
 from cxr.training_state import Training
 
@@ -37,17 +38,20 @@ def train_folds(task, config):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True)
         for fold in config.wanted_folds():
-            status = fit(task, config, fold, training_tables(task, config, table, fold, device), device, precision,
+            status = fit(task, config, fold, training_tables(task, config, table, fold, device, precision), device, precision,
                          deadline)
             if status:
                 return status
     return 0
 
 
-def training_tables(task, config, table, fold, device):
+def training_tables(task, config, table, fold, device, precision):
     """(training rows with what --pseudo adds, validation rows), both with the boxes of --lungs."""
     train, valid = split_fold(table, fold)
-    tables = add_pseudo(train, task, config) if config.pseudo else train, valid
+    if config.pseudo:
+        teacher = replace(config, run=config.pseudo, explicit=())
+        train = task.add_pseudo(train, predict_test_by_fold(task, teacher, fold, device, precision))
+    tables = train, valid
     return tuple(with_crops(part, config, config.lungs, device) for part in tables) if config.lungs else tables
 
 

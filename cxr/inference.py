@@ -11,7 +11,7 @@ from cxr.data import XrayDataset, collate, count_workers, one_thread, read_table
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, read_json, write_json
 from cxr.lung_crops import with_crops
-from cxr.predictions import PART, part_count, part_path, write_part
+from cxr.predictions import PART, part_count, part_path, read_predictions, write_part
 
 # A view is (thirds of an octave larger, flipped). Scales in steps of the anchors' own three scales per octave keep the
 # outputs of all views on one set of anchors. Where only the class counts, whether it is upside down may follow.
@@ -37,15 +37,28 @@ def predict_run(task, config):
     with distributed.process_group(device.type):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {describe(device, precision)}")
-        cut_by = read_json(config.fold_dir(config.wanted_folds()[0]) / "config.json").get("lungs", "")
-        if cut_by:
-            train, test = (with_crops(table, config, cut_by, device) for table in (train, test))
+        train, test = (cut_as_trained(config, config.wanted_folds()[0], table, device) for table in (train, test))
         for fold, paths in checkpoints.items():
             predict_table(task, config, paths, train[train["fold"] == fold],
                           config.fold_dir(fold) / f"valid_{config.predictions}", device, precision)
         if config.fold is None:
             every = [path for paths in checkpoints.values() for path in paths]
             predict_table(task, config, every, test, config.run_dir / f"test_{config.predictions}", device, precision)
+
+
+def cut_as_trained(config, fold, table, device):
+    """The table with the boxes of the lungs where the run was trained with --lungs."""
+    cut_by = read_json(config.fold_dir(fold) / "config.json").get("lungs", "")
+    return with_crops(table, config, cut_by, device) if cut_by else table
+
+
+def predict_test_by_fold(task, config, fold, device, precision):
+    """Yield what the models of one fold alone say of the test images; kept beside that fold's other predictions."""
+    checkpoints = fold_checkpoints(task, config, fold)
+    test = cut_as_trained(config, fold, read_table(config.task_dir / "test.csv"), device)
+    folder = config.fold_dir(fold) / f"test_{config.predictions}"
+    predict_table(task, config, checkpoints, test, folder, device, precision)
+    return read_predictions(folder, task.kind)
 
 
 def fold_checkpoints(task, config, fold):

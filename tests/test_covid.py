@@ -298,10 +298,32 @@ def test_views_that_a_task_cannot_undo_are_refused(finished, copy):
         assert "flips" not in TASKS[name].tta
 
 
-@pytest.mark.parametrize("setting", ["pseudo", "unlabelled"])
-def test_what_needs_masks_is_refused(setting):
-    with pytest.raises(InputError, match="this task predicts classes: leave them out"):
-        TASK.select(pd.DataFrame(), replace(CONFIG, **{setting: "other"}))
+def test_what_needs_masks_is_refused():
+    with pytest.raises(InputError, match="this task predicts classes: leave it out"):
+        TASK.select(pd.DataFrame(), replace(CONFIG, unlabelled="other"))
+
+
+def test_soft_labels_reach_the_loss(tmp_path):
+    """Half one class, half another: the loss is the mean of both losses."""
+    table = opacity_table(tmp_path).assign(soft="[0.5, 0.0, 0.5, 0.0]", mask_known=False)
+    batch = collate([XrayDataset(table, tmp_path, 64)[(0, 0)]])
+    assert batch["soft"].tolist() == [[0.5, 0, 0.5, 0]]
+    logits = torch.tensor([[1.0, 2.0, 4.0, 0.0]])
+    config = replace(CONFIG, label_smoothing=0.0)
+    losses = [torch.nn.functional.cross_entropy(logits, torch.tensor([label])) for label in (0, 2)]
+    assert TASK.loss({"label": logits}, batch, None, config)["class"] == pytest.approx(float(sum(losses) / 2))
+
+
+def test_a_student_learns_classes_of_the_test_images(copy):
+    status, text = run_here("03_train", *copy.flags, "--run", "student", "--pseudo", "tiny", "--pseudo-ratio", "1",
+                            "--fold", "1", "--epochs", "2")
+    assert status == 0, text
+    folder = copy.run.parent
+    test = read_table(folder / "test.csv")
+    known = list(read_predictions(folder / "tiny" / "fold1" / "test_predictions", TASK.kind))
+    assert [found.image_id for found in known] == test["image_id"].tolist()
+    assert not (folder / "tiny" / "fold0" / "test_predictions").exists()
+    assert len(pd.read_csv(folder / "student" / "fold1" / "log.csv")) == 2
 
 
 def test_networks_of_all_presets():

@@ -191,6 +191,12 @@ def test_other_settings_are_refused(config):
     train_folds(TASK, replace(config, epochs=1, workers=1, save_minutes=3.0))
 
 
+@pytest.mark.parametrize("setting", ["lungs", "pseudo", "unlabelled"])
+def test_settings_of_tasks_without_boxes_are_refused(config, setting):
+    with pytest.raises(InputError, match=f"--{setting} is for tasks of masks or classes, and tiny looks for boxes"):
+        train_folds(TASK, replace(config, **{setting: "other"}))
+
+
 def test_last_checkpoint_that_is_none(config):
     train_folds(TASK, replace(config, epochs=1))
     last = config.fold_dir(0) / "last.pt"

@@ -16,14 +16,14 @@ LAYERS = {
     "phantom_findings": 0, "crops": 0,
     "metrics": 1, "losses": 1, "augmentation": 1, "data": 1, "models": 1, "synthetic": 1, "synthetic_chestxdet": 1,
     "manifest": 1, "checkpoint": 1, "detection": 1, "matching": 1, "pooled_boxes": 1, "folds": 1,
-    "ensemble": 1, "teachers": 1, "duplicates": 1, "synthetic_covid": 1, "class_losses": 1, "class_predictions": 1,
+    "ensemble": 1, "duplicates": 1, "synthetic_covid": 1, "class_losses": 1, "class_predictions": 1,
     "deep_images": 1, "reading": 2, "image_folder": 1, "overlay": 1, "structured_report": 1,
     "onnx_files": 1,
     "mask_augmentation": 1, "mask_predictions": 1, "mask_rules": 1, "mask_losses": 1, "samplers": 1, "schedules": 1, "mean_teacher": 1,
     "synthetic_pneumothorax": 1, "synthetic_lungs": 1,
     "mask_scoring": 2, "predictions": 2, "stacking": 2, "search": 2, "evaluation": 2, "image_scoring": 2, "class_scoring": 2,
     "study_scoring": 2, "study_evaluation": 2, "class_ensemble": 2, "panels": 2, "duplicate_sheet": 2,
-    "opacity_boxes": 2, "grad_cam": 1,
+    "opacity_boxes": 2, "pseudo_labels": 2, "grad_cam": 1,
     "tasks": 3,
 }
 TASKS, DRIVERS = 3, 4

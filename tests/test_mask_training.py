@@ -19,11 +19,10 @@ from cxr.data import ResumableSampler, XrayDataset, read_table
 from cxr.disk import InputError
 from cxr.engine import train_folds
 from cxr.inference import predict_run
-from cxr.mask_predictions import MaskPrediction, pack_picture
-from cxr.masks import EMPTY, encode
+from cxr.mask_predictions import MaskPrediction
+from cxr.masks import encode
 from cxr.mean_teacher import MeanTeacher, RepeatSampler, consistency, ramp, teacher_decay
-from cxr.predictions import read_predictions, write_part
-from cxr.pseudo_labels import add_pseudo
+from cxr.predictions import read_predictions
 from cxr.schedules import after_epoch, after_update, make_scheduler
 from cxr.tasks.mask_task import MaskTask
 from cxr.training_state import Training
@@ -235,27 +234,19 @@ def test_starts_that_do_not_exist_or_fit(working):
         train_folds(TinyMasks(), settings(working, "misfit", start="odd"))
 
 
-def predict(image_id, lit, side=SIDE):
-    probability = np.zeros((side, side))
-    probability.ravel()[:lit] = 0.9
-    return MaskPrediction(image_id, side, side, 0.5, pack_picture(probability, 0))
-
-
 def test_predicted_masks_become_training_images(working):
-    folder = working / "tinymasks" / "guess" / "test_predictions"
-    folder.mkdir(parents=True)
-    write_part(folder, 0, [predict("x1", 500), predict("unsure", 200, 2048), predict("x2", 0)])
+    """A fold's student learns from what that fold's model says of the test images, which it is asked for at once."""
+    teacher = settings(working, "guess", epochs=30, batch_size=4, folds=2)
+    assert train_folds(TinyMasks(), teacher) == 0
     config = settings(working, "pseudo", pseudo="guess", sampling="share", positive_share=0.5, pseudo_ratio=1.0)
-    table = add_pseudo(pd.DataFrame({"image_id": ["a"], "label": [1], "mask": ["0 1"]}), TinyMasks(), config)
-    assert table["image_id"].tolist() == ["a", "x1", "x2"] and table["pseudo"].tolist() == [False, True, True]
-    assert table["label"].tolist() == [1, 1, 0] and table["mask"][2] == EMPTY
-    assert sum(map(int, table["mask"][1].split()[1::2])) == 500
     assert train_folds(TinyMasks(), config) == 0
     assert json.loads((config.fold_dir(0) / "config.json").read_text())["pseudo"] == "guess"
+    settings_of = json.loads((teacher.fold_dir(0) / "test_predictions" / "settings.json").read_text())
+    assert list(settings_of["checkpoints"]) == ["fold0/epoch028.pt", "fold0/epoch029.pt", "fold0/epoch030.pt"]
 
 
-def test_pseudo_labels_that_are_not_there(working):
-    with pytest.raises(InputError, match="--pseudo nobody holds no predictions to learn from"):
+def test_pseudo_labels_of_a_run_that_is_not_there(working):
+    with pytest.raises(InputError, match="nobody/fold0 does not exist: train the fold with 03_train.py first"):
         train_folds(TinyMasks(), settings(working, "absent", pseudo="nobody"))
 
 

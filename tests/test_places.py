@@ -45,7 +45,7 @@ def test_every_run_finds_what_it_needs(project, place, trained):
     for number, config in found:
         assert config.demo
         if number == "03":
-            assert config.start in {"", *done} and config.pseudo in {"", *predicted} and config.lungs in {"", *done}
+            assert config.start in {"", *done} and config.pseudo in {"", *done} and config.lungs in {"", *done}
             assert config.run not in done
             done.add(config.run)
         if number == "04":

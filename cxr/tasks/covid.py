@@ -16,6 +16,7 @@ from cxr.data import read_table
 from cxr.disk import InputError, read_json, write_csv
 from cxr.models.classifier import build_classifier
 from cxr.opacity_boxes import fused_boxes
+from cxr.pseudo_labels import add_classes
 from cxr.samplers import make_sampler
 from cxr.study_evaluation import NOTHING, evaluate, none_of
 from cxr.study_scoring import STUDY_CLASSES, study_labels, study_means, study_scores
@@ -65,11 +66,14 @@ class Covid(CovidTables):
         return self.box_classes
 
     def select(self, table, config):
-        """The table of step 02. InputError for settings that need a task of masks."""
-        if config.pseudo or config.unlabelled:
-            raise InputError("--pseudo and --unlabelled learn predicted masks, and this task predicts classes: leave "
-                             "them out")
+        """The table of step 02. InputError for a setting that needs a task of masks."""
+        if config.unlabelled:
+            raise InputError("--unlabelled learns predicted masks, and this task predicts classes: leave it out")
         return table
+
+    def add_pseudo(self, table, predictions):
+        """The training table with the test images of --pseudo and their probabilities."""
+        return add_classes(table, predictions)
 
     def build_model(self, config, load_weights=True):
         return build_classifier(config, len(CLASSES), load_weights)

@@ -8,6 +8,7 @@ from cxr.mask_losses import mask_loss
 from cxr.mask_predictions import MaskCase, MaskPrediction, pack_picture
 from cxr.mask_scoring import quick_counts, quick_score
 from cxr.models.unet import build_segmenter
+from cxr.pseudo_labels import add_masks
 from cxr.samplers import make_sampler
 
 
@@ -28,6 +29,10 @@ class MaskTask:
 
     def select(self, table, config):
         return table
+
+    def add_pseudo(self, table, predictions):
+        """The training table with the test images of --pseudo."""
+        return add_masks(table, predictions)
 
     def build_model(self, config, load_weights=True):
         """U-Net of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
