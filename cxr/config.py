@@ -108,8 +108,10 @@ class Config:
                                                  "fourth", "fifth", "seventeenth"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
-    start: str = setting("", "a run whose last weights of the same fold are the first ones here: for larger images, "
-                         "another share of positives", True)
+    start: str = setting("", "the first weights: a run's last ones of the same fold, for larger images or another share "
+                         "of positives, or a file epoch*.pt", True)
+    pretrain: int = setting(0, "synthetic X-rays to learn from before the real ones; 0: none. For random weights and "
+                            "some hundred images", True)
     unlabelled: str = setting("", "a folder of PNG X-rays without labels, from which a mean teacher teaches", True)
     unlabelled_batch: int = setting(4, "pictures of --unlabelled in a step; 4 as published", True)
     consistency: float = setting(2.0, "weight of student and teacher agreeing, reached in 30 epochs", True)
@@ -242,6 +244,8 @@ def check(config):
     for name in ("dropout", "ema", "label_smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {getattr(config, name)}")
+    if config.pretrain and config.pretrain < 40:
+        raise InputError(f"--pretrain must be 0 or at least 40, not {config.pretrain}: fewer pictures teach nothing")
     if config.aux_weight < 0:
         raise InputError(f"--aux-weight must be at least 0, not {config.aux_weight}")
     if config.folds < 2:

@@ -24,6 +24,7 @@ from cxr.inference import predict_test_by_fold
 from cxr.lung_crops import with_crops
 from cxr.manifest import manifest
 from cxr.mean_teacher import MeanTeacher
+from cxr.pretraining import alone, first_lessons, learned_weights, lesson_table
 from cxr.schedules import after_epoch, after_update
 from cxr.training_state import Training
 
@@ -37,12 +38,27 @@ def train_folds(task, config):
     with distributed.process_group(device.type):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True)
-        for fold in config.wanted_folds():
-            status = fit(task, config, fold, training_tables(task, config, table, fold, device, precision), device, precision,
-                         deadline)
+        folds = config.wanted_folds()
+        if config.pretrain and not all((config.fold_dir(fold) / "last.pt").exists() for fold in folds):
+            status = pretrain(task, config, device, precision, deadline)
+            if status:
+                return status
+        for fold in folds:
+            tables = training_tables(task, config, table, fold, device, precision)
+            status = fit(task, config, fold, tables, device, precision, deadline)
             if status:
                 return status
     return 0
+
+
+def pretrain(task, config, device, precision, deadline):
+    """Train on synthetic X-rays what all folds start from. Returns 0, or STOPPED."""
+    first = first_lessons(config)
+    with alone(first):
+        if learned_weights(config).exists():
+            return 0
+        tables = training_tables(task, first, lesson_table(task, first), first.fold, device, precision)
+        return fit(task, first, first.fold, tables, device, precision, deadline)
 
 
 def training_tables(task, config, table, fold, device, precision):

@@ -1,6 +1,7 @@
 """The state of one fold's training: weights, their moving average, optimizer, schedule, place in the run."""
 
 import math
+from pathlib import Path
 
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -8,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 from cxr.checkpoint import first_line, load_state, save_state
 from cxr.disk import InputError
 from cxr.mean_teacher import teacher_decay
+from cxr.pretraining import learned_weights
 from cxr.schedules import make_scheduler
 
 MOMENTUM = 0.9  # of SGD, the usual value
@@ -19,8 +21,9 @@ class Training:
     def __init__(self, task, config, fold, device, precision, steps_per_epoch, resuming):
         self.device, self.precision, self.config, self.fold = device, precision, config, fold
         torch.manual_seed(config.seed * 1000 + fold)
-        self.model = task.build_model(config, load_weights=not (resuming or config.start))
-        if config.start and not resuming:
+        given = config.start or config.pretrain
+        self.model = task.build_model(config, load_weights=not (resuming or given))
+        if given and not resuming:
             load_start(self.model, config, fold)
         self.model.to(device, memory_format=torch.channels_last)
         self.average = AveragedModel(self.model, multi_avg_fn=moving_average(self.decay), use_buffers=True) \
@@ -82,13 +85,27 @@ def moving_average(decay):
 
 
 def load_start(model, config, fold):
-    """The weights of the last epoch of the same fold of another run. Raises InputError where they do not fit."""
-    folder = config.task_dir / config.start / f"fold{fold}"
-    paths = sorted(folder.glob("epoch*.pt"))
-    if not paths:
-        raise InputError(f"{folder} of --start {config.start} has no checkpoint: train that run first")
+    """The weights of --start, a checkpoint or the last epoch of the same fold of another run, or of --pretrain.
+
+    Raises InputError where there are none or they do not fit.
+    """
+    path = start_path(config, fold)
+    state = load_state(path)
+    if "model" not in state:
+        raise InputError(f"{path} is no checkpoint of step 03: choose an epoch*.pt or best.pt")
     try:
-        model.load_state_dict(load_state(paths[-1])["model"])
+        model.load_state_dict(state["model"])
     except RuntimeError as error:  # torch names the first hundred tensors
-        raise InputError(f"{paths[-1]} of --start {config.start} fits another network "
+        raise InputError(f"{path} of --start {config.start} fits another network "
                          f"({first_line(error)}): start from a run with the same network") from error
+
+
+def start_path(config, fold):
+    if not config.start:
+        return learned_weights(config)
+    folder = config.task_dir / config.start / f"fold{fold}"
+    paths = [Path(config.start)] if config.start.endswith(".pt") else sorted(folder.glob("epoch*.pt"))
+    if not paths or not paths[-1].is_file():
+        raise InputError(f"{paths[-1] if paths else folder} of --start {config.start} has no checkpoint: train that run "
+                         "first")
+    return paths[-1]

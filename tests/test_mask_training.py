@@ -222,11 +222,20 @@ def test_starting_from_another_run(working):
     old, new = (load_state(c.fold_dir(0) / name)["model"]["mask.weight"]
                 for c, name in ((first, "epoch002.pt"), (second, "epoch001.pt")))
     assert torch.allclose(old, new, atol=1e-8)
+    file = first.fold_dir(0) / "epoch002.pt"
+    third = settings(working, "third", start=str(file), lr=1e-12, epochs=1, fold=1)
+    assert train_folds(TinyMasks(), third) == 0
+    assert torch.allclose(load_state(third.fold_dir(1) / "epoch001.pt")["model"]["mask.weight"], old, atol=1e-8)
 
 
 def test_starts_that_do_not_exist_or_fit(working):
     with pytest.raises(InputError, match="--start nobody has no checkpoint: train that run first"):
         train_folds(TinyMasks(), settings(working, "lost", start="nobody"))
+    with pytest.raises(InputError, match="gone.pt of --start .*gone.pt has no checkpoint: train that run first"):
+        train_folds(TinyMasks(), settings(working, "gone", start=str(working / "gone.pt")))
+    torch.save({"x": 1}, working / "other.pt")
+    with pytest.raises(InputError, match="other.pt is no checkpoint of step 03"):
+        train_folds(TinyMasks(), settings(working, "other", start=str(working / "other.pt")))
     folder = working / "tinymasks" / "odd" / "fold0"
     folder.mkdir(parents=True)
     torch.save({"model": {"x": torch.zeros(1)}}, folder / "epoch001.pt")
