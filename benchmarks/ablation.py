@@ -66,11 +66,13 @@ def step(task, config):
         shared = [fold for fold in finished_folds(other, train)[0] if fold in folds]
         alone = scores(task, config, train, shared)
         rows.append((run, scores(task, other, train, shared), alone))
-        if input_shape(task, config, shared[0]) == input_shape(task, other, shared[0]):
-            both = replace(config, predictions=f"ablation-with-{run}")
-            predict(task, both, train, {fold: fold_checkpoints(task, config, fold) + fold_checkpoints(task, other, fold)
-                                        for fold in shared})
-            rows.append((f"merged with {run}", scores(task, both, train, shared), alone))
+        both = replace(config, predictions=f"ablation-with-{run}", merge=(run,))
+        try:
+            predict(task, both, train, {fold: fold_checkpoints(task, both, fold) for fold in shared})
+        except InputError as error:  # it sees images of another size
+            print(f"left out: merged with {run}: {error}")
+            continue
+        rows.append((f"merged with {run}", scores(task, both, train, shared), alone))
     show(rows, train["group"])
 
 
@@ -84,12 +86,6 @@ def scores(task, config, train, folds, tally=None):
     table = score_images(lambda: cases(task, config, train, folds, train.index), {"score": outcome.params_for},
                          task.gate_weights)
     return table.set_index("image_id")["score"]
-
-
-def input_shape(task, config, fold):
-    """What two models must share for their raw outputs to be merged."""
-    stored = load_state(fold_checkpoints(task, config, fold)[-1])["config"]
-    return stored["image_size"], stored["levels"]
 
 
 def predict(task, config, train, checkpoints):

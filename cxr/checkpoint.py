@@ -1,6 +1,7 @@
 """Checkpoints: dictionaries of tensors and plain values, whole or absent, loaded with weights_only=True."""
 
 import dataclasses
+import os
 import pickle
 import struct
 import zipfile
@@ -44,6 +45,11 @@ def fingerprint(path):
             return zlib.crc32(repr([(info.filename, info.CRC) for info in archive.infolist()]).encode())
     except zipfile.BadZipFile as error:
         raise InputError(f"{path} is not a whole checkpoint ({error}): delete it and run step 03 again") from error
+
+
+def fingerprints(paths, run_dir):
+    """{path as seen from the run's folder: fingerprint}; those of other runs begin with `..`."""
+    return {Path(os.path.relpath(path, run_dir)).as_posix(): fingerprint(path) for path in paths}
 
 
 def load_state(path, device="cpu"):

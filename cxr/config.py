@@ -128,6 +128,8 @@ class Config:
     tta: str = setting("flip", "views that are merged: none, flip, flip+scale (adds x1.26 and /1.26), or flips "
                        "(left-right, upside down, both; for classes)", choices=("none", "flip", "flip+scale", "flips"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
+    merge: tuple[str, ...] = setting((), "further runs whose networks are merged in, fold by fold; they must see images "
+                                     "of the same size, and --predictions keeps the result apart")
     partial: bool = setting(False, "predict with folds whose training is not finished")
     judge_images: int = setting(200, "step 06 judges the files, and 07 measures, on at most so many validation images")
     lungs_run: str = setting("", "step 07: a run of the task lungs that says where these are; default: that of --lungs")
@@ -222,7 +224,7 @@ def resolve(given, presets):
     check(config)
     return dataclasses.replace(config, run=config.run or run_name(base, config), compare=tuple(config.compare),
                                images=tuple(config.images), stack=tuple(config.stack),
-                               opacities=tuple(config.opacities))
+                               opacities=tuple(config.opacities), merge=tuple(config.merge))
 
 
 def run_name(base, config):

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from cxr.boxes import decode
-from cxr.checkpoint import fingerprint
+from cxr.checkpoint import fingerprints
 from cxr.data import read_png, read_table, scaled_boxes
 from cxr.disk import InputError, read_json, write_json
 from cxr.images import resize
@@ -66,7 +66,7 @@ def describe_run(task, config, trained, chosen):
         raise InputError(f"{params} is missing: run 05_postprocess.py first, which fits the thresholds")
     levels = load_model(task, chosen[0][1], "cpu").levels
     return {"format": FORMAT, "name": f"{task.name} {config.run}",
-            "checkpoints": {f"{path.parent.name}/{path.name}": fingerprint(path) for _, path in chosen},
+            "checkpoints": fingerprints([path for _, path in chosen], config.run_dir),
             "models": len(chosen), "flip": config.tta == "flip", "image_size": trained.image_size, "levels": levels,
             "stored_size": read_json(config.task_dir / "preprocess.json")["size"],
             "classes": list(task.used_classes(trained)),

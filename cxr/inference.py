@@ -1,12 +1,13 @@
 """Prediction with fold models x kept epochs x views, merged before anything is thrown away, streamed to disk."""
 
 import zlib
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
 
 from cxr import distributed
-from cxr.checkpoint import fingerprint, load_state, stored_config
+from cxr.checkpoint import fingerprints, load_state, stored_config
 from cxr.data import XrayDataset, collate, count_workers, one_thread, read_table
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, read_json, write_json
@@ -18,6 +19,7 @@ from cxr.predictions import PART, part_count, part_path, read_predictions, write
 VIEWS = {"none": [(0, False)], "flip": [(0, False), (0, True)],
          "flip+scale": [(k, flipped) for k in (0, 1, -1) for flipped in (False, True)],
          "flips": [(0, flipped, turned) for turned in (False, True) for flipped in (False, True)]}
+SHARED = ("image_size", "levels", "classes", "lungs")  # settings that networks must share for their outputs to be merged
 
 
 def views_of(task, config):
@@ -62,7 +64,22 @@ def predict_test_by_fold(task, config, fold, device, precision):
 
 
 def fold_checkpoints(task, config, fold):
-    """Paths of the kept epochs of a fold. Raises InputError if it is of another task, not trained, or not finished."""
+    """Paths of the kept epochs of a fold, of the run and then of those of --merge.
+
+    Raises InputError if one is of another task, not trained, not finished, or its input differs from the run's own.
+    """
+    runs = [config, *(replace(config, run=run, explicit=()) for run in config.merge)]
+    paths = [path for run in runs for path in run_checkpoints(task, run, fold)]
+    own, *others = (read_json(run.fold_dir(fold) / "config.json") for run in runs)
+    for run, other in zip(config.merge, others):
+        differ = [name for name in SHARED if (own.get(name) or "") != (other.get(name) or "")]
+        if differ:
+            raise InputError(f"--merge {run} is impossible: its {differ[0]} is {other.get(differ[0])} and that of "
+                             f"{config.run} {own.get(differ[0])}; merge runs that see the same input")
+    return paths
+
+
+def run_checkpoints(task, config, fold):
     folder = config.fold_dir(fold)
     if not (folder / "config.json").exists():
         raise InputError(f"{folder} does not exist: train the fold with 03_train.py first, with the same flags")
@@ -126,7 +143,7 @@ def predict_table(task, config, paths, table, folder, device, precision):
 
 def check_settings(folder, config, paths, table, main):
     """Raises InputError if the folder holds predictions made with other checkpoints, views or images."""
-    settings = {"checkpoints": {f"{p.parent.name}/{p.name}": fingerprint(p) for p in paths}, "tta": config.tta,
+    settings = {"checkpoints": fingerprints(paths, config.run_dir), "tta": config.tta,
                 "images": len(table), "ids": zlib.crc32("\n".join(table["image_id"]).encode())}
     path = folder / "settings.json"
     if path.exists():

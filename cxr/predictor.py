@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from cxr.checkpoint import fingerprint
+from cxr.checkpoint import fingerprints
 from cxr.device import choose_device, choose_precision, describe
 from cxr.disk import InputError, read_json
 from cxr.inference import fold_checkpoints, load_model, predict_batch, views_of
@@ -70,8 +70,8 @@ class Predictor:
 
     def settings(self):
         """What decides the predictions, as JSON's own types."""
-        prints = {f"{path.parent.name}/{path.name}": fingerprint(path) for path in self.paths}
-        return {"task": self.task.name, "checkpoints": prints, "tta": self.config.tta, "params": self.params}
+        return {"task": self.task.name, "checkpoints": fingerprints(self.paths, self.config.run_dir),
+                "tta": self.config.tta, "params": self.params}
 
     def describe(self):
         return (f"run {self.config.run_dir}: {len(self.paths)} checkpoints, views {self.config.tta}, "

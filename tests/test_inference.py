@@ -1,6 +1,7 @@
 """Prediction: views and their undoing, the merge, files that are whole or absent, resume, refusals."""
 
 import itertools
+import json
 import math
 import os
 import shutil
@@ -399,6 +400,33 @@ def test_runs_that_cannot_be_predicted(trained, tmp_path):
     with pytest.raises(InputError, match="trained with other values of lr: leave these flags out"):
         fold_checkpoints(TASK, replace(trained, lr=0.5, explicit=("lr", "workers")), 0)
     assert len(fold_checkpoints(TASK, replace(trained, explicit=("lr", "epochs")), 0)) == 2
+
+
+def test_networks_of_two_runs_are_merged_fold_by_fold(config):
+    """Merging a run with its own copy changes nothing but that there are more networks; another seed's differ."""
+    train_folds(TASK, replace(config, run="seed7", seed=7))
+    predict_run(TASK, replace(config, tta="none"))
+    both = replace(config, tta="none", merge=("seed7",), predictions=config.predictions + "-both")
+    paths = [path.relative_to(config.task_dir).as_posix() for path in fold_checkpoints(TASK, both, 1)]
+    assert paths == [f"{run}/fold1/epoch00{k}.pt" for run in (config.run, "seed7") for k in (1, 2)]
+    predict_run(TASK, both)
+    settings = json.loads((both.fold_dir(1) / f"valid_{both.predictions}" / "settings.json").read_text())
+    assert list(settings["checkpoints"]) == [f"{where}fold1/epoch00{k}.pt" for where in ("", "../seed7/") for k in (1, 2)]
+    predict_run(TASK, replace(config, run="seed7", tta="none"))
+    found = [{c.image_id: c.category for c in read_predictions(run.run_dir / f"test_{run.predictions}")}
+             for run in (config, replace(config, run="seed7"), both)]
+    for image_id, merged in found[2].items():
+        np.testing.assert_allclose(merged, (found[0][image_id] + found[1][image_id]) / 2, atol=1e-6)
+
+
+def test_runs_that_cannot_be_merged(config):
+    with pytest.raises(InputError, match="nowhere/fold0 does not exist"):
+        fold_checkpoints(TASK, replace(config, merge=("nowhere",)), 0)
+    folder = shutil.copytree(config.fold_dir(0), config.task_dir / "large" / "fold0")
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | {"image_size": 512}))
+    with pytest.raises(InputError, match="--merge large is impossible: its image_size is 512 and that of run 192"):
+        fold_checkpoints(TASK, replace(config, merge=("large",)), 0)
 
 
 def test_a_fold_that_is_not_finished_needs_partial(trained):
