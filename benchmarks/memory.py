@@ -39,8 +39,8 @@ INTERVAL = 0.2  # seconds between two looks at the sizes
 TEST_SHARE = 10  # one image in ten is a test image, as in the competition
 RUN, FOLDS = "memory", 2
 SMALLEST = ["--preset", "small", "--encoder", "tu-mobilenetv3_small_050", "--run", RUN, "--folds", FOLDS, "--size", 64,
-            "--image-size", 192, "--levels", "5-6", "--channels", 8, "--head-convs", 1, "--epochs", 1, "--tta", "none",
-            "--workers", 2]
+            "--image-size", 192, "--levels", "5-6", "--channels", 8, "--head-convs", 1, "--epochs", 1, "--pretrain", 0,
+            "--tta", "none", "--workers", 2]
 
 
 def link_images(folder, drawn, cases, count):

@@ -57,6 +57,9 @@ def pretrain(task, config, device, precision, deadline):
     with alone(first):
         if learned_weights(config).exists():
             return 0
+        if distributed.rank() == 0:
+            print(f"first lessons from {config.pretrain} synthetic X-rays, once for all folds, in {first.working}",
+                  flush=True)
         tables = training_tables(task, first, lesson_table(task, first), first.fold, device, precision)
         return fit(task, first, first.fold, tables, device, precision, deadline)
 
