@@ -10,10 +10,10 @@ The printed score is honest: every image is judged with parameters that were fit
 Kaggle competition gets results in its own format, test_results/ and valid_results/, instead of submission.csv.
 """
 
-from cxr.compare import compare, run_folders
 from cxr.config import run_step
 from cxr.download import submit
 from cxr.postprocess import postprocess
+from cxr.report.compare import compare, run_folders
 from cxr.tasks import TASKS
 
 

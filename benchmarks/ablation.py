@@ -17,18 +17,18 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cxr.checkpoint import load_state, save_state  # noqa: E402
 from cxr.config import run_step  # noqa: E402
 from cxr.data import read_table  # noqa: E402
 from cxr.detection import NO_SHRINK  # noqa: E402
 from cxr.device import choose_device, choose_precision  # noqa: E402
 from cxr.disk import InputError  # noqa: E402
-from cxr.image_scoring import score_images  # noqa: E402
 from cxr.inference import fold_checkpoints, predict_table  # noqa: E402
 from cxr.metrics import mean_score  # noqa: E402
 from cxr.postprocess import cases, finished_folds  # noqa: E402
-from cxr.search import Grid, nested, search  # noqa: E402
+from cxr.scoring.image_scoring import score_images  # noqa: E402
+from cxr.scoring.search import Grid, nested, search  # noqa: E402
 from cxr.tasks import TASKS  # noqa: E402
+from cxr.training.checkpoint import load_state, save_state  # noqa: E402
 
 PREDICTIONS = {"no flip view": {"tta": "none"}, "with larger and smaller views": {"tta": "flip+scale"},
                "last epoch only": {"checkpoints": 1}}

@@ -23,7 +23,7 @@ from samples import LEVEL, SEED, training_images  # noqa: E402
 from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 from training_step import NETWORK, our_training  # noqa: E402
 
-from cxr.augmentation import LEVELS  # noqa: E402
+from cxr.training.augmentation import LEVELS  # noqa: E402
 
 SAMPLES_A_STEP = 50  # one training step on the CPU takes at least as long as so many samples
 

@@ -83,11 +83,11 @@ def write_network(folder, config):
     from prediction import PARAMS
     from reference import enliven, random_samples
 
-    from cxr.checkpoint import plain_config, save_state
     from cxr.export import FORMAT
-    from cxr.image_scoring import plain_rule
     from cxr.onnx_files import write_fp32, write_int8
+    from cxr.scoring.image_scoring import plain_rule
     from cxr.tasks.rsna import Rsna
+    from cxr.training.checkpoint import plain_config, save_state
 
     images = torch.stack([sample["image"] for sample in random_samples(IMAGES, config.image_size)])
     np.save(folder / "pictures.npy", images[:, 0].numpy())

@@ -17,8 +17,8 @@ from reference import plain_loss, random_batch, random_samples  # noqa: E402
 from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 
 from cxr.config import Config  # noqa: E402
-from cxr.losses import detection_loss, global_loss  # noqa: E402
 from cxr.tasks.rsna import Rsna  # noqa: E402
+from cxr.training.losses import detection_loss, global_loss  # noqa: E402
 
 
 def our_loss(outputs, batch, anchors):

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from reference import plain_decode, plain_encode, plain_triplets  # noqa: E402
 from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 
-from cxr.mask_rules import GRIDS, Measured  # noqa: E402
-from cxr.mask_rules import measure as count  # noqa: E402
 from cxr.masks import EMPTY, decode, encode  # noqa: E402
+from cxr.scoring.mask_rules import GRIDS, Measured  # noqa: E402
+from cxr.scoring.mask_rules import measure as count  # noqa: E402
 
 SIDE, POSITIVE_SHARE = 1024, 0.22
 LOOPED = 8  # images that the loops are timed on

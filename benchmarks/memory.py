@@ -28,9 +28,9 @@ from search import draw_case  # noqa: E402
 from timing import Row, arguments, duration, show  # noqa: E402
 
 from cxr.data import read_table  # noqa: E402
-from cxr.phantom import NORMAL, NOT_NORMAL, OPACITY  # noqa: E402
 from cxr.predictions import PART, write_part  # noqa: E402
-from cxr.synthetic import write_images, write_tables  # noqa: E402
+from cxr.synthetic.phantom import NORMAL, NOT_NORMAL, OPACITY  # noqa: E402
+from cxr.synthetic.rsna import write_images, write_tables  # noqa: E402
 from cxr.tasks.rsna import Rsna  # noqa: E402
 from cxr.tasks.rsna_files import TEST_IMAGES, TRAIN_IMAGES  # noqa: E402
 

@@ -31,7 +31,7 @@ from timing import Row, arguments, at_least, duration, measure, show  # noqa: E4
 from cxr.config import Config  # noqa: E402
 from cxr.images import convert_image, resize, write_png  # noqa: E402
 from cxr.preprocess import convert_all  # noqa: E402
-from cxr.synthetic import write_images  # noqa: E402
+from cxr.synthetic.rsna import write_images  # noqa: E402
 from cxr.tasks.rsna import Rsna  # noqa: E402
 from cxr.tasks.rsna_files import TRAIN_IMAGES  # noqa: E402
 

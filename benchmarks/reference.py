@@ -17,13 +17,13 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from torchvision.ops import box_iou
 
-from cxr.augmentation import of_pixel_centres, random_affine, visible
 from cxr.boxes import PER_CELL, STD, warp_boxes
 from cxr.config import Config
 from cxr.data import collate
 from cxr.images import resize
 from cxr.models.retinanet import IMAGENET_MEAN, IMAGENET_STD, flatten
 from cxr.tasks.rsna import Rsna
+from cxr.training.augmentation import of_pixel_centres, random_affine, visible
 
 FRAME = 1024  # pixels on each side of an RSNA image
 

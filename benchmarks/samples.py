@@ -7,7 +7,7 @@ from timing import measure
 
 from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader
 from cxr.preprocess import convert_all, finish_table
-from cxr.synthetic import write_rsna
+from cxr.synthetic.rsna import write_rsna
 from cxr.tasks.rsna import Rsna
 
 LEVEL, SEED = "20", 0  # of the augmentation

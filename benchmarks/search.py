@@ -20,7 +20,7 @@ from timing import Row, arguments, at_least, duration, measure, show  # noqa: E4
 
 from cxr.detection import NO_SHRINK, Candidates, detect  # noqa: E402
 from cxr.metrics import IOU_THRESHOLDS  # noqa: E402
-from cxr.search import Case, Grid, search  # noqa: E402
+from cxr.scoring.search import Case, Grid, search  # noqa: E402
 from cxr.tasks.rsna import Rsna  # noqa: E402
 
 FRAME, FLOOR = 1024, 0.01  # pixels of an RSNA image; score below which step 04 keeps no anchor

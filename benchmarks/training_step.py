@@ -4,8 +4,8 @@
     python benchmarks/training_step.py --compile                           and through torch.compile, minutes more
     python benchmarks/training_step.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1  seconds
 
-Forward, loss, backward, clipping and update: ours as cxr/engine.py does it (channels-last, bf16 where the processor has
-it, batched loss, fused optimizer), the reference in fp32 and NCHW with a loop over images and plain Adam. Our loader
+Forward, loss, backward, clipping and update: ours as cxr/training/engine.py does it (channels-last, bf16 where the processor
+has it, batched loss, fused optimizer), the reference in fp32 and NCHW with a loop over images and plain Adam. Our loader
 matches the anchors, which the reference does in its loss: loss.py says what that costs.
 To reach: 4.5 times. The limit is three times the operations of a forward pass at the rate of a large matrix product.
 The loader is measured alone and must deliver more images than the step takes; --input gives it real ones.
@@ -27,9 +27,9 @@ from timing import Row, against_limit, arguments, duration, forward_flops, matmu
 
 from cxr.data import count_workers  # noqa: E402
 from cxr.device import FORMATS, choose_precision  # noqa: E402
-from cxr.engine import train_one_epoch  # noqa: E402
 from cxr.tasks.rsna import Rsna  # noqa: E402
-from cxr.training_state import Training  # noqa: E402
+from cxr.training.engine import train_one_epoch  # noqa: E402
+from cxr.training.training_state import Training  # noqa: E402
 
 CPU = torch.device("cpu")
 NETWORK = {"encoder": "se_resnext101_32x4d", "image_size": 512, "levels": "2-7", "batch_size": 2}

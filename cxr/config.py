@@ -108,8 +108,8 @@ class Config:
                                                  "fourth", "fifth", "seventeenth"))
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
-    start: str = setting("", "the first weights: a run's last ones of the same fold, for larger images or another share "
-                         "of positives, or a file epoch*.pt", True)
+    start: str = setting("", "the first weights: a run's last ones of the same fold, for larger images or another "
+                         "share of positives, or a file epoch*.pt", True)
     pretrain: int = setting(0, "synthetic X-rays to learn from before the real ones; 0: none. For random weights and "
                             "some hundred images", True)
     unlabelled: str = setting("", "a folder of PNG X-rays without labels, from which a mean teacher teaches", True)
@@ -128,8 +128,8 @@ class Config:
     tta: str = setting("flip", "views that are merged: none, flip, flip+scale (adds x1.26 and /1.26), or flips "
                        "(left-right, upside down, both; for classes)", choices=("none", "flip", "flip+scale", "flips"))
     checkpoints: int = setting(0, "merge only the last so many kept checkpoints; 0: all that were kept")
-    merge: tuple[str, ...] = setting((), "further runs whose networks are merged in, fold by fold; they must see images "
-                                     "of the same size, and --predictions keeps the result apart")
+    merge: tuple[str, ...] = setting((), "further runs whose networks are merged in, fold by fold; they must see "
+                                     "images of the same size, and --predictions keeps the result apart")
     partial: bool = setting(False, "predict with folds whose training is not finished")
     judge_images: int = setting(200, "step 06 judges the files, and 07 measures, on at most so many validation images")
     lungs_run: str = setting("", "step 07: a run of the task lungs that says where these are; default: that of --lungs")

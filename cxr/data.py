@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cxr.augmentation import Augmentation
 from cxr.crops import crop_at, cut, fill_boxes, shift_boxes
 from cxr.disk import InputError
 from cxr.images import resize
-from cxr.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.masks import EMPTY, decode, resize_mask
+from cxr.training.augmentation import Augmentation
+from cxr.training.mask_augmentation import RECIPES, MaskAugmentation
 
 TEXT_COLUMNS = ("image_id", "group", "mask", "study_id", "patient")  # such as 00123 or 12e4, which are no numbers
 

@@ -7,13 +7,13 @@ import torch
 from tqdm import tqdm
 
 from cxr.boxes import decode
-from cxr.checkpoint import fingerprints
 from cxr.data import read_png, read_table, scaled_boxes
 from cxr.disk import InputError, read_json, write_json
 from cxr.images import resize
 from cxr.inference import VIEWS, fold_checkpoints, load_model, stored_config
-from cxr.manifest import git_commit
 from cxr.onnx_files import write_fp32, write_int8
+from cxr.training.checkpoint import fingerprints
+from cxr.training.manifest import git_commit
 
 FORMAT = 1  # of the settings in the file; edge_predict.py says which one it reads
 CALIBRATION = 48  # training images on which int8 finds its ranges; they are not judged

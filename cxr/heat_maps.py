@@ -16,14 +16,14 @@ from cxr.device import choose_device
 from cxr.disk import InputError, read_json, write_json
 from cxr.grad_cam import energy_share, heat_maps
 from cxr.heat_map_pictures import Shown, write_sheet
-from cxr.image_folder import find_images
 from cxr.images import resize
 from cxr.inference import fold_checkpoints, load_model
 from cxr.lung_crops import CORNERS, load_networks, lung_maps, with_crops
 from cxr.lungs import lung_box, paste
 from cxr.predictions import read_predictions
-from cxr.predictor import trained_folds
-from cxr.reading import read_all
+from cxr.serving.image_folder import find_images
+from cxr.serving.predictor import trained_folds
+from cxr.serving.reading import read_all
 
 MOST_IN_SHEET = 64  # cases; each has its own picture, too
 OF_EACH = 2  # studies shown of each pair of true and predicted class, as the 17th place of SIIM COVID-19 looked at them

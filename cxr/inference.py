@@ -7,19 +7,19 @@ import torch
 from tqdm import tqdm
 
 from cxr import distributed
-from cxr.checkpoint import fingerprints, load_state, stored_config
 from cxr.data import XrayDataset, collate, count_workers, one_thread, read_table
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, read_json, write_json
 from cxr.lung_crops import with_crops
 from cxr.predictions import PART, part_count, part_path, read_predictions, write_part
+from cxr.training.checkpoint import fingerprints, load_state, stored_config
 
 # A view is (thirds of an octave larger, flipped). Scales in steps of the anchors' own three scales per octave keep the
 # outputs of all views on one set of anchors. Where only the class counts, whether it is upside down may follow.
 VIEWS = {"none": [(0, False)], "flip": [(0, False), (0, True)],
          "flip+scale": [(k, flipped) for k in (0, 1, -1) for flipped in (False, True)],
          "flips": [(0, flipped, turned) for turned in (False, True) for flipped in (False, True)]}
-SHARED = ("image_size", "levels", "classes", "lungs")  # settings that networks must share for their outputs to be merged
+SHARED = ("image_size", "levels", "classes", "lungs")  # settings of networks whose outputs can be merged
 
 
 def views_of(task, config):

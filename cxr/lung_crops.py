@@ -6,11 +6,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cxr import distributed
-from cxr.checkpoint import load_state, stored_config
 from cxr.data import XrayDataset, collate, count_workers, one_thread
 from cxr.disk import InputError, write_csv
 from cxr.lungs import lung_box
 from cxr.models.unet import build_segmenter
+from cxr.training.checkpoint import load_state, stored_config
 
 CORNERS = ["crop_x1", "crop_y1", "crop_x2", "crop_y2"]
 

@@ -6,11 +6,11 @@ Weighted boxes fusion with IoU 0.6 as the COVID-19 competition's 1st and 11th pl
 import numpy as np
 from ensemble_boxes import weighted_boxes_fusion
 
-from cxr.class_scoring import all_boxes
 from cxr.data import read_table
 from cxr.detection import FUSED_AT_MOST, Candidates, Params
 from cxr.disk import InputError
 from cxr.predictions import read_predictions
+from cxr.scoring.class_scoring import all_boxes
 
 FLOOR = 0.001  # score of the anchors that are kept; false boxes of low confidence cost next to no average precision
 NMS_IOU = 0.4  # the opacities of one lung seldom overlap, though more often than the RSNA's (0.05)

@@ -6,7 +6,7 @@ from functools import partial
 from cxr.data import read_table
 from cxr.disk import InputError, read_json, write_json
 from cxr.predictions import part_count, part_path, read_predictions
-from cxr.report import ReportInput, write_report
+from cxr.report.page import ReportInput, write_report
 
 
 def postprocess(task, config):

@@ -17,7 +17,7 @@ from steps import DEMO, SLUG, STEPS, digest, protect, run, run_here  # noqa: E40
 from tiny_task import TinyTask, tiny_config, write_tiny_data  # noqa: E402
 
 from cxr.disk import write_json  # noqa: E402
-from cxr.engine import train_folds  # noqa: E402
+from cxr.training.engine import train_folds  # noqa: E402
 
 # By falling time, as --durations shows it; the others follow.
 SLOW = ("test_scripts", "test_engine", "test_chestxdet", "test_inference", "test_kaggle", "test_benchmarks")

@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cxr.checkpoint import plain_config, save_state
 from cxr.config import Config
 from cxr.detection import Params
 from cxr.disk import write_json
 from cxr.images import read_image, resize, write_png
-from cxr.synthetic import write_images
+from cxr.synthetic.rsna import write_images
 from cxr.tasks.rsna import Rsna
+from cxr.training.checkpoint import plain_config, save_state
 
 STORED, SIDE = 224, 192  # of the PNGs and of the network's input: two steps of shrinking, as in training
 SETTINGS = {"task": "rsna", "preset": "small", "run": "tiny", "folds": 2, "encoder": "tu-test_resnet", "weights": "none",

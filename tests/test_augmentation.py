@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cxr import augmentation
-from cxr.augmentation import LEVELS, Augmentation, Level, gamma_table, random_affine, visible
+from cxr.training import augmentation
+from cxr.training.augmentation import LEVELS, Augmentation, Level, gamma_table, random_affine, visible
 
 STILL = Level(scale=0, angle=0, shear=0, gamma=0, flip=0, noise=0, salt=0)
 

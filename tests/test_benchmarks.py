@@ -92,7 +92,7 @@ def test_memory_links_images_and_writes_their_predictions(tmp_path):
 
     from cxr.detection import Candidates
     from cxr.predictions import read_predictions
-    from cxr.synthetic import write_images
+    from cxr.synthetic.rsna import write_images
     from cxr.tasks.rsna import Rsna
 
     cases = [draw_case(np.random.default_rng(0), number) for number in range(4)]

@@ -16,17 +16,18 @@ from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 from steps import ROOT, STEPS, digest, link_tree, protect, run_here
 
-from cxr import download, engine
+from cxr import download
 from cxr.config import Config
 from cxr.data import collate
 from cxr.disk import InputError
 from cxr.folds import assign_folds
 from cxr.images import convert_image
-from cxr.phantom import draw_chest
-from cxr.phantom_findings import DRAW, draw_findings, healthy
-from cxr.synthetic_chestxdet import write_chestxdet
+from cxr.synthetic.chestxdet import write_chestxdet
+from cxr.synthetic.phantom import draw_chest
+from cxr.synthetic.phantom_findings import DRAW, draw_findings, healthy
 from cxr.tasks import TASKS
 from cxr.tasks.chestxdet import FINDINGS, read_tables, result_of
+from cxr.training import engine
 
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", ROOT.parent / "shared" / "data"))
 TASK = TASKS["chestxdet"]

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from coco import coco_average_precision
 
-from cxr import class_scoring, metrics
-from cxr.class_scoring import constant_guess, fit_threshold, quick_scores, score_boxes
+from cxr import metrics
 from cxr.config import Config
 from cxr.detection import Candidates
 from cxr.disk import InputError
-from cxr.pooled_boxes import Pool, f1
-from cxr.search import Case
+from cxr.scoring import class_scoring
+from cxr.scoring.class_scoring import constant_guess, fit_threshold, quick_scores, score_boxes
+from cxr.scoring.pooled_boxes import Pool, f1
+from cxr.scoring.search import Case
 
 NONE = (np.zeros((0, 4)), np.zeros(0, int))
 

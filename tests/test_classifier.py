@@ -6,12 +6,12 @@ import pytest
 import torch
 from timm import create_model
 
-from cxr.class_losses import classifier_loss
 from cxr.config import Config
 from cxr.disk import InputError
 from cxr.models import encoders
 from cxr.models.classifier import Classifier, build_classifier, gray_constants
 from cxr.models.decoders import BlocksDecoder
+from cxr.training.class_losses import classifier_loss
 
 SMALL = "tu-mobilenetv3_small_050"
 

@@ -12,19 +12,19 @@ import torch
 from steps import STEPS, link_tree, run_here
 
 from cxr import postprocess
-from cxr.augmentation import Augmentation
 from cxr.class_predictions import ClassPrediction, StudyCase
 from cxr.config import Config
 from cxr.data import ResumableSampler, XrayDataset, collate, read_table
 from cxr.disk import InputError
 from cxr.inference import VIEWS, predict_batch
-from cxr.mask_augmentation import MaskAugmentation
 from cxr.predictions import read_predictions, write_part
-from cxr.study_evaluation import evaluate
+from cxr.scoring.study_evaluation import evaluate
 from cxr.tasks import TASKS
 from cxr.tasks.covid import submission_of
 from cxr.tasks.covid_files import read_sample
 from cxr.tasks.covid_submission import check_submission, parse_predictions
+from cxr.training.augmentation import Augmentation
+from cxr.training.mask_augmentation import MaskAugmentation
 
 TASK = TASKS["covid"]
 FLAGS = ("--task", "covid", "--demo", "--demo-images", "24", "--run", "tiny", "--folds", "2", "--epochs", "1",

@@ -14,7 +14,7 @@ from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.opacity_boxes import FLOOR, fused_boxes
 from cxr.predictions import read_predictions, write_part
-from cxr.synthetic_covid import write_covid
+from cxr.synthetic.covid import write_covid
 from cxr.tasks import TASKS
 
 TASK = TASKS["covid-boxes"]

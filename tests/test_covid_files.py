@@ -9,13 +9,13 @@ import pandas as pd
 import pydicom
 import pytest
 
-from cxr import synthetic_covid
 from cxr.disk import InputError
 from cxr.images import read_image
-from cxr.phantom import draw_chest
-from cxr.phantom_findings import expose, healthy
-from cxr.study_scoring import competition_scores
-from cxr.synthetic_covid import ATYPICAL, FIRST, INDETERMINATE, NEGATIVE, TYPICAL, draw_kind, write_covid
+from cxr.scoring.study_scoring import competition_scores
+from cxr.synthetic import covid as synthetic_covid
+from cxr.synthetic.covid import ATYPICAL, FIRST, INDETERMINATE, NEGATIVE, TYPICAL, draw_kind, write_covid
+from cxr.synthetic.phantom import draw_chest
+from cxr.synthetic.phantom_findings import expose, healthy
 from cxr.tasks.covid_files import CLASSES, read_sample, read_tables
 from cxr.tasks.covid_submission import (
     check_submission,

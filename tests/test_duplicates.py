@@ -25,7 +25,7 @@ from cxr.duplicates import (
 )
 from cxr.folds import assign_folds
 from cxr.images import convert_image, write_png
-from cxr.synthetic_covid import write_covid
+from cxr.synthetic.covid import write_covid
 from cxr.tasks.covid_files import read_tables
 
 

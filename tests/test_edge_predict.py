@@ -23,12 +23,12 @@ from test_images import ODD, RSNA, jpeg_dicom, make_dataset, needs_rsna, save
 
 import edge_predict
 from cxr.boxes import flip_index, make_anchors
-from cxr.class_scoring import above, all_boxes
 from cxr.config import Config
 from cxr.detection import Candidates, Params, detect_labelled
-from cxr.image_scoring import plain_rule
 from cxr.images import read_image
 from cxr.onnx_files import write_fp32
+from cxr.scoring.class_scoring import above, all_boxes
+from cxr.scoring.image_scoring import plain_rule
 from cxr.tasks.detection_task import best_pairs
 from edge_predict import Predictor, Refused, decide, read_settings, read_xray
 

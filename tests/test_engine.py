@@ -17,17 +17,18 @@ import pytest
 import torch
 from tiny_task import TinyTask, main, tiny_config, write_tiny_data
 
-from cxr import engine, predictions
-from cxr.checkpoint import load_state
+from cxr import predictions
 from cxr.config import STOPPED
 from cxr.data import collate, read_table, split_fold
 from cxr.detection import Candidates
 from cxr.disk import InputError
-from cxr.engine import evaluate, make_loaders, train_folds
 from cxr.inference import load_model
-from cxr.schedules import make_scheduler
 from cxr.tasks.rsna import Rsna
-from cxr.training_state import Training, moving_average
+from cxr.training import engine
+from cxr.training.checkpoint import load_state
+from cxr.training.engine import evaluate, make_loaders, train_folds
+from cxr.training.schedules import make_scheduler
+from cxr.training.training_state import Training, moving_average
 
 TASK, CPU = TinyTask(), torch.device("cpu")
 read_predictions = partial(predictions.read_predictions, kind=Candidates)

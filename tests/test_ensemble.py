@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr.ensemble import GAIN, PATIENCE, best_share, greedy_weights, mix_out_of_fold
+from cxr.scoring.ensemble import GAIN, PATIENCE, best_share, greedy_weights, mix_out_of_fold
 
 
 def models(noises, rows=400, seed=0):

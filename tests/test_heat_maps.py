@@ -14,14 +14,14 @@ from test_report import table as report_table
 from torch import nn
 
 from cxr import heat_maps
-from cxr.checkpoint import plain_config, save_state
 from cxr.config import Config
 from cxr.detection import Candidates
 from cxr.disk import InputError, read_json, write_json
 from cxr.grad_cam import energy_share
 from cxr.grad_cam import heat_maps as cam_of
 from cxr.predictions import write_part
-from cxr.report import write_report
+from cxr.report.page import write_report
+from cxr.training.checkpoint import plain_config, save_state
 
 SIDE = 64
 

@@ -18,16 +18,16 @@ from steps import link_tree, run_here
 from test_images import ODD, make_dataset, save
 from tiny_task import TinyTask
 
-from cxr import predict_images as flow
-from cxr.deep_images import read_deep
 from cxr.detection import Params, detect_labelled
 from cxr.disk import InputError, write_json
-from cxr.image_folder import find_images
 from cxr.images import read_image, resize
-from cxr.predict_images import predict_images
 from cxr.predictions import read_predictions
-from cxr.predictor import Predictor
-from cxr.reading import Reader, read_all
+from cxr.serving import predict_images as flow
+from cxr.serving.deep_images import read_deep
+from cxr.serving.image_folder import find_images
+from cxr.serving.predict_images import predict_images
+from cxr.serving.predictor import Predictor
+from cxr.serving.reading import Reader, read_all
 from cxr.tasks import TASKS
 
 TASK = TinyTask()

@@ -3,11 +3,11 @@ import pandas as pd
 import pytest
 from test_search import GATE, make_case
 
-from cxr import image_scoring
 from cxr.config import Config
 from cxr.detection import Params, detect
 from cxr.metrics import image_score
-from cxr.search import Grid
+from cxr.scoring import image_scoring
+from cxr.scoring.search import Grid
 
 GRID = Grid((-0.5, 1.6), (1.0, 0.8), ("nms", "wbf"), (False, True), (False, True), (0.1, 0.6, 1.0, 2.0))
 

@@ -17,15 +17,15 @@ from tiny_task import SIDE, TinyTask, tiny_config, write_tiny_data
 
 from cxr import distributed, inference, predictions
 from cxr.boxes import centre_size, decode, encode, flip_index, iou, make_anchors, parse_levels
-from cxr.checkpoint import load_state, plain_config, save_state, stored_config
 from cxr.config import Config
 from cxr.data import read_table
 from cxr.detection import Candidates
 from cxr.disk import InputError
-from cxr.engine import train_folds
 from cxr.inference import VIEWS, fold_checkpoints, load_model, predict_batch, predict_run
 from cxr.predictions import part_count, part_path, write_part
 from cxr.tasks.rsna import Rsna
+from cxr.training.checkpoint import load_state, plain_config, save_state, stored_config
+from cxr.training.engine import train_folds
 
 TASK = TinyTask()
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cxr.boxes import make_anchors
 from cxr.data import collate
-from cxr.losses import detection_loss, focal, global_loss
-from cxr.matching import Matcher
+from cxr.training.losses import detection_loss, focal, global_loss
+from cxr.training.matching import Matcher
 
 ANCHORS = make_anchors(64, [4, 5])
 

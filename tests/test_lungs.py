@@ -11,7 +11,7 @@ from cxr.crops import crop_at, cut
 from cxr.disk import InputError
 from cxr.lungs import lung_box, paste
 from cxr.masks import decode
-from cxr.synthetic_lungs import draw_picture, write_lungs
+from cxr.synthetic.lungs import draw_picture, write_lungs
 from cxr.tasks.lungs import Lungs, read_tables
 
 

@@ -8,7 +8,7 @@ from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 
 from cxr.config import Config
 from cxr.disk import InputError
-from cxr.mask_losses import (
+from cxr.training.mask_losses import (
     TERMS,
     batch_dice,
     bce,

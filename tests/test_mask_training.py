@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 from cxr import lung_crops
-from cxr.checkpoint import load_state
 from cxr.config import STOPPED, Config
 from cxr.data import ResumableSampler, XrayDataset, read_table
 from cxr.disk import InputError
-from cxr.engine import train_folds
 from cxr.inference import predict_run
 from cxr.mask_predictions import MaskPrediction
 from cxr.masks import encode
-from cxr.mean_teacher import MeanTeacher, RepeatSampler, consistency, ramp, teacher_decay
 from cxr.predictions import read_predictions
-from cxr.schedules import after_epoch, after_update, make_scheduler
 from cxr.tasks.mask_task import MaskTask
-from cxr.training_state import Training
+from cxr.training.checkpoint import load_state
+from cxr.training.engine import train_folds
+from cxr.training.mean_teacher import MeanTeacher, RepeatSampler, consistency, ramp, teacher_decay
+from cxr.training.schedules import after_epoch, after_update, make_scheduler
+from cxr.training.training_state import Training
 
 SIDE, CPU = 64, torch.device("cpu")
 

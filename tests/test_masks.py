@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cxr.mask_predictions import MaskPrediction, pack_picture
-from cxr.mask_rules import GRIDS, Measured, Rule, apply, fit, level, measure, nested
 from cxr.masks import counts_above, decode, dice, encode, merge, remove_small, resize_mask
+from cxr.scoring.mask_rules import GRIDS, Measured, Rule, apply, fit, level, measure, nested
 
 # SIIM-ACR Pneumothorax: (run lengths, lit (row, column)) of a 4 x 4 picture.
 VECTORS = [("0 1", [(0, 0)]), ("1 1", [(1, 0)]), ("4 1", [(0, 1)]), ("3 2", [(3, 0), (0, 1)]), ("15 1", [(3, 3)]),

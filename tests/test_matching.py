@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr.boxes import encode, iou, make_anchors
-from cxr.matching import Matcher
+from cxr.training.matching import Matcher
 
 ANCHORS = make_anchors(128, [3, 4, 5])
 MATCHER = Matcher(ANCHORS)

@@ -13,10 +13,10 @@ from torch import nn
 
 from cxr.boxes import make_anchors, parse_levels
 from cxr.disk import InputError
-from cxr.losses import detection_loss
 from cxr.models import encoders
 from cxr.models.encoders import build_encoder, load_into, read_weights
 from cxr.models.retinanet import GlobalHead, RetinaNet, flatten
+from cxr.training.losses import detection_loss
 
 SMALL = "tu-resnet10t"
 

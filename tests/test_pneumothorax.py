@@ -14,18 +14,18 @@ import torch
 from steps import ROOT, STEPS, link_tree, run_here
 
 from cxr import postprocess
-from cxr.augmentation import Augmentation
 from cxr.config import Config
 from cxr.data import XrayDataset, collate, read_table, true_mask
 from cxr.disk import InputError
 from cxr.images import convert_image
-from cxr.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.mask_predictions import MaskPrediction
 from cxr.masks import decode, dice, encode
 from cxr.predictions import read_predictions
-from cxr.synthetic_pneumothorax import write_pneumothorax
+from cxr.synthetic.pneumothorax import write_pneumothorax
 from cxr.tasks import TASKS
 from cxr.tasks.pneumothorax_files import check_submission, format_submission, read_sample, read_tables
+from cxr.training.augmentation import Augmentation
+from cxr.training.mask_augmentation import RECIPES, MaskAugmentation
 
 TASK = TASKS["pneumothorax"]
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", ROOT.parent / "shared" / "data")) / TASK.slug

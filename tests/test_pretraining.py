@@ -8,14 +8,14 @@ import torch
 from filelock import FileLock
 from tiny_task import TinyTask, tiny_config, write_tiny_data
 
-from cxr import engine
-from cxr.checkpoint import load_state
 from cxr.config import STOPPED, resolve
 from cxr.disk import InputError
-from cxr.engine import train_folds
-from cxr.pretraining import alone, first_lessons, learned_weights
-from cxr.synthetic import write_rsna
+from cxr.synthetic.rsna import write_rsna
 from cxr.tasks import TASKS
+from cxr.training import engine
+from cxr.training.checkpoint import load_state
+from cxr.training.engine import train_folds
+from cxr.training.pretraining import alone, first_lessons, learned_weights
 
 
 class Task(TinyTask):
@@ -64,7 +64,7 @@ def test_every_fold_begins_with_what_was_learned_once(config, monkeypatch):
 
 
 def test_first_lessons_go_on_after_a_stop(config, monkeypatch):
-    monkeypatch.setattr("cxr.engine.passed", lambda deadline: True)
+    monkeypatch.setattr("cxr.training.engine.passed", lambda deadline: True)
     statuses = [train_folds(Task(), config)]
     assert statuses == [STOPPED] and not config.run_dir.exists() and not learned_weights(config).exists()
     monkeypatch.undo()

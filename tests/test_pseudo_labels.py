@@ -11,15 +11,15 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import average_precision_score
 
-from cxr.checkpoint import plain_config, save_state
 from cxr.class_predictions import ClassPrediction
 from cxr.config import Config
 from cxr.disk import InputError, write_json
-from cxr.engine import training_tables
 from cxr.mask_predictions import MaskPrediction, pack_picture
 from cxr.masks import EMPTY
-from cxr.pseudo_labels import add_classes, add_masks
 from cxr.tasks import TASKS
+from cxr.training.checkpoint import plain_config, save_state
+from cxr.training.engine import training_tables
+from cxr.training.pseudo_labels import add_classes, add_masks
 
 FOLDS = 5
 

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from cxr.compare import compare, differing_settings, distinct_names, run_folders
 from cxr.disk import InputError
-from cxr.evaluation import Boxes
-from cxr.report import ReportInput, bar, confusion, number, scale, share, subgroups, write_report
-from cxr.report_cases import EXAMPLES, gallery, outcomes, thumbnail
-from cxr.report_plots import (
+from cxr.report.cases import EXAMPLES, gallery, outcomes, thumbnail
+from cxr.report.compare import compare, differing_settings, distinct_names, run_folders
+from cxr.report.page import ReportInput, bar, confusion, number, scale, share, subgroups, write_report
+from cxr.report.plots import (
     comparison_panels,
     curve_panels,
     detection_panels,
@@ -23,7 +22,8 @@ from cxr.report_plots import (
     sensitivity_panels,
     terms,
 )
-from cxr.run_records import across_folds, read_fold_json, read_logs, text
+from cxr.report.run_records import across_folds, read_fold_json, read_logs, text
+from cxr.scoring.evaluation import Boxes
 
 NAN = float("nan")
 OUTSIDE = r"""(?:src|href)=["'](?!data:|#)|url\(|@import|<script"""  # a page with it is not self-contained

@@ -9,7 +9,7 @@ import pytest
 from cxr.config import Config
 from cxr.data import ResumableSampler
 from cxr.disk import InputError
-from cxr.samplers import ShareSampler, balanced_counts, make_sampler, negatives_for, share_counts
+from cxr.training.samplers import ShareSampler, balanced_counts, make_sampler, negatives_for, share_counts
 
 SETTINGS = replace(Config(), batch_size=4, sampling="share", epochs=60)
 

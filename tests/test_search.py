@@ -4,9 +4,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cxr import metrics, search
+from cxr import metrics
 from cxr.detection import Candidates, Params, detect
-from cxr.search import AXES, Case, Grid, Part, Tally
+from cxr.scoring import search
+from cxr.scoring.search import AXES, Case, Grid, Part, Tally
 
 GATE = (0.0, 0.1, 1.0)
 SMALL = Grid((-0.5, 1.6), (1.0, 0.8), ("nms", "wbf"), (False, True), (False, True), (0.1, 0.6, 1.0, 1.5, 2.0, 3.0))

@@ -23,10 +23,10 @@ from tiny_task import TinyTask
 
 from cxr.config import Config
 from cxr.disk import InputError
-from cxr.predict_images import predict_images
-from cxr.predictor import Predictor
-from cxr.serve_page import listen, serve
-from cxr.server import Limits, create_app
+from cxr.serving.predict_images import predict_images
+from cxr.serving.predictor import Predictor
+from cxr.serving.serve_page import listen, serve
+from cxr.serving.server import Limits, create_app
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from steps import ROOT
 from test_images import make_dataset, save
 
 from cxr.disk import InputError
-from cxr.structured_report import SCHEME, write_structured_report
+from cxr.serving.structured_report import SCHEME, write_structured_report
 
 sr = pytest.importorskip("highdicom.sr")
 

@@ -7,7 +7,7 @@ import pytest
 from coco import coco_average_precision
 from sklearn.metrics import average_precision_score
 
-from cxr.study_scoring import (
+from cxr.scoring.study_scoring import (
     ALL_CLASSES,
     AT_LEAST_HALF,
     NONE,

@@ -10,8 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from cxr import phantom, synthetic
 from cxr.disk import InputError
+from cxr.synthetic import phantom
+from cxr.synthetic import rsna as synthetic
 
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
 SLUG = "rsna-pneumonia-detection-challenge"

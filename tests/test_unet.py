@@ -9,10 +9,10 @@ from torch import nn
 
 from cxr.config import Config, flags
 from cxr.disk import InputError
-from cxr.mask_losses import mask_loss
 from cxr.models.decoders import DECODERS
 from cxr.models.unet import Segmenter, build_segmenter, norms
 from cxr.tasks.pneumothorax_presets import PRESETS
+from cxr.training.mask_losses import mask_loss
 
 HEADS = {"unet": "double", "plain": "linear", "aspp": "narrow"}
 SMALL = Config(encoder="resnet18", weights="none", image_size=64)

@@ -16,13 +16,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cxr import distributed, engine, inference, predictions
+from cxr import distributed, inference, predictions
 from cxr.boxes import make_anchors
 from cxr.config import Config
-from cxr.engine import train_folds
-from cxr.image_scoring import make_rule, quick_score
 from cxr.models.retinanet import flatten
+from cxr.scoring.image_scoring import make_rule, quick_score
 from cxr.tasks.detection_task import DetectionTask
+from cxr.training import engine
+from cxr.training.engine import train_folds
 
 SIDE, LEVELS = 192, [5, 6]
 

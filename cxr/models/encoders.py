@@ -11,8 +11,8 @@ from segmentation_models_pytorch.encoders import encoders as catalogue
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
-from cxr.checkpoint import BROKEN, first_line
 from cxr.disk import InputError
+from cxr.training.checkpoint import BROKEN, first_line
 
 OFFLINE = ("give a downloaded file with --weights FILE (a state dict), or --weights none to train from random weights "
            "(then with --lr 5e-4 and more epochs)")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cxr.class_scoring import evaluate, make_rule, plain_rule, plain_score, quick_scores, score_boxes
 from cxr.data import read_table, scaled_boxes
 from cxr.disk import InputError, atomic, write_csv
-from cxr.synthetic_chestxdet import write_chestxdet
+from cxr.scoring.class_scoring import evaluate, make_rule, plain_rule, plain_score, quick_scores, score_boxes
+from cxr.synthetic.chestxdet import write_chestxdet
 from cxr.tasks.detection_task import FROM_SCRATCH, DetectionTask
 
 # The order of the course report, whose nine classes end before the last one.

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cxr.class_losses import classifier_loss
 from cxr.class_predictions import ClassPrediction, StudyCase
 from cxr.data import read_table
 from cxr.disk import InputError, read_json, write_csv
 from cxr.models.classifier import build_classifier
 from cxr.opacity_boxes import fused_boxes
-from cxr.pseudo_labels import add_classes
-from cxr.samplers import make_sampler
-from cxr.study_evaluation import NOTHING, evaluate, none_of
-from cxr.study_scoring import STUDY_CLASSES, study_labels, study_means, study_scores
+from cxr.scoring.study_evaluation import NOTHING, evaluate, none_of
+from cxr.scoring.study_scoring import STUDY_CLASSES, study_labels, study_means, study_scores
 from cxr.tasks.covid_files import CLASSES, read_sample
 from cxr.tasks.covid_submission import check_submission, format_submission, prevalence
 from cxr.tasks.covid_tables import CovidTables
+from cxr.training.class_losses import classifier_loss
+from cxr.training.pseudo_labels import add_classes
+from cxr.training.samplers import make_sampler
 
 DETECTOR = "covid-boxes"  # the task whose runs --opacities names
 # The 17th place's best single network (experiment 83) and its training, which the variants share. It did not clip

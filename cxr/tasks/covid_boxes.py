@@ -6,9 +6,9 @@ A part of a submission only: the task of the studies takes its boxes in with --o
 import numpy as np
 import pandas as pd
 
-from cxr.class_scoring import evaluate, make_rule, plain_rule, plain_score, quick_scores
 from cxr.disk import write_csv
 from cxr.opacity_boxes import FLOOR, NMS_IOU
+from cxr.scoring.class_scoring import evaluate, make_rule, plain_rule, plain_score, quick_scores
 from cxr.tasks.covid_tables import CovidTables
 from cxr.tasks.detection_task import FROM_SCRATCH, DetectionTask
 

@@ -13,7 +13,7 @@ import pydicom
 
 from cxr.disk import InputError, read_csv
 from cxr.duplicates import join_groups
-from cxr.study_scoring import OPACITY
+from cxr.scoring.study_scoring import OPACITY
 from cxr.tasks.covid_submission import IMAGE, STUDY, parse_predictions, read_submission
 
 CLASSES = ("Negative for Pneumonia", "Typical Appearance", "Indeterminate Appearance", "Atypical Appearance")

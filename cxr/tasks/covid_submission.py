@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.disk import InputError, read_csv
-from cxr.study_scoring import ALL_CLASSES, NONE, ONE_PIXEL, OPACITY, STUDY_CLASSES, image_answer, study_answer
+from cxr.scoring.study_scoring import ALL_CLASSES, NONE, ONE_PIXEL, OPACITY, STUDY_CLASSES, image_answer, study_answer
 from cxr.tasks.submission_ids import check_ids
 
 COLUMNS = ["id", "PredictionString"]

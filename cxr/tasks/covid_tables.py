@@ -5,7 +5,7 @@ The folds of both must be the same, as boxes enter the images' scores out of fol
 
 from cxr.duplicate_sheet import write_sheet
 from cxr.duplicates import cluster_report, find_copies, join_groups
-from cxr.synthetic_covid import write_covid
+from cxr.synthetic.covid import write_covid
 from cxr.tasks.covid_files import CLASSES, IMAGES, STUDIES, read_tables
 
 

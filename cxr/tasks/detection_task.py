@@ -11,10 +11,10 @@ from cxr.boxes import centre_size, decode, encode, flip_index, make_anchors, par
 from cxr.data import ResumableSampler, keep_classes
 from cxr.detection import Candidates
 from cxr.disk import InputError
-from cxr.losses import detection_loss, global_loss
-from cxr.matching import Matcher
 from cxr.models.retinanet import RetinaNet
-from cxr.search import Case
+from cxr.scoring.search import Case
+from cxr.training.losses import detection_loss, global_loss
+from cxr.training.matching import Matcher
 
 QUICK_FLOOR, QUICK_TOP = 0.005, 100
 # Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow pyramid that two CPU
@@ -54,8 +54,8 @@ class DetectionTask:
         """
         wrong = [name for name in ("lungs", "pseudo", "unlabelled") if getattr(config, name)]
         if wrong:
-            raise InputError(f"--{wrong[0]} is for tasks of masks or classes, and {self.name} looks for boxes: leave it "
-                             "out")
+            raise InputError(f"--{wrong[0]} is for tasks of masks or classes, and {self.name} looks for boxes: leave "
+                             "it out")
         count = len(self.used_classes(config))
         return table if count == len(self.box_classes) else keep_classes(table, count)
 

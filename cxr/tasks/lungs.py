@@ -11,9 +11,9 @@ import pandas as pd
 
 from cxr.data import read_png
 from cxr.disk import InputError, write_csv
-from cxr.mask_scoring import evaluate
 from cxr.masks import EMPTY, encode, find_outlines
-from cxr.synthetic_lungs import write_lungs
+from cxr.scoring.mask_scoring import evaluate
+from cxr.synthetic.lungs import write_lungs
 from cxr.tasks.mask_task import MaskTask
 
 CLASSES = ("No lungs", "Lungs")

@@ -4,12 +4,12 @@ import numpy as np
 import torch.nn.functional as F
 
 from cxr.lungs import paste
-from cxr.mask_losses import mask_loss
 from cxr.mask_predictions import MaskCase, MaskPrediction, pack_picture
-from cxr.mask_scoring import quick_counts, quick_score
 from cxr.models.unet import build_segmenter
-from cxr.pseudo_labels import add_masks
-from cxr.samplers import make_sampler
+from cxr.scoring.mask_scoring import quick_counts, quick_score
+from cxr.training.mask_losses import mask_loss
+from cxr.training.pseudo_labels import add_masks
+from cxr.training.samplers import make_sampler
 
 
 class MaskTask:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from cxr.disk import read_json, write_csv
-from cxr.mask_scoring import evaluate
-from cxr.synthetic_pneumothorax import write_pneumothorax
+from cxr.scoring.mask_scoring import evaluate
+from cxr.synthetic.pneumothorax import write_pneumothorax
 from cxr.tasks.mask_task import MaskTask
 from cxr.tasks.pneumothorax_files import (
     CLASSES,

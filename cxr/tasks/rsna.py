@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from cxr.disk import read_json, write_csv
-from cxr.image_scoring import evaluate, make_rule, plain_rule, plain_score, quick_score
-from cxr.synthetic import write_rsna
+from cxr.scoring.image_scoring import evaluate, make_rule, plain_rule, plain_score, quick_score
+from cxr.synthetic.rsna import write_rsna
 from cxr.tasks.detection_task import FROM_SCRATCH, DetectionTask
 from cxr.tasks.rsna_files import BOX_CLASSES, CLASSES, check_submission, format_submission, read_sample, read_tables
 

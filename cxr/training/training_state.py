@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from cxr.checkpoint import first_line, load_state, save_state
 from cxr.disk import InputError
-from cxr.mean_teacher import teacher_decay
-from cxr.pretraining import learned_weights
-from cxr.schedules import make_scheduler
+from cxr.training.checkpoint import first_line, load_state, save_state
+from cxr.training.mean_teacher import teacher_decay
+from cxr.training.pretraining import learned_weights
+from cxr.training.schedules import make_scheduler
 
 MOMENTUM = 0.9  # of SGD, the usual value
 
@@ -106,6 +106,6 @@ def start_path(config, fold):
     folder = config.task_dir / config.start / f"fold{fold}"
     paths = [Path(config.start)] if config.start.endswith(".pt") else sorted(folder.glob("epoch*.pt"))
     if not paths or not paths[-1].is_file():
-        raise InputError(f"{paths[-1] if paths else folder} of --start {config.start} has no checkpoint: train that run "
-                         "first")
+        raise InputError(f"{paths[-1] if paths else folder} of --start {config.start} has no checkpoint: train that "
+                         "run first")
     return paths[-1]

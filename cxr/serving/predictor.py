@@ -6,11 +6,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from cxr.checkpoint import fingerprints
 from cxr.device import choose_device, choose_precision, describe
 from cxr.disk import InputError, read_json
 from cxr.inference import fold_checkpoints, load_model, predict_batch, views_of
 from cxr.postprocess import as_trained
+from cxr.training.checkpoint import fingerprints
 
 MOST_LISTED = 50  # boxes of an image; those above their threshold are never left out
 

@@ -10,9 +10,9 @@ from cxr.boxes import clip_boxes
 from cxr.data import scaled_boxes
 from cxr.detection import Params, merged_boxes
 from cxr.disk import InputError
-from cxr.evaluation import Boxes, Evaluation, Rule
 from cxr.metrics import class_aps, mean_known, ranked_hits
-from cxr.pooled_boxes import IOU, RATES, Pool, f1
+from cxr.scoring.evaluation import Boxes, Evaluation, Rule
+from cxr.scoring.pooled_boxes import IOU, RATES, Pool, f1
 
 THRESHOLDS = np.round(np.arange(0.02, 0.97, 0.02), 2)
 PLAIN = 0.5  # threshold where nothing was fitted: more likely right than wrong, if the scores were probabilities

@@ -13,16 +13,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
 from cxr.disk import atomic
-from cxr.evaluation import Boxes
 from cxr.metrics import bootstrap_interval, mean_score
 from cxr.panels import BRIGHT, colours_of, write_panels
-from cxr.pooled_boxes import RATES
-from cxr.report_cases import OUTCOMES, PREDICTED_COLOUR, TRUE_COLOUR, WORDS, called, gallery, outcomes, write_gallery
-from cxr.report_classes import class_panels
-from cxr.report_heat_maps import looked_at
-from cxr.report_masks import mask_panels
-from cxr.report_plots import curve_panels, detection_panels, sensitivity_panels
-from cxr.run_records import across_folds, flatten, read_fold_json, read_logs, text
+from cxr.report.cases import OUTCOMES, PREDICTED_COLOUR, TRUE_COLOUR, WORDS, called, gallery, outcomes, write_gallery
+from cxr.report.classes import class_panels
+from cxr.report.heat_maps import looked_at
+from cxr.report.masks import mask_panels
+from cxr.report.plots import curve_panels, detection_panels, sensitivity_panels
+from cxr.report.run_records import across_folds, flatten, read_fold_json, read_logs, text
+from cxr.scoring.evaluation import Boxes
+from cxr.scoring.pooled_boxes import RATES
 
 OPTIONAL_COLUMNS = ("age", "sex", "view", "label", "predicted", "png", "width", "height", "group", "caption")
 FEW = 10  # counted images below which a group's score is mostly chance; such rows are grayed

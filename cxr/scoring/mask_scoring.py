@@ -8,11 +8,11 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from cxr.disk import InputError
-from cxr.evaluation import Boxes, Evaluation
-from cxr.mask_rules import GRIDS, Measured, apply, level, measure, nested
 from cxr.masks import dice, encode, find_outlines
 from cxr.metrics import bootstrap_interval, mean_known
-from cxr.stacking import Stack
+from cxr.scoring.evaluation import Boxes, Evaluation
+from cxr.scoring.mask_rules import GRIDS, Measured, apply, level, measure, nested
+from cxr.scoring.stacking import Stack
 
 QUICK = replace(GRIDS["first"], top=(0.5, 0.6, 0.75), area=(0, 1000, 2000, 3000), bottom=(0.3, 0.4, 0.5))
 HOW = {"folds": "Measured on the validation images of every fold, predicted by models that never saw them, with "

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cxr.panels import Panel, colours_of
-from cxr.pooled_boxes import RATES
+from cxr.scoring.pooled_boxes import RATES
 
 
 def class_panels(curves, boxes=True):

@@ -9,9 +9,9 @@ import random
 import cv2
 import numpy as np
 
-from cxr.augmentation import A  # imported there, with its question for news to pypi.org switched off
 from cxr.images import resize
 from cxr.masks import resize_mask
+from cxr.training.augmentation import A  # imported there, with its question for news to pypi.org switched off
 
 ELASTIC = {"alpha": 120, "sigma": 6, "noise_distribution": "uniform"}  # as the ElasticTransform of 2019
 

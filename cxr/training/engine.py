@@ -15,18 +15,18 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cxr import distributed
-from cxr.checkpoint import plain_config, save_state
 from cxr.config import STOPPED, flags
 from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, read_table, split_fold
 from cxr.device import autocast, choose_device, choose_precision, describe
 from cxr.disk import InputError, atomic, read_json, write_json
 from cxr.inference import predict_test_by_fold
 from cxr.lung_crops import with_crops
-from cxr.manifest import manifest
-from cxr.mean_teacher import MeanTeacher
-from cxr.pretraining import alone, first_lessons, learned_weights, lesson_table
-from cxr.schedules import after_epoch, after_update
-from cxr.training_state import Training
+from cxr.training.checkpoint import plain_config, save_state
+from cxr.training.manifest import manifest
+from cxr.training.mean_teacher import MeanTeacher
+from cxr.training.pretraining import alone, first_lessons, learned_weights, lesson_table
+from cxr.training.schedules import after_epoch, after_update
+from cxr.training.training_state import Training
 
 
 def train_folds(task, config):

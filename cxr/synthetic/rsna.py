@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from cxr.disk import InputError, read_json, write_json
-from cxr.phantom import NORMAL, NOT_NORMAL, OPACITY, draw_chest, draw_xray
+from cxr.synthetic.phantom import NORMAL, NOT_NORMAL, OPACITY, draw_chest, draw_xray
 
 FRAME = 1024  # pixels on each side of every RSNA image; boxes are in these pixels
 MARKER = "synthetic.json"  # tells a synthetic folder from a downloaded one, and which settings made it

@@ -6,8 +6,8 @@ import numpy as np
 
 from cxr.class_predictions import ClassPrediction
 from cxr.disk import InputError
-from cxr.ensemble import greedy_weights, mix_out_of_fold
 from cxr.predictions import read_predictions
+from cxr.scoring.ensemble import greedy_weights, mix_out_of_fold
 
 
 @dataclass(frozen=True)

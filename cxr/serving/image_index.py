@@ -4,9 +4,9 @@ import os
 from urllib.parse import quote
 
 from cxr.disk import atomic
-from cxr.image_folder import printable
 from cxr.panels import BRIGHT, colours_of
-from cxr.report import render
+from cxr.report.page import render
+from cxr.serving.image_folder import printable
 
 
 def write_index(out, records, failed, header):

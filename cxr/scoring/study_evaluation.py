@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cxr.class_ensemble import mix_runs
-from cxr.class_scoring import fit_threshold, known
 from cxr.disk import InputError
-from cxr.evaluation import Boxes, Evaluation
-from cxr.pooled_boxes import f1
-from cxr.study_scoring import (
+from cxr.scoring.class_ensemble import mix_runs
+from cxr.scoring.class_scoring import fit_threshold, known
+from cxr.scoring.evaluation import Boxes, Evaluation
+from cxr.scoring.pooled_boxes import f1
+from cxr.scoring.study_scoring import (
     ALL_CLASSES,
     STUDY_CLASSES,
     STUDY_SHARE,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cxr.disk import InputError, atomic, read_json
 from cxr.panels import colours_of, write_panels
-from cxr.report import bar, render
-from cxr.report_plots import comparison_panels
-from cxr.run_records import across_folds, read_fold_json, read_logs, text
+from cxr.report.page import bar, render
+from cxr.report.plots import comparison_panels
+from cxr.report.run_records import across_folds, read_fold_json, read_logs, text
 
 # Differ from fold to fold or name the run itself, so they explain nothing.
 NAMES_OF_RUNS = ("run", "fold", "preset", "compare", "submit")

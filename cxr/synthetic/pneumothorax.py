@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 
 from cxr.masks import EMPTY, encode
-from cxr.phantom import draw_chest
-from cxr.phantom_findings import DRAW, collapse, expose, healthy
-from cxr.synthetic import FRAME, draw_patients, write_dicom, write_table, write_whole
+from cxr.synthetic.phantom import draw_chest
+from cxr.synthetic.phantom_findings import DRAW, collapse, expose, healthy
+from cxr.synthetic.rsna import FRAME, draw_patients, write_dicom, write_table, write_whole
 
 PREFIX = "1.2.276.0.7230010.3.1.{}.8323329.{}.1517875{}.{}"  # 2 study, 3 series, 4 image
 POSITIVE_SHARE, BOTH_SHARE = 0.4, 0.1  # a demo needs more positives than the 22 % of the original

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxr.phantom import (
+from cxr.synthetic.phantom import (
     Chest,
     blob,
     cage_width,

@@ -8,13 +8,13 @@ from tqdm import tqdm
 
 from cxr.data import count_workers
 from cxr.disk import InputError, read_json, write_json
-from cxr.image_folder import find_images, read_record, write_record, write_tables
-from cxr.image_index import write_index
-from cxr.overlay import draw_overlay, write_overlay
 from cxr.panels import BRIGHT, colours_of
-from cxr.predictor import Predictor
-from cxr.reading import read_all
-from cxr.structured_report import write_structured_report
+from cxr.serving.image_folder import find_images, read_record, write_record, write_tables
+from cxr.serving.image_index import write_index
+from cxr.serving.overlay import draw_overlay, write_overlay
+from cxr.serving.predictor import Predictor
+from cxr.serving.reading import read_all
+from cxr.serving.structured_report import write_structured_report
 
 
 def predict_images(task, config):

@@ -8,8 +8,8 @@ import webbrowser
 import uvicorn
 
 from cxr.disk import InputError
-from cxr.predictor import Predictor
-from cxr.server import create_app
+from cxr.serving.predictor import Predictor
+from cxr.serving.server import create_app
 
 MOST_REQUESTS = 20  # at a time; each may hold an upload on disk
 

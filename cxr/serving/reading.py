@@ -1,8 +1,8 @@
 """Decoding of files from anywhere in processes of their own.
 
 A file may hang a decoder, crash it, or unpack to more than the memory; then that process ends, and the file gets a
-sentence. `python -m cxr.reading` is such a process: requests as lines of JSON in, a line of JSON and raw arrays out.
-It imports no PyTorch and does not run the caller's script again, so it starts within a second.
+sentence. `python -m cxr.serving.reading` is such a process: requests as lines of JSON in, a line of JSON and raw arrays
+out. It imports no PyTorch and does not run the caller's script again, so it starts within a second.
 """
 
 import json
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr.deep_images import Deep, read_deep, shrink
 from cxr.disk import InputError
 from cxr.images import PICTURE_STARTS, read_image, resize
+from cxr.serving.deep_images import Deep, read_deep, shrink
 
 try:
     import resource
@@ -77,7 +77,7 @@ class Reader:
             return
         self.late = False
         one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}  # each thread reserves memory
-        self.process = subprocess.Popen([sys.executable, "-m", "cxr.reading"], cwd=Path(__file__).parent.parent,
+        self.process = subprocess.Popen([sys.executable, "-m", "cxr.serving.reading"], cwd=Path(__file__).parents[2],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                         env=os.environ | one)
 

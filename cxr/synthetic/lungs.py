@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cxr.phantom import draw_chest
-from cxr.phantom_findings import DRAW, below_apex, expose, healthy
-from cxr.synthetic import write_whole
+from cxr.synthetic.phantom import draw_chest
+from cxr.synthetic.phantom_findings import DRAW, below_apex, expose, healthy
+from cxr.synthetic.rsna import write_whole
 
 NAMES = ("CHNCXR_{:04}_{}.png", "MCUCXR_{:04}_{}.png")
 

@@ -6,9 +6,9 @@ A class of a study, and `none` of an image, is a box of one pixel, so its averag
 import numpy as np
 import pandas as pd
 
-from cxr.class_scoring import bootstrap
 from cxr.metrics import class_aps, mean_known
-from cxr.pooled_boxes import ranking
+from cxr.scoring.class_scoring import bootstrap
+from cxr.scoring.pooled_boxes import ranking
 
 STUDY_CLASSES = ("negative", "typical", "indeterminate", "atypical")
 ALL_CLASSES = (*STUDY_CLASSES, "none", "opacity")  # what a submission says of studies and of images

@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from cxr.mask_losses import mask_loss
+from cxr.training.mask_losses import mask_loss
 
 
 def classifier_loss(outputs, batch, config):

@@ -10,9 +10,9 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, RLELossless
 
-from cxr.phantom import draw_chest, draw_consolidation, draw_lung, frame_grid, surround
-from cxr.phantom_findings import DRAW, expose, healthy
-from cxr.synthetic import write_table, write_whole
+from cxr.synthetic.phantom import draw_chest, draw_consolidation, draw_lung, frame_grid, surround
+from cxr.synthetic.phantom_findings import DRAW, expose, healthy
+from cxr.synthetic.rsna import write_table, write_whole
 
 NEGATIVE, TYPICAL, INDETERMINATE, ATYPICAL = range(4)
 COLUMNS = "id,Negative for Pneumonia,Typical Appearance,Indeterminate Appearance,Atypical Appearance"

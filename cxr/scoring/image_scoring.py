@@ -9,9 +9,9 @@ from tqdm import tqdm
 from cxr.data import scaled_boxes
 from cxr.detection import NO_SHRINK, SCORE_UNIT, Params, detect_labelled, kept_boxes, merged_boxes
 from cxr.disk import InputError
-from cxr.evaluation import Boxes, Evaluation, Rule
 from cxr.metrics import bootstrap_interval, froc, image_score, mean_score, precision_recall, prefix_scores
-from cxr.search import Grid, constant_scores, nested, search, sensitivity, transfer
+from cxr.scoring.evaluation import Boxes, Evaluation, Rule
+from cxr.scoring.search import Grid, constant_scores, nested, search, sensitivity, transfer
 
 QUICK_THRESHOLDS = np.geomspace(0.01, 0.9, 40)
 BASELINES = {"without the image class (gate)": {"gate": (False,)},

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cxr.phantom import draw_chest
-from cxr.phantom_findings import DRAW, draw_findings
-from cxr.synthetic import FRAME, draw_patients, write_table, write_whole
+from cxr.synthetic.phantom import draw_chest
+from cxr.synthetic.phantom_findings import DRAW, draw_findings
+from cxr.synthetic.rsna import FRAME, draw_patients, write_table, write_whole
 
 # Boxes in the data set are from 2,537 (Consolidation) to 160 (Mass); the square root leaves some of each to a demo.
 WEIGHTS = np.sqrt([2537, 738, 2092, 955, 160, 298, 347, 340, 661, 211])

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from cxr.disk import InputError
 from cxr.panels import BRIGHT, colours_of
-from cxr.reading import Reader
+from cxr.serving.reading import Reader
 
 HOSTS = ("127.0.0.1", "localhost")
 WEB = Path(__file__).parent / "web"

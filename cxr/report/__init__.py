@@ -1,0 +1,1 @@
+"""report.html: curves, galleries, tables, runs side by side."""

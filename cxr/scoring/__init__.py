@@ -1,0 +1,1 @@
+"""How predictions are judged, and what step 05 may search."""

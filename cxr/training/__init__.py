@@ -1,0 +1,1 @@
+"""Losses, augmentation, the order of images, the loop with exact resume."""
