@@ -6,8 +6,8 @@
 26,684 training and 3,000 test images, 4 folds, 12 epochs, three kept, the flipped view. This CPU's hours are the
 measured seconds of a training step and of a forward pass times the images that go through them. A GPU's are computed:
 the counted operations at --share of the peak rate of its data sheet, where 0.15 is an assumption (the 2nd place's 50
-minutes an epoch on a P100 are 0.3 of that card's 18.7 TFLOP/s). Memory is this process's highest resident set, for a GPU
-what is counted: weights, gradients, Adam's two moments, and all that a step keeps for its backward pass.
+minutes an epoch on a P100 are 0.3 of that card's 18.7 TFLOP/s). Memory is this process's highest resident set, for a
+GPU what is counted: weights, gradients, Adam's two moments, and all that a step keeps for its backward pass.
 """
 
 import resource

@@ -4,11 +4,11 @@
     python benchmarks/training_step.py --compile                           and through torch.compile, minutes more
     python benchmarks/training_step.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1  seconds
 
-Forward, loss, backward, clipping and update: ours as cxr/training/engine.py does it (channels-last, bf16 where the processor
-has it, batched loss, fused optimizer), the reference in fp32 and NCHW with a loop over images and plain Adam. Our loader
-matches the anchors, which the reference does in its loss: loss.py says what that costs.
-To reach: 4.5 times. The limit is three times the operations of a forward pass at the rate of a large matrix product.
-The loader is measured alone and must deliver more images than the step takes; --input gives it real ones.
+Forward, loss, backward, clipping and update: ours as cxr/training/engine.py does it (channels-last, bf16 where the
+processor has it, batched loss, fused optimizer), the reference in fp32 and NCHW with a loop over images and plain
+Adam. Our loader matches the anchors, which the reference does in its loss: loss.py says what that costs. To reach: 4.5
+times. The limit is three times the operations of a forward pass at the rate of a large matrix product. The loader is
+measured alone and must deliver more images than the step takes; --input gives it real ones.
 """
 
 import sys

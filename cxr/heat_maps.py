@@ -17,7 +17,7 @@ from cxr.disk import InputError, read_json, write_json
 from cxr.grad_cam import energy_share, heat_maps
 from cxr.heat_map_pictures import Shown, write_sheet
 from cxr.images import resize
-from cxr.inference import fold_checkpoints, load_model
+from cxr.inference import load_model, run_checkpoints
 from cxr.lung_crops import CORNERS, load_networks, lung_maps, with_crops
 from cxr.lungs import lung_box, paste
 from cxr.predictions import read_predictions
@@ -90,7 +90,7 @@ def lung_networks(run, config, device):
 
 def classifier(task, config, fold, device):
     """The last network of a fold. InputError where it does not tell what its class head reads."""
-    model = load_model(task, fold_checkpoints(task, config, fold)[-1], device)
+    model = load_model(task, run_checkpoints(task, config, fold)[-1], device)
     if not hasattr(model, "cam_layer"):
         raise InputError(f"{task.name} does not classify whole images by one map, which Grad-CAM needs: choose another "
                          "--task")

@@ -66,8 +66,9 @@ def run_steps(code, flags):
 
 def tidy():
     """Tens of thousands of pictures would only slow down the saving of the output; results go to its top."""
-    for folder in OUTPUT.glob("*/images"):
-        shutil.rmtree(folder)
+    for pattern in ("*/images", "pretraining-*/input", "pretraining-*/*/images"):
+        for folder in OUTPUT.glob(pattern):
+            shutil.rmtree(folder)
     for name in ("submission.csv", "report.html"):
         for path in OUTPUT.glob(f"*/*/{name}"):
             shutil.copyfile(path, name)

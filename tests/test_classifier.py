@@ -1,6 +1,7 @@
 """The classifier with its auxiliary head, and its loss."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,10 +141,13 @@ def test_an_unknown_mask_teaches_nothing():
 
 
 def test_a_batch_without_a_known_mask():
+    """It has the terms of all others, since the log and other processes add them up by name."""
     outputs, batch = outputs_and_batch([False, False])
-    terms = classifier_loss(outputs, batch, SETTINGS)
+    both = replace(SETTINGS, mask_loss="bce=1,dice=1")
+    terms = classifier_loss(outputs, batch, both)
     sum(terms.values()).backward()
-    assert terms["mask"].item() == 0 and not outputs["mask"].grad.any()
+    assert terms["bce"].item() == 0 == terms["dice"].item() and not outputs["mask"].grad.any()
+    assert list(terms) == list(classifier_loss(*outputs_and_batch([True, True]), both))
 
 
 def test_without_masks_there_is_the_class_alone():

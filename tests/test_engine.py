@@ -13,20 +13,23 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny_task import TinyTask, main, tiny_config, write_tiny_data
 
 from cxr import predictions
 from cxr.config import STOPPED
-from cxr.data import collate, read_table, split_fold
+from cxr.data import ResumableSampler, collate, read_table, split_fold
 from cxr.detection import Candidates
 from cxr.disk import InputError
 from cxr.inference import load_model
+from cxr.tasks import TASKS
+from cxr.tasks.detection_task import DetectionTask
 from cxr.tasks.rsna import Rsna
 from cxr.training import engine
 from cxr.training.checkpoint import load_state
-from cxr.training.engine import evaluate, make_loaders, train_folds
+from cxr.training.engine import evaluate, make_loaders, train_folds, updates_of_run
 from cxr.training.schedules import make_scheduler
 from cxr.training.training_state import Training, moving_average
 
@@ -194,6 +197,9 @@ def test_other_settings_are_refused(config):
 
 @pytest.mark.parametrize("setting", ["lungs", "pseudo", "unlabelled"])
 def test_settings_of_tasks_without_boxes_are_refused(config, setting):
+    for task in (task for task in TASKS.values() if isinstance(task, DetectionTask)):
+        with pytest.raises(InputError, match=f"--{setting} is for .* and {task.name} looks for boxes"):
+            task.select(pd.DataFrame(), replace(config, **{setting: "other"}))
     with pytest.raises(InputError, match=f"--{setting} is for tasks of masks or classes, and tiny looks for boxes"):
         train_folds(TASK, replace(config, **{setting: "other"}))
 
@@ -352,7 +358,7 @@ def test_plateau_lowers_the_rate_after_four_epochs_without_a_better_box_loss(con
 
 def test_cosine_schedule_by_hand():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
-    scheduler = make_scheduler(optimizer, tiny_config(".", schedule="cosine", epochs=10), 10)
+    scheduler = make_scheduler(optimizer, tiny_config(".", schedule="cosine", epochs=10), 100)
     rates = []
     for _ in range(100):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -361,6 +367,13 @@ def test_cosine_schedule_by_hand():
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0], abs=2e-3)
     assert rates[50] == pytest.approx(0.505) and rates[25] == pytest.approx(0.01 + 0.99 * (1 + 2**-0.5) / 2)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_the_schedule_counts_epochs_of_different_length():
+    """Ten images in the first epoch and fifteen in the others, five in a batch, two batches to an update."""
+    sampler = ResumableSampler(10, 5, 0, True)
+    sampler.total = lambda: 10 if sampler.epoch == 0 else 15
+    assert updates_of_run(sampler, SimpleNamespace(epochs=3, accumulate=2)) == 1 + 2 + 2 and sampler.epoch == 0
 
 
 def test_moving_average_by_hand():

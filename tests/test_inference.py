@@ -403,7 +403,7 @@ def test_runs_that_cannot_be_predicted(trained, tmp_path):
 
 
 def test_networks_of_two_runs_are_merged_fold_by_fold(config):
-    """Merging a run with its own copy changes nothing but that there are more networks; another seed's differ."""
+    """Class probabilities of the merged networks are the mean of both runs'."""
     train_folds(TASK, replace(config, run="seed7", seed=7))
     predict_run(TASK, replace(config, tta="none"))
     both = replace(config, tta="none", merge=("seed7",), predictions=config.predictions + "-both")

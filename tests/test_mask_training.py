@@ -1,6 +1,7 @@
 """What the pneumothorax winners did in training beyond a network and a loss, on a network of one layer."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,7 +81,7 @@ def rates(epochs, metrics=None, **changes):
     """Learning rate of each epoch."""
     config = replace(Config(), epochs=epochs, **changes)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], config.lr)
-    scheduler, found = make_scheduler(optimizer, config, 10), []
+    scheduler, found = make_scheduler(optimizer, config, 10 * epochs), []
     for epoch in range(epochs):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -223,15 +224,19 @@ def test_starting_from_another_run(working):
                 for c, name in ((first, "epoch002.pt"), (second, "epoch001.pt")))
     assert torch.allclose(old, new, atol=1e-8)
     file = first.fold_dir(0) / "epoch002.pt"
-    third = settings(working, "third", start=str(file), lr=1e-12, epochs=1, fold=1)
+    third = settings(working, "third", start=str(file), lr=1e-12, epochs=1)
     assert train_folds(TinyMasks(), third) == 0
-    assert torch.allclose(load_state(third.fold_dir(1) / "epoch001.pt")["model"]["mask.weight"], old, atol=1e-8)
+    assert torch.allclose(load_state(third.fold_dir(0) / "epoch001.pt")["model"]["mask.weight"], old, atol=1e-8)
+    with pytest.raises(InputError, match="epoch002.pt has learned the validation images of fold 1: give --fold 0"):
+        train_folds(TinyMasks(), replace(third, run="leak", fold=1))
+    shutil.copy(file, working / "elsewhere.pt")  # perhaps of other images, which nobody can know
+    assert train_folds(TinyMasks(), replace(third, run="other", start=str(working / "elsewhere.pt"), fold=1)) == 0
 
 
 def test_starts_that_do_not_exist_or_fit(working):
-    with pytest.raises(InputError, match="--start nobody has no checkpoint: train that run first"):
+    with pytest.raises(InputError, match="--start nobody is neither a file nor a run with checkpoints in .*: train that"):
         train_folds(TinyMasks(), settings(working, "lost", start="nobody"))
-    with pytest.raises(InputError, match="gone.pt of --start .*gone.pt has no checkpoint: train that run first"):
+    with pytest.raises(InputError, match="--start .*gone.pt is neither a file nor a run"):
         train_folds(TinyMasks(), settings(working, "gone", start=str(working / "gone.pt")))
     torch.save({"x": 1}, working / "other.pt")
     with pytest.raises(InputError, match="other.pt is no checkpoint of step 03"):

@@ -1,5 +1,6 @@
 """Synthetic X-rays first: made and learned once, the beginning of every fold, resumed like any training."""
 
+import shutil
 import threading
 from dataclasses import replace
 
@@ -65,16 +66,20 @@ def test_every_fold_begins_with_what_was_learned_once(config, monkeypatch):
 
 def test_first_lessons_go_on_after_a_stop(config, monkeypatch):
     monkeypatch.setattr("cxr.training.engine.passed", lambda deadline: True)
-    statuses = [train_folds(Task(), config)]
-    assert statuses == [STOPPED] and not config.run_dir.exists() and not learned_weights(config).exists()
+    statuses = [train_folds(Task(), config) for _ in range(4)]
+    assert statuses == [STOPPED] * 4 and not config.run_dir.exists() and not learned_weights(config).exists()
     monkeypatch.undo()
-    assert train_folds(Task(), config) == 0 and learned_weights(config).exists()
+    assert train_folds(Task(), config) == 0
+    stopped = load_state(learned_weights(config))["model"]
+    shutil.rmtree(first_lessons(config).task_dir)
+    assert train_folds(Task(), replace(config, run="whole")) == 0
+    whole = load_state(learned_weights(config))["model"]
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 
 
 def test_runs_with_the_same_network_share_the_lessons(config):
     first = first_lessons(config)
-    assert first_lessons(replace(config, seed=7, epochs=90, dropout=0.9, fold=1, run="other")) == replace(
-        first, max_hours=first.max_hours)
+    assert first_lessons(replace(config, seed=7, epochs=90, dropout=0.9, fold=1, run="other")) == first
     for change in ({"channels": 8}, {"levels": "3-6"}, {"image_size": 224}):
         assert first_lessons(replace(config, **change)).run != first.run
     assert first_lessons(replace(config, image_size=512)).working.name == "pretraining-40-512"

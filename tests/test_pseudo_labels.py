@@ -90,7 +90,7 @@ class ConstantTask(type(TASKS["covid"])):
         return Constant()
 
 
-def test_a_fold_is_taught_by_its_own_models_only(tmp_path, monkeypatch):
+def test_a_fold_is_taught_by_its_own_models_only(tmp_path):
     """Two fold models that disagree; each fold's student gets its own model's word, unmixed."""
     (tmp_path / "constant" / "images").mkdir(parents=True)
     for name in "abx":

@@ -45,6 +45,7 @@ class CovidBoxes(CovidTables, DetectionTask):
         An image of a positive study without any box was not marked, which does not mean that it shows nothing. Step 04
         predicts these images, too, so that the task of the studies gets boxes for every image.
         """
+        table = super().select(table, config)
         return table[(table["n_boxes"] > 0) | (table["label"] <= 0)].drop(columns="mask_known", errors="ignore")
 
     def group_rows(self, table, folder, notes):

@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from cxr.training.mask_losses import mask_loss
+from cxr.training.mask_losses import mask_loss, parse_terms
 
 
 def classifier_loss(outputs, batch, config):
@@ -19,11 +19,11 @@ def classifier_loss(outputs, batch, config):
 
 
 def known_mask_loss(outputs, batch, config):
-    """Terms of --mask-loss over the images whose mask is known, 'mask_known' (B,) bool; 0 without such an image.
+    """Terms of --mask-loss over the images whose mask is known, 'mask_known' (B,) bool; each 0 without such an image.
 
     What is unknown must not count as empty: in SIIM COVID-19 these are positive studies that nobody drew boxes in.
     """
     known = batch["mask_known"]
     if not known.any():
-        return {"mask": 0 * outputs["mask"].sum()}
+        return {name: 0 * outputs["mask"].sum() for name in parse_terms(config.mask_loss)}
     return mask_loss({"mask": outputs["mask"][known]}, {"mask": batch["mask"][known]}, config)

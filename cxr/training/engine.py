@@ -39,7 +39,8 @@ def train_folds(task, config):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True)
         folds = config.wanted_folds()
-        if config.pretrain and not all((config.fold_dir(fold) / "last.pt").exists() for fold in folds):
+        begun = all((config.fold_dir(fold) / "last.pt").exists() for fold in folds)
+        if config.pretrain and not config.start and not begun:
             status = pretrain(task, config, device, precision, deadline)
             if status:
                 return status
@@ -55,7 +56,7 @@ def pretrain(task, config, device, precision, deadline):
     """Train on synthetic X-rays what all folds start from. Returns 0, or STOPPED."""
     first = first_lessons(config)
     with alone(first):
-        if learned_weights(config).exists():
+        if distributed.any_of(learned_weights(config).exists()):
             return 0
         if distributed.rank() == 0:
             print(f"first lessons from {config.pretrain} synthetic X-rays, once for all folds, in {first.working}",
@@ -68,7 +69,7 @@ def training_tables(task, config, table, fold, device, precision):
     """(training rows with what --pseudo adds, validation rows), both with the boxes of --lungs."""
     train, valid = split_fold(table, fold)
     if config.pseudo:
-        teacher = replace(config, run=config.pseudo, explicit=())
+        teacher = replace(config, run=config.pseudo, merge=(), explicit=())
         train = task.add_pseudo(train, predict_test_by_fold(task, teacher, fold, device, precision))
     tables = train, valid
     return tuple(with_crops(part, config, config.lungs, device) for part in tables) if config.lungs else tables
@@ -79,7 +80,7 @@ def fit(task, config, fold, tables, device, precision, deadline):
     folder, main = config.fold_dir(fold), distributed.rank() == 0
     resuming = prepare_folder(folder, task, config, main)
     loaders = make_loaders(task, config, tables, device)
-    state = Training(task, config, fold, device, precision, updates_per_epoch(loaders[0], config), resuming)
+    state = Training(task, config, fold, device, precision, updates_of_run(loaders[0].sampler, config), resuming)
     if resuming:
         state.load(folder / "last.pt")
     if state.done:
@@ -151,8 +152,13 @@ def make_loaders(task, config, tables, device):
     return loaders
 
 
-def updates_per_epoch(loader, config):
-    return -(-loader.sampler.batches() // config.accumulate)
+def updates_of_run(sampler, config):
+    """Updates of all epochs, which may differ in length (shares of positives, pseudo labels)."""
+    total = 0
+    for sampler.epoch in range(config.epochs):
+        total += -(-sampler.batches() // config.accumulate)
+    sampler.epoch = 0
+    return total
 
 
 def to_device(batch, device):

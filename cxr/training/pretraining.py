@@ -1,7 +1,8 @@
 """First lessons from synthetic X-rays, whose every box is exact: some hundred real ones are too few for random weights.
 
 The pictures are those of --demo. What a network learns of them (lungs are dark, findings bright, how a box is fitted)
-serves every fold and every run with the same network, so it is learned once, in working/pretraining-<images>-<size>/.
+serves every fold and every run whose training differs only in what RECIPE settles, so it is learned once, in
+working/pretraining-<images>-<size>/.
 """
 
 import zlib
@@ -11,6 +12,7 @@ from dataclasses import replace
 from filelock import FileLock, Timeout
 
 from cxr import distributed
+from cxr.config import Config
 from cxr.data import read_table
 from cxr.preprocess import prepare
 
@@ -27,8 +29,9 @@ def first_lessons(config):
     folder = config.working / f"pretraining-{config.pretrain}-{size}"
     first = replace(config, input=folder / "input", working=folder, demo=True, demo_images=config.pretrain, size=size,
                     **RECIPE, **NOT_THERE)
-    chosen = zlib.crc32(repr(sorted(first.training_settings().items())).encode())
-    return replace(first, run=f"{first.encoder}-{chosen:08x}")
+    usual = Config().training_settings()  # left out, so that a setting that is new some day changes no name
+    chosen = [pair for pair in sorted(first.training_settings().items()) if pair[1] != usual[pair[0]]]
+    return replace(first, run=f"{first.encoder}-{zlib.crc32(repr(chosen).encode()):08x}")
 
 
 @contextmanager
@@ -54,7 +57,7 @@ def lesson_table(task, first):
     """The table of the synthetic pictures, which are made where they are not there yet."""
     if distributed.rank() == 0:
         task.write_synthetic(first.input / task.slug, n_train=first.demo_images)
-        prepare(task, first)
+        prepare(task, replace(first, workers=1))  # its processes would hold the lock if this one is killed
     distributed.barrier()
     return task.select(read_table(first.task_dir / "train.csv"), first)
 

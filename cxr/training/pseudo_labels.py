@@ -1,8 +1,9 @@
 """What a run says of the test images, as further images to learn from.
 
 A fold learns only what the models of the same fold say. The mean of all fold models, added to every training fold,
-tells fold i's model what the others learned of fold i: its validation score rises and nothing is won. It cost the 17th place
-of SIIM COVID-19 2021 all work on external data. Students may teach again: all their teachers left out the same fold.
+tells fold i's model what the others learned of fold i: its validation score rises and nothing is won. It cost the 17th
+place of SIIM COVID-19 2021 all work on external data. Students may teach again: all their teachers left out the same
+fold.
 """
 
 import json

@@ -7,14 +7,14 @@ from torch.optim import lr_scheduler
 LAST = (1 / 50, 1 / 50, 1 / 100, 1 / 100)  # of the rate, in the last epochs of `restarts`
 
 
-def make_scheduler(optimizer, config, updates_per_epoch):
+def make_scheduler(optimizer, config, updates):
+    """Scheduler of a run of so many updates in all its epochs."""
     if config.schedule == "plateau":
         return lr_scheduler.ReduceLROnPlateau(optimizer, patience=4, factor=0.2)
     if config.schedule == "metric":
         return lr_scheduler.ReduceLROnPlateau(optimizer, "max", patience=2, factor=0.1, threshold=1e-7, min_lr=1e-7)
     if config.schedule == "cosine":
-        total = max(1, config.epochs * updates_per_epoch)
-        return lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, total))
+        return lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, max(1, updates)))
     return lr_scheduler.LambdaLR(optimizer, lambda epoch: epoch_rate(config, epoch))
 
 

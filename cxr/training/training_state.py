@@ -18,7 +18,7 @@ MOMENTUM = 0.9  # of SGD, the usual value
 class Training:
     """Everything that changes while a fold trains, as one state that can be saved and loaded."""
 
-    def __init__(self, task, config, fold, device, precision, steps_per_epoch, resuming):
+    def __init__(self, task, config, fold, device, precision, updates, resuming):
         self.device, self.precision, self.config, self.fold = device, precision, config, fold
         torch.manual_seed(config.seed * 1000 + fold)
         given = config.start or config.pretrain
@@ -29,7 +29,7 @@ class Training:
         self.average = AveragedModel(self.model, multi_avg_fn=moving_average(self.decay), use_buffers=True) \
             if config.ema or config.unlabelled else None
         self.optimizer = make_optimizer(self.model.parameters(), config, device)
-        self.scheduler = make_scheduler(self.optimizer, config, steps_per_epoch)
+        self.scheduler = make_scheduler(self.optimizer, config, updates)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.epoch, self.step, self.best, self.best_epoch, self.done = 0, 0, -math.inf, -1, False
         self.totals, self.moment = {}, 0.0  # moment: epochs since the start, with the present one's part
@@ -93,19 +93,24 @@ def load_start(model, config, fold):
     state = load_state(path)
     if "model" not in state:
         raise InputError(f"{path} is no checkpoint of step 03: choose an epoch*.pt or best.pt")
+    if config.task_dir.resolve() in path.resolve().parents and state.get("fold", fold) != fold:
+        raise InputError(f"{path} has learned the validation images of fold {fold}: give --fold {state['fold']}, or the "
+                         "name of its run instead of a file")
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:  # torch names the first hundred tensors
-        raise InputError(f"{path} of --start {config.start} fits another network "
-                         f"({first_line(error)}): start from a run with the same network") from error
+        raise InputError(f"{path} fits another network ({first_line(error)}): start from a run with the same "
+                         "network") from error
 
 
 def start_path(config, fold):
     if not config.start:
         return learned_weights(config)
+    if Path(config.start).is_file():
+        return Path(config.start)
     folder = config.task_dir / config.start / f"fold{fold}"
-    paths = [Path(config.start)] if config.start.endswith(".pt") else sorted(folder.glob("epoch*.pt"))
-    if not paths or not paths[-1].is_file():
-        raise InputError(f"{paths[-1] if paths else folder} of --start {config.start} has no checkpoint: train that "
+    paths = sorted(folder.glob("epoch*.pt"))
+    if not paths:
+        raise InputError(f"--start {config.start} is neither a file nor a run with checkpoints in {folder}: train that "
                          "run first")
     return paths[-1]
