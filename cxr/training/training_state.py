@@ -94,8 +94,8 @@ def load_start(model, config, fold):
     if "model" not in state:
         raise InputError(f"{path} is no checkpoint of step 03: choose an epoch*.pt or best.pt")
     if config.task_dir.resolve() in path.resolve().parents and state.get("fold", fold) != fold:
-        raise InputError(f"{path} has learned the validation images of fold {fold}: give --fold {state['fold']}, or the "
-                         "name of its run instead of a file")
+        raise InputError(f"{path} has learned the validation images of fold {fold}: give --fold {state['fold']}, or "
+                         "the name of its run instead of a file")
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:  # torch names the first hundred tensors
