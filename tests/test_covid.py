@@ -267,7 +267,7 @@ def test_log_and_predictions(finished):
 
 def test_scores_and_submission(finished):
     results = json.loads((finished.run / "results.json").read_text())
-    assert 0 < results["score"] <= 1 and results["leaderboard"] == 0.5 and results["ap"]["opacity"] == 0
+    assert 0 < results["score"] <= 1 and results["leaderboard"] == 0.5 and results["ap"]["opacity"] is None
     assert "leaderboard 0.5000" in finished.printed["05_postprocess"]
     table, sample = pd.read_csv(finished.run / "submission.csv", dtype=str), read_sample(finished.source)
     assert list(table.columns) == ["id", "PredictionString"]

@@ -4,14 +4,14 @@ import math
 import os
 from pathlib import Path
 
+from cxr.config import Config
 from cxr.disk import InputError, atomic, read_json
 from cxr.panels import colours_of, write_panels
 from cxr.report.page import bar, render
 from cxr.report.plots import comparison_panels
 from cxr.report.run_records import across_folds, read_fold_json, read_logs, text
 
-# Differ from fold to fold or name the run itself, so they explain nothing.
-NAMES_OF_RUNS = ("run", "fold", "preset", "compare", "submit")
+TABLE = ("task", "input", "folds", "size", "cleaning")  # settings that change what is learned beside those of training
 
 
 def compare(run_dirs, path):
@@ -79,7 +79,8 @@ def _mean(values):
 
 
 def differing_settings(runs):
-    """(names, {run: {name: text}}) of the settings in config.json that are not the same in all runs."""
+    """(names, {run: {name: text}}) of the settings in config.json that change what is learned and are not the same in
+    all runs. One that is younger than a run had its default there."""
     settings = {name: across_folds(_settings(folder)) for name, folder in runs.items()}
     known = [record for record in settings.values() if record]
     names = dict.fromkeys(key for record in known for key in record)
@@ -89,5 +90,6 @@ def differing_settings(runs):
 
 def _settings(folder):
     records, _ = read_fold_json(folder, "config.json")
-    return {fold: {key: value for key, value in record.items() if key not in NAMES_OF_RUNS}
+    usual = Config().training_settings()
+    return {fold: usual | {key: value for key, value in record.items() if key in usual or key in TABLE}
             for fold, record in records.items()}

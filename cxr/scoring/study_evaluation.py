@@ -1,5 +1,6 @@
 """Judging a classifier of studies: its images' probabilities, averaged over each study, out of fold."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,8 @@ def evaluate(config, cases, opacities):
     intervals = study_intervals(studies["label"].to_numpy(), means, studies["group"])
     aps = study_scores(studies["label"].to_numpy(), means)
     whole = competition_scores(*all_rows(judged, studies, means, opacities))
+    if not opacities:  # nobody looked for any
+        whole["ap_opacity"] = math.nan
     rankings = study_rankings(studies["label"].to_numpy(), means)
     rows = [class_row(name, found, interval) for name, found, interval in zip(STUDY_CLASSES, rankings, intervals)]
     true, predicted = Boxes(), Boxes()
