@@ -30,6 +30,7 @@ from cxr.tasks.rsna import Rsna
 from cxr.training import engine
 from cxr.training.checkpoint import load_state
 from cxr.training.engine import evaluate, make_loaders, train_folds, updates_of_run
+from cxr.training.pretraining import learned_weights
 from cxr.training.schedules import make_scheduler
 from cxr.training.training_state import Training, moving_average
 
@@ -430,10 +431,11 @@ def test_two_processes_give_the_same_as_one(tmp_path):
     """4 images in one process are 2 in each of two; predictions are shared out in parts of 2 images.
 
     With batch norm in training mode the statistics differ, so there only the judgement of what was kept is compared.
+    First lessons are made by the first process and learned by both.
     """
     write_tiny_data(tmp_path, train=18, test=5)
     frozen = {"weights": "imagenet", "freeze_epochs": 1, "dropout": 0.0, "fold": None, "epochs": 2}
-    pairs = [frozen | {"run": "frozen"}, {"run": "norm", "epochs": 1, "fold": None}]
+    pairs = [frozen | {"run": "frozen"}, {"run": "norm", "epochs": 1, "fold": None}, {"run": "taught", "pretrain": 40}]
     ended = torchrun(tmp_path, 2, [settings | {"batch_size": 2} for settings in pairs],
                      LOG_WRITES=str(tmp_path / "writes.txt"))
     assert ended.returncode == 0 and ended.stdout.count("fold 0 epoch 1/2") == 1, ended.stderr[-8000:]
@@ -451,12 +453,14 @@ def test_two_processes_give_the_same_as_one(tmp_path):
     model = load_model(TASK, norm.fold_dir(0) / "epoch001.pt", CPU)
     results = evaluate(TASK, model, loader, norm, CPU, "fp32")
     assert results["valid_loss"] == pytest.approx(float(read_log(norm)[0]["valid_loss"]), rel=1e-5)
+    taught = tiny_config(tmp_path, run="taught", pretrain=40, batch_size=2)
+    assert learned_weights(taught).exists() and len(read_log(taught)) == 3
 
 
 def assert_each_file_is_written_once(lines):
     """Lines "process file". What grows with the epochs is written by the first process only, all else once; the
     predictions by both."""
-    growing = ("last.pt", "log.csv", "best.pt")
+    growing = ("last.pt", "log.csv", "best.pt", "preprocess.json")
     once = [path for path in (line.split(" ", 1)[1] for line in lines) if not path.endswith(growing)]
     assert len(once) == len(set(once)) and any(path.endswith("epoch002.pt") for path in once)
     for kind, processes in (("part-", {"0", "1"}), (".pt", {"0"}), (".csv", {"0"}), (".json", {"0"})):

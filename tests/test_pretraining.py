@@ -11,21 +11,13 @@ from tiny_task import TinyTask, tiny_config, write_tiny_data
 
 from cxr.config import STOPPED, resolve
 from cxr.disk import InputError
-from cxr.synthetic.rsna import write_rsna
 from cxr.tasks import TASKS
 from cxr.training import engine
 from cxr.training.checkpoint import load_state
 from cxr.training.engine import train_folds
 from cxr.training.pretraining import alone, first_lessons, learned_weights
 
-
-class Task(TinyTask):
-    slug = "drawn"
-    read_tables = staticmethod(TASKS["rsna"].read_tables)
-
-    @staticmethod
-    def write_synthetic(folder, n_train):
-        return write_rsna(folder, n_train, 2, side=64)
+TASK = TinyTask()
 
 
 @pytest.fixture
@@ -53,26 +45,26 @@ def lessons_in(config, monkeypatch):
 
 def test_every_fold_begins_with_what_was_learned_once(config, monkeypatch):
     trained = lessons_in(config, monkeypatch)
-    assert train_folds(Task(), config) == 0
+    assert train_folds(TASK, config) == 0
     assert trained == ["pretraining-40-256", config.working.name, config.working.name]
     learned = weights(learned_weights(config))
     for fold in (0, 1):
         assert torch.allclose(weights(config.fold_dir(fold) / "epoch001.pt"), learned, atol=1e-8)
     torch.manual_seed(42 * 1000)  # what fold 0 would have begun with
-    assert not torch.allclose(Task().build_model(config).head.weight, learned, atol=1e-3)
-    assert train_folds(Task(), replace(config, run="again")) == 0 and trained.count("pretraining-40-256") == 1
-    assert train_folds(Task(), config) == 0 and trained.count("pretraining-40-256") == 1
+    assert not torch.allclose(TASK.build_model(config).head.weight, learned, atol=1e-3)
+    assert train_folds(TASK, replace(config, run="again")) == 0 and trained.count("pretraining-40-256") == 1
+    assert train_folds(TASK, config) == 0 and trained.count("pretraining-40-256") == 1
 
 
 def test_first_lessons_go_on_after_a_stop(config, monkeypatch):
     monkeypatch.setattr("cxr.training.engine.passed", lambda deadline: True)
-    statuses = [train_folds(Task(), config) for _ in range(4)]
+    statuses = [train_folds(TASK, config) for _ in range(4)]
     assert statuses == [STOPPED] * 4 and not config.run_dir.exists() and not learned_weights(config).exists()
     monkeypatch.undo()
-    assert train_folds(Task(), config) == 0
+    assert train_folds(TASK, config) == 0
     stopped = load_state(learned_weights(config))["model"]
     shutil.rmtree(first_lessons(config).task_dir)
-    assert train_folds(Task(), replace(config, run="whole")) == 0
+    assert train_folds(TASK, replace(config, run="whole")) == 0
     whole = load_state(learned_weights(config))["model"]
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 

@@ -21,7 +21,9 @@ from cxr.boxes import make_anchors
 from cxr.config import Config
 from cxr.models.retinanet import flatten
 from cxr.scoring.image_scoring import make_rule, quick_score
+from cxr.synthetic.rsna import write_rsna
 from cxr.tasks.detection_task import DetectionTask
+from cxr.tasks.rsna_files import read_tables
 from cxr.training import engine
 from cxr.training.engine import train_folds
 
@@ -58,6 +60,11 @@ class TinyNet(nn.Module):
 class TinyTask(DetectionTask):
     name, title = "tiny", "White rectangles"
     class_names, box_classes = ("none", "other", "box"), ("box",)
+    slug, read_tables = "drawn", staticmethod(read_tables)
+
+    @staticmethod
+    def write_synthetic(folder, n_train):
+        return write_rsna(folder, n_train, 2, side=64)
 
     def quick_score(self, predictions, table, config):
         return quick_score(predictions, table)
