@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +57,13 @@ def link_tree(source, target, *left_out):
     """A copy that shares the files. The steps replace files and never write into them, so the source stays as it is."""
     shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(*left_out), dirs_exist_ok=True)
     return target
+
+
+def copy_of_run(finished, tmp_path, flags):
+    """A copy of a task folder with the run `tiny` that may be damaged, and the flags that continue it."""
+    task = link_tree(finished.task, tmp_path / "working" / finished.task.name)
+    return SimpleNamespace(task=task, run=task / "tiny",
+                           flags=(*flags, "--input", finished.root / "input", "--working", tmp_path / "working"))
 
 
 def rewrite(path, content):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from steps import STEPS, link_tree, run_here
+from steps import STEPS, copy_of_run, run_here
 
 from cxr import postprocess
 from cxr.class_predictions import ClassPrediction, StudyCase
@@ -231,10 +231,7 @@ def smaller_images(write):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A copy that may be damaged, and the flags that continue it."""
-    task = link_tree(finished.task, tmp_path / "working" / "covid")
-    return SimpleNamespace(task=task, run=task / "tiny",
-                           flags=(*FLAGS, "--input", finished.root / "input", "--working", tmp_path / "working"))
+    return copy_of_run(finished, tmp_path, FLAGS)
 
 
 def test_copies_stay_in_one_fold(finished):

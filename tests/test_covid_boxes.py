@@ -147,7 +147,7 @@ def test_one_run_stays_as_it_is(detectors):
 def test_boxes_of_one_opacity_are_one(tmp_path):
     write_run(tmp_path / "covid-boxes", "r", {"a": (0, [[0, 0, 40, 40], [0, 0, 40, 30], [0, 30, 40, 80]], [0.9, 0.8, 0.7])})
     boxes, scores = fused_boxes(tmp_path / "covid-boxes", ["r"], "test", pd.DataFrame({"image_id": ["a"]}))["a"]
-    assert np.allclose(scores, [0.9, 0.7]), "IoU 0.75 and 0.14"
+    assert np.allclose(scores, [0.9, 0.7]), "IoU 0.75 and 0.125"
 
 
 def test_some_folds_only(detectors):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from steps import ROOT, STEPS, link_tree, run_here
+from steps import ROOT, STEPS, copy_of_run, run_here
 
 from cxr import postprocess
 from cxr.config import Config
@@ -183,10 +183,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A copy that may be damaged, and the flags that continue it."""
-    task = link_tree(finished.task, tmp_path / "working" / "pneumothorax")
-    return SimpleNamespace(task=task, run=task / "tiny",
-                           flags=(*FLAGS, "--input", finished.root / "input", "--working", tmp_path / "working"))
+    return copy_of_run(finished, tmp_path, FLAGS)
 
 
 def test_tables(finished):
