@@ -1,12 +1,22 @@
 """Augmentation: the distributions that are drawn, and that boxes go where the image's content goes."""
 
+import random
 from dataclasses import replace
 
+import albumentations as A
 import numpy as np
 import pytest
 
 from cxr.training import augmentation
-from cxr.training.augmentation import LEVELS, Augmentation, Level, gamma_table, random_affine, visible
+from cxr.training.augmentation import (
+    LEVELS,
+    Augmentation,
+    Level,
+    StoredNoise,
+    gamma_table,
+    random_affine,
+    visible,
+)
 
 STILL = Level(scale=0, angle=0, shear=0, gamma=0, flip=0, noise=0, salt=0)
 
@@ -165,6 +175,22 @@ def test_specks_blur_and_noise_are_independent():
     rng = np.random.default_rng(0)
     same = [np.array_equal(augment(image, *nothing(), rng)[0], image) for _ in range(300)]
     assert np.mean(same) == pytest.approx(0.25, abs=0.07)
+
+
+def test_stored_noise_is_normal_and_of_every_strength():
+    """Deviations uniform from 0 to 4 % of 255, no shift, two thirds of the pixels within one deviation, neighbours apart."""
+    noise, gray = A.Compose([StoredNoise(256, p=1.0)]), np.full((256, 256), 128, np.uint8)
+    found = []
+    for seed in range(200):
+        noise.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        found.append(noise(image=gray)["image"].astype(float) - 128)
+    deviations = np.sort([one.std() for one in found])
+    assert deviations[[50, 100, 150]] == pytest.approx([2.55, 5.1, 7.65], abs=1.0) and 9.2 < deviations[-1] < 10.4
+    strong = found[int(np.argmax([one.std() for one in found]))]
+    assert abs(np.mean([one.mean() for one in found])) < 0.05
+    assert (np.abs(strong) <= strong.std()).mean() == pytest.approx(0.68, abs=0.04)
+    assert abs(np.corrcoef(strong[:, 1:].ravel(), strong[:, :-1].ravel())[0, 1]) < 0.02
+    assert not np.array_equal(found[0] > 0, found[1] > 0)
 
 
 def test_boxes_that_leave_the_image_are_dropped():

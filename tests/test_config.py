@@ -133,6 +133,7 @@ def test_settings_that_change_the_weights_change_the_run(name):
     choices = [c for c in setting.metadata["choices"] or () if c != setting.default]
     other = choices[0] if choices else "other" if isinstance(setting.default, str) else setting.default + 2
     other = 0.25 if name in ("dropout", "ema", "label_smoothing", "positive_share", "positive_share_end") else other
+    other = 40 if name == "pretrain" else other
     assert parse("--" + name.replace("_", "-"), str(other)).run == f"paper-{name}={other}"
 
 

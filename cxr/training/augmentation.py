@@ -13,6 +13,8 @@ from cxr.images import resize
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks pypi.org and warns without a network
 import albumentations as A  # noqa: E402
 
+MOST_NOISE = 0.04  # of the range
+ROOM, DEVIATION = 512, 32  # of the tile of noise: pixels that it is larger than a picture, gray values
 CENTRE_JITTER = 32 / 1024  # of the side; the centre about which an image is scaled and turned
 
 
@@ -38,12 +40,32 @@ LEVELS = {
 }
 
 
+class StoredNoise(A.ImageOnlyTransform):
+    """Normal noise of a deviation up to MOST_NOISE of the range, cut anywhere from a tile that was drawn once.
+
+    The same as albumentations' GaussNoise, whose new numbers for each picture take longer than decoding its PNG.
+    """
+
+    def __init__(self, size, p):
+        super().__init__(p=p)
+        normal = np.random.default_rng(0).standard_normal((size + ROOM, size + ROOM), dtype=np.float32)
+        self.tile = np.clip(np.round(128 + DEVIATION * normal), 0, 255).astype(np.uint8)
+
+    def get_params(self):
+        return {"weight": self.py_random.uniform(0, 255 * MOST_NOISE / DEVIATION),
+                "y": self.py_random.randint(0, ROOM), "x": self.py_random.randint(0, ROOM)}
+
+    def apply(self, img, weight, y, x, **params):
+        height, width = img.shape
+        return cv2.addWeighted(img, 1, self.tile[y : y + height, x : x + width], weight, -128 * weight)
+
+
 class Augmentation:
     """Level and output side -> callable(image (H, W) uint8, boxes (n, 4), labels (n,), rng, any number of masks of 0
     and 1, of any size) -> the same without rng, warped.
 
     albumentations draws uniform ranges only, so the normal distributions of the paper (affine, gamma) are drawn here;
-    the pixel noise is albumentations'.
+    specks and blur are albumentations'.
     """
 
     def __init__(self, level, size):
@@ -53,7 +75,7 @@ class Augmentation:
             A.CoarseDropout(num_holes_range=(8, 64), hole_height_range=(1, hole), hole_width_range=(1, hole),
                             fill="random", p=self.level.salt),
             A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0 * size / 512), p=self.level.noise),
-            A.GaussNoise(std_range=(0.0, 0.04), p=self.level.noise),
+            StoredNoise(size, p=self.level.noise),
         ])
 
     def __call__(self, image, boxes, labels, rng, *masks):
