@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import struct
 import warnings
 import zlib
 from dataclasses import asdict, dataclass
@@ -12,13 +13,16 @@ import cv2
 import numpy as np
 import pydicom
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from cxr.disk import InputError, atomic
 
+PNG_START = 33  # bytes of a PNG before its second chunk: signature and size
+PNG_FLAGS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.11; before, it takes differences to the left
+    PNG_FLAGS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 JPEG_END = b"\xff\xd9"
 PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
@@ -275,13 +279,15 @@ def write_png(path, image, header=None):
     picture and facts appear together or not at all. OSError where the disk refuses.
 
     Run-length coding: X-rays hardly repeat themselves, so the search for repetitions takes twice the time and gains
-    nothing; the black around them is where runs are.
+    nothing; the black around them is where runs are. Differences to the line above alone, the quickest to undo.
     """
-    info = PngInfo()
+    content = cv2.imencode(".png", np.ascontiguousarray(image), PNG_FLAGS)[1].tobytes()
     if header is not None:
-        info.add_text("header", json.dumps(asdict(header)))
+        chunk = b"tEXtheader\0" + json.dumps(asdict(header)).encode("ascii")
+        chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        content = content[:PNG_START] + chunk + content[PNG_START:]
     with atomic(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info, compress_type=zlib.Z_RLE)
+        temporary.write_bytes(content)
 
 
 def read_png_header(path, size):
