@@ -150,6 +150,20 @@ class Kernel:
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
 
 
+def test_pictures_are_no_output(tmp_path):
+    """Nor those of first lessons, whose weights the next session needs."""
+    kernel = runpy.run_path(str(ROOT / "kaggle_kernel" / "kernel.py"), run_name="kernel")
+    kept = [tmp_path / name for name in ("rsna/train.csv", "pretraining-40-256/rsna/net/fold0/epoch007.pt")]
+    gone = [tmp_path / name for name in ("rsna/images/a.png", "pretraining-40-256/rsna/images/b.png",
+                                         "pretraining-40-256/input/slug/c.dcm")]
+    for path in (*kept, *gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    kernel["tidy"].__globals__["OUTPUT"] = tmp_path
+    kernel["tidy"]()
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in gone)
+
+
 def test_two_sessions_make_what_one_run_makes(pipeline, built, tmp_path):
     """Stopped by --max-hours in the first session, continued in the second; the mounts stay as they are."""
     kernel = Kernel(tmp_path, pipeline, built / "code", "new")

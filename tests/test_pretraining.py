@@ -56,6 +56,13 @@ def test_every_fold_begins_with_what_was_learned_once(config, monkeypatch):
     assert train_folds(TASK, config) == 0 and trained.count("pretraining-40-256") == 1
 
 
+def test_a_run_with_other_first_weights_needs_no_lessons(config, monkeypatch):
+    trained = lessons_in(config, monkeypatch)
+    assert train_folds(TASK, replace(config, run="plain", pretrain=0)) == 0
+    assert train_folds(TASK, replace(config, start="plain")) == 0
+    assert set(trained) == {config.working.name} and not first_lessons(config).working.exists()
+
+
 def test_first_lessons_go_on_after_a_stop(config, monkeypatch):
     monkeypatch.setattr("cxr.training.engine.passed", lambda deadline: True)
     statuses = [train_folds(TASK, config) for _ in range(4)]

@@ -91,16 +91,16 @@ class ConstantTask(type(TASKS["covid"])):
 
 
 def test_a_fold_is_taught_by_its_own_models_only(tmp_path):
-    """Two fold models that disagree; each fold's student gets its own model's word, unmixed."""
+    """Two fold models that disagree; each fold's student gets its own model's word, unmixed, whatever --merge says."""
     (tmp_path / "constant" / "images").mkdir(parents=True)
     for name in "abx":
         cv2.imwrite(str(tmp_path / "constant" / "images" / f"{name}.png"), np.zeros((32, 32), np.uint8))
     rows = pd.DataFrame({"image_id": list("abx"), "width": 32, "height": 32, "boxes": "[]", "box_labels": "[]",
                          "label": [0, 1, -1], "fold": [0, 1, -1], "mask_known": True})
     rows[2:].to_csv(tmp_path / "constant" / "test.csv", index=False)
-    base = Config(task="constant", working=tmp_path, run="student", pseudo="teacher", workers=0, device="cpu",
+    base = Config(task="constant", working=tmp_path, run="student", pseudo="teacher", merge=("nobody",), workers=0, device="cpu",
                   precision="fp32", tta="none", folds=2)
-    teacher = replace(base, run="teacher", pseudo="")
+    teacher = replace(base, run="teacher", pseudo="", merge=())
     for fold, value in ((0, 2.0), (1, -2.0)):
         write_json(teacher.fold_dir(fold) / "config.json", plain_config(teacher))
         state = {"task": "constant", "config": plain_config(teacher), "model": Constant(value).state_dict(), "done": True}
