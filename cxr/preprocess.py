@@ -5,6 +5,7 @@ import os
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ from cxr.images import convert_image
 COLUMNS = ["image_id", "path", "study_id", "patient", "cluster", "group", "stratum", "fold", "width", "height", "age",
            "sex", "view", "n_boxes", "boxes", "box_labels", "mask_known", "label", "test_like", "mask"]
 GROUPED = {"patients": "patient", "studies": "study_id", "clusters of copies": "cluster"}  # columns, where they exist
-QUEUED_PER_WORKER = 4  # keeps the workers busy; the memory of the queue does not grow with the number of images
+TOGETHER = 8  # images that a worker is handed at once, since a conversion takes only some times as long as handing over
+QUEUED_PER_WORKER = 3  # such handfuls; keeps workers busy, and the queue does not grow with the number of images
 
 
 def prepare(task, config):
@@ -151,13 +153,17 @@ def _converted(jobs, size, workers):
 def _through_pool(pool, jobs, size, queue_length):
     waiting, pending = iter(jobs), {}
     while True:
-        while len(pending) < queue_length and (job := next(waiting, None)) is not None:
-            pending[pool.submit(convert_image, job[1], job[2], size)] = job
+        while len(pending) < queue_length and (some := list(islice(waiting, TOGETHER))):
+            pending[pool.submit(_convert_some, some, size)] = some
         if not pending:
             return
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            image_id, path, _ = pending.pop(future)
-            yield image_id, path, future.result()
+            for (image_id, path, _), found in zip(pending.pop(future), future.result()):
+                yield image_id, path, found
+
+
+def _convert_some(jobs, size):
+    return [convert_image(path, target, size) for _, path, target in jobs]
 
 
 def finish_table(table, headers, notes):

@@ -234,15 +234,17 @@ def test_the_queue_does_not_grow_with_the_number_of_images():
     drawn = itertools.count()
     jobs = ((str(next(drawn)), "path", "target") for _ in range(1000))
 
-    def submit(function, *arguments):
+    def submit(function, some, size):
         future = Future()
-        future.set_result("done")
+        future.set_result([f"{image_id} done" for image_id, *_ in some])
         return future
 
-    results_of_pool = preprocess._through_pool(SimpleNamespace(submit=submit), jobs, 16, queue_length=8)
-    next(results_of_pool)
-    assert next(drawn) == 8
-    assert sum(1 for _ in results_of_pool) == 999
+    results_of_pool = preprocess._through_pool(SimpleNamespace(submit=submit), jobs, 16, queue_length=3)
+    first = next(results_of_pool)
+    assert next(drawn) == 3 * preprocess.TOGETHER
+    others = list(results_of_pool)
+    assert len(others) == 999
+    assert all(found == f"{image_id} done" and path == "path" for image_id, path, found in [first, *others])
 
 
 def test_input_is_never_written(root):
