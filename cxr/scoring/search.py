@@ -165,18 +165,44 @@ def search(cases, grid, gate_weights):
 
 
 def fit(tally, keep=lambda part: True):
-    """The best Params over the parts with `keep(part)`.
+    """The plainest Params that are not clearly worse than the best over the parts with `keep(part)`.
 
     The mean over all thresholds within NEARBY of one is compared, not the single value: with few positive images the
-    score jumps from threshold to threshold, and a lone peak does not return on other images. Among ties the plainest
-    values win and then the middle threshold; so without any image to fit on the result is the plainest.
+    score jumps from threshold to threshold, and a lone peak does not return on other images. Not clearly worse is what
+    loses at most a standard error of the difference (Breiman et al. 1984, "Classification and regression trees",
+    section 3.4.3): on some hundred images the best of many settings is best by chance. Each setting has its own best
+    threshold, the middle one among ties; so without any image to fit on the result is the plainest.
     """
-    threshold = np.array(tally.grid.threshold)
+    smooth = tally.means(keep) @ smoothing(tally.grid).T
+    tied = smooth >= smooth.max(-1, keepdims=True) - 1e-9
+    middle = (tied.cumsum(-1) > tied.sum(-1, keepdims=True) // 2).argmax(-1)  # of each setting
+    best = np.take_along_axis(smooth, middle[..., None], -1)[..., 0]
+    loss = best.max() - best
+    good = np.argwhere(loss <= standard_errors(tally, keep, middle, np.unravel_index(best.argmax(), best.shape)) + 1e-9)
+    first = tuple(good[0])  # in the order of the grid
+    return tally.grid.params((*first, middle[first]))
+
+
+def smoothing(grid):
+    """Weights (thresholds, thresholds) of the mean over all thresholds within NEARBY of each."""
+    threshold = np.array(grid.threshold)
     near = np.abs(threshold - threshold[:, None]) <= NEARBY * threshold[:, None]
-    smooth = tally.means(keep) @ (near / near.sum(1, keepdims=True)).T
-    tied = np.argwhere(smooth >= smooth.max() - 1e-9)  # in the order of the grid
-    tied = tied[(tied[:, :-1] == tied[0, :-1]).all(axis=1)]
-    return tally.grid.params(tied[len(tied) // 2])
+    return near / near.sum(1, keepdims=True)
+
+
+def standard_errors(tally, keep, threshold, best):
+    """Standard errors, of grid.shape without the thresholds, of how much each setting at its threshold (an index) loses
+    beside the best one, whose index is given: a ratio estimate in which each part is a cluster; 0 for a single part."""
+    parts = [table for part, table in tally.parts.items() if keep(part)]
+    if len(parts) < 2:
+        return np.zeros(threshold.shape)
+    means, counts, weights = tally.means(keep), sum(table[1] for table in parts), smoothing(tally.grid)
+    total = np.zeros(threshold.shape)
+    for sums, counted in parts:
+        share = np.divide(sums - means * counted, counts, out=np.zeros_like(sums), where=counts > 0) @ weights.T
+        own = np.take_along_axis(share, threshold[..., None], -1)[..., 0]
+        total += (own - own[best]) ** 2
+    return np.sqrt(total * len(parts) / (len(parts) - 1))
 
 
 def judge(tally, final, held_out):
