@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from prediction import random_models  # noqa: E402
 from reference import network_config, random_batch  # noqa: E402
-from timing import Row, arguments, duration, forward_flops, measure, show  # noqa: E402
+from timing import Row, arguments, duration, measure, operations, show  # noqa: E402
 from training_step import CPU, NETWORK, our_training  # noqa: E402
 
 from cxr.device import autocast, choose_precision  # noqa: E402
@@ -52,8 +52,8 @@ def hours(work, step, forward):
     return (work.trained * step + work.passed * forward) / 3600
 
 
-def kept_bytes(model, batch, precision):
-    """Bytes that a training step on a batch keeps for its backward pass, each storage once, without the weights."""
+def kept_bytes(model, inputs, precision):
+    """Bytes that a training step on these inputs keeps for its backward pass, each storage once, no weights."""
     own, kept = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}, {}
 
     def keep(tensor):
@@ -62,7 +62,7 @@ def kept_bytes(model, batch, precision):
 
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(CPU, precision):
-        outputs = model(batch["image"])  # held until the end: what it keeps would be freed and its place used again
+        outputs = model(*inputs)  # held until the end: what it keeps would be freed and its place used again
     total = sum(size for place, size in kept.items() if place not in own)
     del outputs
     return total
@@ -79,12 +79,14 @@ def main():
     batch = random_batch(config)
     model = random_models(config, 1, batch["image"])[0].to(memory_format=torch.channels_last)
     train = our_training(config, batch, precision=precision)
-    seconds = {name: value / args.batch_size for name, value in measure({
-        "step": train, "forward": lambda: predict_batch(Rsna(), [model], VIEWS["none"], batch["image"], precision)},
-        args.rounds).items()}
+    functions = {"step": train,
+                 "forward": lambda: predict_batch(Rsna(), [model], VIEWS["none"], batch["image"], precision)}
+    flops = {name: operations(function) / args.batch_size for name, function in functions.items()}
+    seconds = {name: value / args.batch_size for name, value in measure(functions, args.rounds).items()}
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
-    work, flops = whole_work(), forward_flops(model, args.image_size)
-    memory = step_memory(train.model, kept_bytes(train.model, batch, precision))
+    work = whole_work()
+    inputs = batch["image"], *Rsna().network_inputs(batch, config)
+    memory = step_memory(train.model, kept_bytes(train.model, inputs, precision))
     rows = [Row("measured: training step of an image, forward pass of an image",
                 f"{duration(seconds['step'])}, {duration(seconds['forward'])}"),
             Row("counted: images trained, forward passes", f"{work.trained:,}, {work.passed:,}"),
@@ -93,7 +95,8 @@ def main():
     for name, (peak, number_format) in PEAK.items():
         rate = args.share * peak
         rows.append(Row(f"{name}, computed with {args.share:.0%} of {peak / 1e12:.0f} TFLOP/s in {number_format}",
-                        f"{hours(work, 3 * flops / rate, flops / rate):,.1f} hours, {memory / GIB:.1f} GiB"))
+                        f"{hours(work, flops['step'] / rate, flops['forward'] / rate):,.1f} hours, "
+                        f"{memory / GIB:.1f} GiB"))
     show(f"The whole competition with {args.encoder}, {args.image_size} px, P{args.levels}, batch {args.batch_size}",
          rows, precision)
 

@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reference import FRAME, enliven, network_config, plain_predict, random_batch  # noqa: E402
-from timing import against_limit, arguments, forward_flops, matmul_rate, measure, show  # noqa: E402
+from timing import against_limit, arguments, matmul_rate, show  # noqa: E402
 from training_step import CPU, NETWORK  # noqa: E402
 
 from cxr.detection import Params, detect  # noqa: E402
@@ -64,12 +64,11 @@ def main():
     expected = plain_predict(plain, images)
     for one in {"fp32", precision}:
         check(our_prediction(models, images, one), expected, one)
-    found = {name: seconds / args.batch_size for name, seconds in measure({
-        "ours": lambda: our_prediction(models, images, precision),
-        "reference": lambda: plain_predict(plain, images)}, args.rounds).items()}
-    flops = len(models) * len(VIEWS["flip"]) * forward_flops(models[0], args.image_size)
+    functions = {"ours": lambda: our_prediction(models, images, precision),
+                 "reference": lambda: plain_predict(plain, images)}
+    _, rows = against_limit(functions, args.batch_size, args.rounds, 4, matmul_rate(FORMATS[precision]))
     show(f"Prediction with {args.models} x {args.encoder} x 2 views, {args.image_size} px, P{args.levels}, per image",
-         against_limit(found, 4, flops, matmul_rate(FORMATS[precision])), f"ours {precision}, reference fp32")
+         rows, f"ours {precision}, reference fp32")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import os
 import platform
 import sys
 import time
-from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -93,20 +92,26 @@ def duration(seconds):
     return f"{seconds * 1e6:.3g} µs"
 
 
-def forward_flops(model, image_size):
-    """Floating point operations of the network for one image, counted without computing anything."""
-    images = torch.zeros(1, 1, image_size, image_size, dtype=torch.uint8, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        deepcopy(model).to("meta").eval()(images)
+def operations(function):
+    """Floating point operations of a call, those of matrix products and convolutions, counted while it runs."""
+    with FlopCounterMode(display=False) as counter:
+        function()
     return counter.get_total_flops()
 
 
-def against_limit(found, goal, flops, rate):
-    """Rows of seconds {"reference": ..., "ours": ...} and of the counted operations at the machine's rate."""
-    limit = flops / rate
-    counted = f"limit: {flops / 1e9:.3g} GFLOP at the {rate / 1e9:.0f} GFLOP/s of a matrix product"
-    return [Row("reference", duration(found["reference"]), 1),
-            at_least("ours", duration(found["ours"]), found["reference"] / found["ours"], goal),
+def against_limit(functions, images, rounds, goal, rate):
+    """Seconds that "ours" takes for one image, and rows of {"ours": function, "reference": function} that do `images`.
+
+    The limit is what ours has to compute, at the machine's rate of operations a second.
+    """
+    flops = {name: operations(function) / images for name, function in functions.items()}
+    found = {name: seconds / images for name, seconds in measure(functions, rounds).items()}
+    limit = flops["ours"] / rate
+    names = {name: f"{name}, {flops[name] / 1e9:.0f} GFLOP" for name in functions}
+    counted = f"limit: the operations of ours at the {rate / 1e9:.0f} GFLOP/s of a matrix product"
+    return found["ours"], [
+            Row(names["reference"], duration(found["reference"]), 1),
+            at_least(names["ours"], duration(found["ours"]), found["reference"] / found["ours"], goal),
             Row(counted, duration(limit), found["reference"] / limit),
             Row("share of the limit that ours reaches", f"{100 * limit / found['ours']:.0f} %")]
 

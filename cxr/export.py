@@ -118,10 +118,10 @@ def compare(task, networks, found, pictures, frames, views):
                for view in views for network in networks]
         scores, category = (torch.stack([part[name][0] for part in raw]).mean(0) for name in ("scores", "category"))
         own_scores, own_deltas, own_category = map(torch.from_numpy, found.look(picture))
-        shown = scores.amax(1) > task.floor
-        moved = [(decode(mine[shown], anchors[shown]) - decode(part["deltas"][0, shown], anchors[shown])).abs()
+        shown = (scores.amax(1) > task.floor).nonzero()[:, 0]
+        moved = [(decode(mine[shown], anchors[shown]) - decode(part["deltas"](0 * shown, shown), anchors[shown])).abs()
                  for mine, part in zip(own_deltas, raw)]
-        pixels = torch.stack(moved).amax().item() * float(frame) / side if shown.any() else 0.0
+        pixels = torch.stack(moved).amax().item() * float(frame) / side if len(shown) else 0.0
         apart = max((own_scores - scores).abs().max().item(), (own_category - category).abs().max().item())
         largest = {"pixels": max(largest["pixels"], pixels), "score": max(largest["score"], apart)}
     return largest

@@ -19,6 +19,7 @@ from cxr.training.checkpoint import fingerprints, load_state, stored_config
 VIEWS = {"none": [(0, False)], "flip": [(0, False), (0, True)],
          "flip+scale": [(k, flipped) for k in (0, 1, -1) for flipped in (False, True)],
          "flips": [(0, flipped, turned) for turned in (False, True) for flipped in (False, True)]}
+SEEN = ["image_id", "fold", "width", "height"]  # columns of step 02's tables; each loader process copies what it reads
 SHARED = ("image_size", "levels", "classes", "lungs")  # settings of networks whose outputs can be merged
 
 
@@ -34,7 +35,7 @@ def predict_run(task, config):
     views_of(task, config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    train, test = (read_table(config.task_dir / f"{name}.csv") for name in ("train", "test"))
+    train, test = (read_frames(config.task_dir / f"{name}.csv") for name in ("train", "test"))
     checkpoints = {fold: fold_checkpoints(task, config, fold) for fold in config.wanted_folds()}
     with distributed.process_group(device.type):
         if distributed.rank() == 0:
@@ -48,6 +49,11 @@ def predict_run(task, config):
             predict_table(task, config, every, test, config.run_dir / f"test_{config.predictions}", device, precision)
 
 
+def read_frames(path):
+    """The table of step 02 without what only training and judging need, such as boxes and masks."""
+    return read_table(path).filter(SEEN)
+
+
 def cut_as_trained(config, fold, table, device):
     """The table with the boxes of the lungs where the run was trained with --lungs."""
     cut_by = read_json(config.fold_dir(fold) / "config.json").get("lungs", "")
@@ -57,7 +63,7 @@ def cut_as_trained(config, fold, table, device):
 def predict_test_by_fold(task, config, fold, device, precision):
     """Yield what the models of one fold alone say of the test images; kept beside that fold's other predictions."""
     checkpoints = fold_checkpoints(task, config, fold)
-    test = cut_as_trained(config, fold, read_table(config.task_dir / "test.csv"), device)
+    test = cut_as_trained(config, fold, read_frames(config.task_dir / "test.csv"), device)
     folder = config.fold_dir(fold) / f"test_{config.predictions}"
     predict_table(task, config, checkpoints, test, folder, device, precision)
     return read_predictions(folder, task.kind)
@@ -158,7 +164,6 @@ def check_settings(folder, config, paths, table, main):
 
 def batches(config, table, rows, model, device):
     """Batches of the given rows in their order, at the size that the network was trained with."""
-    table = table.drop(columns=["mask", "mask_known"], errors="ignore")
     dataset = XrayDataset(table, config.task_dir / "images", model.image_size)
     workers = min(count_workers(config.workers), len(rows))
     return torch.utils.data.DataLoader(dataset, config.batch_size, sampler=[(0, row) for row in rows],
@@ -178,5 +183,5 @@ def all_outputs(task, models, views, images, precision):
         seen = task.apply_view(images, view, models[0])
         for model in models:
             with autocast(images.device, precision):
-                raw = model(seen)
+                raw = task.outputs(model, seen)
             yield task.undo_view(raw, view, model)

@@ -135,7 +135,7 @@ def test_what_a_step_keeps_for_its_backward_pass():
 
     layer = torch.nn.Conv2d(1, 4, 1)  # keeps its input, and the ReLU its output: 64 and 4 x 64 numbers of fp32
     model = torch.nn.Sequential(layer, torch.nn.ReLU())
-    assert cost.kept_bytes(model, {"image": torch.rand(1, 1, 8, 8)}, "fp32") == 4 * (64 + 256)
+    assert cost.kept_bytes(model, (torch.rand(1, 1, 8, 8),), "fp32") == 4 * (64 + 256)
     assert cost.step_memory(model, 1000) == 16 * 8 + 1000
 
 

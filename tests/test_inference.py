@@ -78,6 +78,30 @@ def network():
     return model
 
 
+def all_deltas(undone):
+    """Deltas (B, A, 4) of every anchor."""
+    images, anchors = undone["scores"].shape[:2]
+    image, anchor = torch.arange(images).repeat_interleave(anchors), torch.arange(anchors).repeat(images)
+    return undone["deltas"](image, anchor).unflatten(0, (images, anchors))
+
+
+def given(deltas):
+    """What `merge` gets in place of deltas (B, A, 4)."""
+    return lambda image, anchor: torch.as_tensor(deltas)[image, anchor]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("view", [(0, False), (0, True), (1, True), (1, False)])
+def test_boxes_asked_for_later_are_those_of_the_whole_outputs(network, view):
+    task, images = Rsna(), torch.randint(0, 256, (2, 1, 192, 192), dtype=torch.uint8)
+    image, anchor = torch.tensor([1, 0, 1, 0]), torch.tensor([0, 500, 3000, len(network.anchors) - 1])
+    seen = task.apply_view(images, view, network)
+    whole, later = (task.undo_view(raw, view, network) for raw in (network(seen), task.outputs(network, seen)))
+    assert torch.equal(whole["scores"], later["scores"]) and torch.equal(whole["category"], later["category"])
+    assert torch.allclose(whole["deltas"](image, anchor), later["deltas"](image, anchor), atol=1e-4)
+    assert torch.equal(whole["deltas"](image, anchor), all_deltas(whole)[image, anchor])
+
+
 def test_flipped_views_of_a_flipped_image_are_the_same(network):
     """Averaged over both views, the outputs for the mirror image are those of the picture, mirrored."""
     task, images = Rsna(), torch.randint(0, 256, (1, 1, 192, 192), dtype=torch.uint8)
@@ -86,6 +110,7 @@ def test_flipped_views_of_a_flipped_image_are_the_same(network):
         for start in (images, images.flip(-1)):
             seen = [task.undo_view(network(task.apply_view(start, view, network)), view, network)
                     for view in VIEWS["flip"]]
+            seen = [one | {"deltas": all_deltas(one)} for one in seen]
             means.append({name: sum(s[name] for s in seen) / 2 for name in seen[0]})
             assert (seen[0]["scores"] - seen[1]["scores"]).abs().max() > 1e-3
     index = flip_index(192, network.levels)
@@ -120,7 +145,7 @@ def test_every_view_is_undone(view):
     assert seen[..., y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].min() > 250
     assert float(seen.float().mean()) == pytest.approx(float(image.float().mean()), rel=0.01)
     undone = task.undo_view(perfect_outputs(in_view, side, levels), view, model)
-    assert torch.allclose(decode(undone["deltas"][0], model.anchors), box.expand(len(model.anchors), 4), atol=0.05)
+    assert torch.allclose(decode(all_deltas(undone)[0], model.anchors), box.expand(len(model.anchors), 4), atol=0.05)
     plain = task.undo_view(perfect_outputs(box, size, levels), (0, False), model)
     difference = (undone["scores"] - plain["scores"]).abs()
     assert difference.mean() < 0.02 and undone["scores"].max() > plain["scores"].max() - 0.15
@@ -134,7 +159,7 @@ def test_a_view_that_would_be_too_small(network):
 
 
 def outputs_of(scores, deltas, category):
-    return {"scores": torch.tensor(scores)[None, :, None], "deltas": torch.tensor(deltas)[None],
+    return {"scores": torch.tensor(scores)[None, :, None], "deltas": given(torch.tensor(deltas)[None]),
             "category": torch.tensor([category])}
 
 
@@ -165,7 +190,7 @@ def test_merge_by_hand():
 
 def test_merge_keeps_the_best_thousand_in_falling_order():
     scores = torch.rand(2, 3000, 1)
-    outputs = [{"scores": scores, "deltas": torch.zeros(2, 3000, 4), "category": torch.ones(2, 3) / 3}]
+    outputs = [{"scores": scores, "deltas": given(torch.zeros(2, 3000, 4)), "category": torch.ones(2, 3) / 3}]
     for i, merged in enumerate(TASK.merge(outputs)):
         best = scores[i].max(-1)
         assert len(merged["score"]) == 1000 and (merged["score"].diff() <= 0).all()
@@ -176,7 +201,7 @@ def test_merge_keeps_the_best_thousand_in_falling_order():
 def test_merge_keeps_the_best_thousand_of_each_class():
     """A class with low scores is not crowded out, and one anchor may speak for both."""
     scores = torch.rand(1, 3000, 2) * torch.tensor([1.0, 0.1]) + torch.tensor([0.0, 0.011])
-    merged = TASK.merge([{"scores": scores, "deltas": torch.zeros(1, 3000, 4), "category": torch.ones(1, 3) / 3}])[0]
+    merged = TASK.merge([{"scores": scores, "deltas": given(torch.zeros(1, 3000, 4)), "category": torch.ones(1, 3) / 3}])[0]
     assert torch.bincount(merged["label"]).tolist() == [1000, 1000] and (merged["score"].diff() <= 0).all()
     assert torch.equal(scores[0, merged["anchor"], merged["label"]], merged["score"])
     assert merged["deltas"].shape == (1, 2000, 4)
@@ -188,7 +213,7 @@ def test_merge_keeps_the_best_thousand_of_each_class():
 def test_no_candidates():
     model = SimpleNamespace(anchors=make_anchors(SIDE, [6]), image_size=SIDE)
     count = len(model.anchors)
-    outputs = {"scores": torch.full((1, count, 1), 0.009), "deltas": torch.zeros(1, count, 4),
+    outputs = {"scores": torch.full((1, count, 1), 0.009), "deltas": given(torch.zeros(1, count, 4)),
                "category": torch.ones(1, 3) / 3}
     found = TASK.candidates(TASK.merge([outputs, outputs])[0], {"image_id": "a", "width": 10, "height": 20}, model, None)
     assert found.score.shape == (0,) and found.centre.shape == found.size20.shape == found.size80.shape == (0, 2)

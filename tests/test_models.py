@@ -75,6 +75,37 @@ def test_an_output_depends_on_the_picture_about_its_anchor():
     assert abs(x - 148) < 24 and abs(y - 52) < 24
 
 
+@pytest.mark.parametrize("head_norm, levels", [("none", "2-7"), ("none", "3-5"), ("group", "3-5")])
+@pytest.mark.parametrize("places", [[], [(0, 0)], [(1, -1), (0, 700), (1, 5), (2, 3000), (0, 0), (0, 710), (0, 9000)]])
+def test_deltas_of_some_anchors_are_those_of_the_whole_maps(head_norm, levels, places):
+    """And so are all gradients; the heads have weights whose reach, two convolutions, would show if it were too short."""
+    model = build(levels=levels, image_size=256, head_norm=head_norm, dropout=0.0)
+    nn.init.normal_(model.box_head[-1].weight)
+    image = torch.tensor([i for i, _ in places], dtype=torch.long)
+    anchor = torch.tensor([a % len(model.anchors) for _, a in places], dtype=torch.long)
+    found, gradients = [], []
+    for asked in (None, (image, anchor)):
+        model.zero_grad()
+        outputs = model(picture(256, 3), asked)
+        deltas = outputs["deltas"] if asked else outputs["deltas"][image, anchor]
+        (deltas.square().sum() + outputs["scores"].sum()).backward()
+        found.append(deltas.detach())
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[1].shape == (len(places), 4) and torch.allclose(*found, atol=1e-5)
+    assert gradients[0].keys() == gradients[1].keys() and "box_head.0.weight" in gradients[1]
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-4 * max(1, float(gradient.abs().max()))), name
+
+
+def test_the_box_head_looks_where_it_is_asked_only():
+    model = build(levels="2-5", image_size=256)
+    seen = []
+    model.box_head.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    cell = 64 * 64 + 10 * 32 + 31  # level 3, row 10, last column: two cells above, below and to the left decide
+    model(picture(256, 2), (torch.tensor([1]), torch.tensor([9 * cell + 4])))
+    assert seen == [(1, 16, 5, 3)]
+
+
 def test_first_probability_is_one_percent():
     """Whatever the picture: the output weights are 0, the bias is -log(99); boxes are the anchors themselves."""
     model = build().eval()

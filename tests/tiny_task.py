@@ -72,6 +72,12 @@ class TinyTask(DetectionTask):
     def rule(self, params, config):
         return make_rule(params, self.box_classes, (0.0, 0.1, 1.0))
 
+    def network_inputs(self, batch, config):
+        return ()
+
+    def outputs(self, model, images):
+        return model(images)
+
     def build_model(self, config, load_weights=True):
         return TinyNet(config.weights != "none", config.dropout)
 

@@ -72,6 +72,7 @@ class GlobalHead(nn.Module):
 class RetinaNet(nn.Module):
     """Gray images uint8 (B, 1, S, S) -> {'scores': logits (B, A, K), 'deltas': (B, A, 4), 'category': logits (B, n)}.
 
+    With `asked`, a pair (image (n,), anchor (n,)) of integers on the CPU, 'deltas' are those of these anchors, (n, 4).
     `pretrained` decides whether batch-norm statistics stay frozen in training: small batches spoil good statistics, but
     random weights have none worth keeping.
     """
@@ -80,6 +81,7 @@ class RetinaNet(nn.Module):
                  image_size):
         super().__init__()
         self.levels, self.image_size, self.pretrained = parse_levels(levels), image_size, weights != "none"
+        self.reach = head_convs + 1 if head_norm == "none" else image_size  # cells on each side that a box depends on
         check_size(image_size, self.levels)
         if head_norm == "group" and channels % 8:
             raise InputError(f"--channels {channels} cannot be grouped by 8: take a multiple of 8, or --head-norm none")
@@ -93,13 +95,42 @@ class RetinaNet(nn.Module):
         self.register_buffer("positives", torch.tensor(10.0))  # of an average image; the loss keeps it up to date
         self.register_buffer("anchors", make_anchors(image_size, self.levels), persistent=False)
 
-    def forward(self, images):
+    def forward(self, images, asked=None):
+        outputs = self.look(images)
+        maps = outputs.pop("maps")
+        deltas = flatten([self.box_head(x) for x in maps], 4) if asked is None else self.deltas_at(maps, *asked)
+        return outputs | {"deltas": deltas}
+
+    def look(self, images):
+        """Scores and category as `forward` gives them, and the pyramid's maps, of which `deltas_at` makes boxes."""
         x = (images / 255 - IMAGENET_MEAN) / IMAGENET_STD
         features = self.encoder(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
         maps = self.pyramid(features)
-        return {"scores": flatten([self.score_head(x) for x in maps], self.box_classes),
-                "deltas": flatten([self.box_head(x) for x in maps], 4),
+        return {"scores": flatten([self.score_head(x) for x in maps], self.box_classes), "maps": maps,
                 "category": self.global_head(features[5]).float()}
+
+    def deltas_at(self, maps, image, anchor):
+        """Deltas (n, 4) of anchors (n,) of images (n,), the same as from the whole maps, in whose format it computes.
+
+        The box head sees the part of a map that decides them. That spares most of its work, a third of the network's:
+        an image has few boxes, and the largest map is for small ones.
+        """
+        found, order, start = [], [], 0
+        with torch.autocast(maps[0].device.type, maps[0].dtype, enabled=maps[0].dtype != torch.float32):
+            for x in maps:
+                shape = (*x.shape[-2:], PER_CELL)
+                here = ((anchor >= start) & (anchor < start + math.prod(shape))).nonzero()[:, 0]
+                for i in image[here].unique().tolist():
+                    mine = here[image[here] == i]
+                    row, column, cell = torch.unravel_index(anchor[mine] - start, shape)
+                    rows, columns = (around(place, self.reach) for place in (row, column))
+                    part = self.box_head(x[i : i + 1, :, rows, columns])[0].permute(1, 2, 0).unflatten(2, (-1, 4))
+                    found.append(part[row - rows.start, column - columns.start, cell])
+                    order.append(mine)
+                start += math.prod(shape)
+            if not found:  # the head takes part all the same, so that its gradients are zeros as they would be
+                return flatten([self.box_head(maps[-1][:1])], 4)[0, :0]
+        return torch.cat(found)[torch.cat(order).argsort()].float()
 
     def train(self, mode=True):
         super().train(mode)
@@ -111,6 +142,11 @@ class RetinaNet(nn.Module):
 
     def freeze_encoder(self, frozen):
         self.encoder.requires_grad_(not frozen)
+
+
+def around(places, reach):
+    """The slice of a map from `reach` cells before the first of some places to as many behind the last."""
+    return slice(max(0, int(places.min()) - reach), int(places.max()) + reach + 1)
 
 
 def flatten(maps, width):

@@ -69,6 +69,8 @@ class Covid(CovidTables):
         """The table of step 02. InputError for a setting that needs a task of masks."""
         if config.unlabelled:
             raise InputError("--unlabelled learns predicted masks, and this task predicts classes: leave it out")
+        if config.paste:
+            raise InputError("--paste is for tasks of boxes: leave it out")
         return table
 
     def add_pseudo(self, table, predictions):
@@ -86,12 +88,20 @@ class Covid(CovidTables):
         """The order of the training images; those of studies that are not negative are the positives of --sampling."""
         return make_sampler(table, config, rank, world)
 
+    def network_inputs(self, batch, config):
+        """What the network is told in training beside the images: nothing."""
+        return ()
+
     def loss(self, outputs, batch, model, config):
         return classifier_loss(outputs, batch, config)
 
     def apply_view(self, images, view, model):
         """Images (B, 1, S, S) uint8 -> the same, left-right mirrored if view[1], upside down if view[2]."""
         return images.flip([axis for axis, wanted in zip((-1, -2), view[1:]) if wanted])
+
+    def outputs(self, model, images):
+        """What step 04 wants to know of images."""
+        return model(images)
 
     def undo_view(self, outputs, view, model):
         """Raw outputs of a view -> probabilities (B, C): there is nothing to turn back in a class."""

@@ -75,6 +75,11 @@ class DetectionTask:
         """Callable that the loader's processes apply to the boxes (n, 4) and classes (n,) of a sample."""
         return Matcher(make_anchors(config.image_size, parse_levels(config.levels)))
 
+    def network_inputs(self, batch, config):
+        """What the network is told in training beside the images: where a box is to be learned. A compiled one is not,
+        since it would be compiled anew for every batch."""
+        return () if config.compile else ((batch["positive_image"], batch["positive"]),)
+
     def loss(self, outputs, batch, model, config):
         """Weighted terms {'class', 'box', 'global'}; in validation always per image, whatever the batches are."""
         running = model.positives if model.training and config.divide_by == "running" else None
@@ -90,20 +95,37 @@ class DetectionTask:
             images = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
         return images.flip(-1) if flipped else images
 
+    def outputs(self, model, images):
+        """What step 04 wants to know of images before it knows which boxes it wants."""
+        return model.look(images)
+
     def undo_view(self, outputs, view, model):
-        """Raw outputs of a view -> what the unchanged image's anchors would have said."""
+        """Outputs of a view, of `forward` or of `look` -> what the unchanged image's anchors would have said.
+
+        The deltas become a function of (image (n,), anchor (n,)), integers on the CPU: those of these anchors (n, 4).
+        """
         thirds, flipped = view
-        scores, deltas = outputs["scores"].sigmoid(), outputs["deltas"]
-        side = view_side(model, thirds)
-        if flipped:
-            index = flip_index(side, model.levels).to(scores.device)
-            scores, deltas = scores[:, index], deltas[:, index] * deltas.new_tensor([-1, 1, 1, 1])
+        side, device = view_side(model, thirds), outputs["scores"].device
+        place = torch.arange(outputs["scores"].shape[1])  # of each anchor, the one that stands for it in the view
         if thirds:
-            index = scale_index(model.image_size, side, model.levels, thirds).to(scores.device)
-            anchors = make_anchors(side, model.levels).to(scores.device)[index]
-            boxes = decode(deltas[:, index], anchors) * (model.image_size / side)
-            scores, deltas = scores[:, index], encode(boxes, model.anchors)
-        return {"scores": scores, "deltas": deltas, "category": outputs["category"].softmax(-1)}
+            place = scale_index(model.image_size, side, model.levels, thirds)
+        seen = flip_index(side, model.levels)[place] if flipped else place  # and where the network has it
+
+        def deltas_at(image, anchor):
+            if "maps" in outputs:
+                deltas = model.deltas_at(outputs["maps"], image, seen[anchor])
+            else:
+                deltas = outputs["deltas"][image, seen[anchor]]
+            if flipped:
+                deltas = deltas * deltas.new_tensor([-1, 1, 1, 1])
+            if thirds:
+                anchors = make_anchors(side, model.levels)[place[anchor]].to(device)
+                boxes = decode(deltas, anchors) * (model.image_size / side)
+                deltas = encode(boxes, model.anchors[anchor.to(device)])
+            return deltas
+
+        return {"scores": outputs["scores"].sigmoid()[:, seen.to(device)], "deltas": deltas_at,
+                "category": outputs["category"].softmax(-1)}
 
     def merge(self, outputs):
         """[per image: score (n,), label (n,), deltas (N, n, 4), anchor (n,), category (C,)] over N models and views.
@@ -113,12 +135,13 @@ class DetectionTask:
         outputs = list(outputs)
         scores = torch.stack([o["scores"] for o in outputs]).mean(0)
         category = torch.stack([o["category"] for o in outputs]).mean(0)
-        merged = []
-        for i, image_scores in enumerate(scores):
-            score, anchor, label = best_pairs(image_scores, self.most, self.floor)
-            merged.append({"score": score, "label": label, "anchor": anchor, "category": category[i],
-                           "deltas": torch.stack([o["deltas"][i, anchor] for o in outputs])})
-        return merged
+        best = [best_pairs(image_scores, self.most, self.floor) for image_scores in scores]
+        counts = [len(anchor) for _, anchor, _ in best]
+        image, anchors = torch.arange(len(best)).repeat_interleave(torch.tensor(counts)), torch.cat(
+            [anchor for _, anchor, _ in best]).cpu()
+        deltas = torch.stack([o["deltas"](image, anchors) for o in outputs]).split(counts, dim=1)
+        return [{"score": score, "label": label, "anchor": anchor, "category": category[i], "deltas": deltas[i]}
+                for i, (score, anchor, label) in enumerate(best)]
 
     def candidates(self, merged, row, model, config):
         """What step 05 needs of an image, in its original pixels: see `Candidates`.

@@ -3,6 +3,7 @@
 import numpy as np
 import torch.nn.functional as F
 
+from cxr.disk import InputError
 from cxr.lungs import paste
 from cxr.mask_predictions import MaskCase, MaskPrediction, pack_picture
 from cxr.models.unet import build_segmenter
@@ -28,6 +29,8 @@ class MaskTask:
         return self.box_classes
 
     def select(self, table, config):
+        if config.paste:
+            raise InputError("--paste is for tasks of boxes: leave it out")
         return table
 
     def add_pseudo(self, table, predictions):
@@ -46,6 +49,10 @@ class MaskTask:
         """The order of the training images."""
         return make_sampler(table, config, rank, world)
 
+    def network_inputs(self, batch, config):
+        """What the network is told in training beside the images: nothing."""
+        return ()
+
     def loss(self, outputs, batch, model, config):
         """Named, weighted terms."""
         return mask_loss(outputs, batch, config)
@@ -57,6 +64,10 @@ class MaskTask:
             side = max(1, round(images.shape[-1] * 2 ** (thirds / 3) / 32)) * 32
             images = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
         return images.flip(-1) if flipped else images
+
+    def outputs(self, model, images):
+        """What step 04 wants to know of images."""
+        return model(images)
 
     def undo_view(self, outputs, view, model):
         """Raw outputs of a view -> probabilities of the unchanged image's pixels (B, S, S) and of the images (B,)."""

@@ -181,9 +181,10 @@ def train_one_epoch(task, state, network, loader, teacher, folder, deadline):
     for batch in bar:
         torch.manual_seed(hash((config.seed, state.fold, state.epoch, state.step, distributed.rank())) % 2**63)
         state.moment = state.epoch + state.step / steps
+        more = task.network_inputs(batch, config)
         batch = to_device(batch, device)
         with autocast(device, state.precision):
-            outputs = network(batch["image"])
+            outputs = network(batch["image"], *more)
         terms = task.loss(outputs, batch, state.model, config) | (teacher.terms() if teacher else {})
         loss = sum(terms.values())
         state.scaler.scale(loss / config.accumulate).backward()

@@ -24,7 +24,8 @@ def focal(logits, target):
 
 
 def detection_loss(scores, deltas, matched, running=None):
-    """Class and box terms: logits (B, A, K), deltas (B, A, 4), and what `Matcher` said of the batch's images.
+    """Class and box terms: logits (B, A, K), deltas (B, A, 4) or those of the positives only (p, 4), and what `Matcher`
+    said of the batch's images.
 
     Class: focal loss, summed over all anchors but the ignored ones; box: smooth L1 over the positives, mean over their
     4 numbers. As published: each image's sums are divided by max(1, its positives), then the mean over images is taken
@@ -33,9 +34,10 @@ def detection_loss(scores, deltas, matched, running=None):
     happens to have few of them is no outlier (as in Detectron2's RetinaNet).
     """
     image, anchor = matched["positive_image"], matched["positive"]
+    deltas = deltas[image, anchor] if deltas.dim() == 3 else deltas
     count = scores.new_zeros(len(scores)).index_add(0, image, scores.new_ones(len(image)))
     divisor = (count.clamp(min=1) if running is None else update_mean(running, count)) * len(scores)
-    box = F.smooth_l1_loss(deltas[image, anchor], matched["goal"], reduction="none", beta=BETA).mean(-1)
+    box = F.smooth_l1_loss(deltas, matched["goal"], reduction="none", beta=BETA).mean(-1)
     return {"class": (class_sums(scores, matched) / divisor).sum(),
             "box": (box / divisor.expand(len(scores))[image]).sum()}
 
