@@ -106,6 +106,8 @@ class Config:
                                 "21 = 20 without rotation; for masks also first to fifth and seventeenth, after these "
                                 "places", True, ("1", "10", "11", "15", "20", "21", "first", "second", "third",
                                                  "fourth", "fifth", "seventeenth"))
+    paste: float = setting(0.0, "probability that an image without boxes gets those of another training image, and "
+                           "what they show", True)
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
     start: str = setting("", "the first weights: a run's last ones of the same fold, for larger images or another "
@@ -240,7 +242,7 @@ def check(config):
     for name in positive:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
-    for name in ("positive_share", "positive_share_end"):
+    for name in ("positive_share", "positive_share_end", "paste"):
         if not 0 <= getattr(config, name) <= 1 or config.positive_share == 0:
             raise InputError(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(config, name)}")
     for name in ("dropout", "ema", "label_smoothing"):

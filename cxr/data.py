@@ -14,6 +14,7 @@ from cxr.disk import InputError
 from cxr.images import resize
 from cxr.masks import EMPTY, decode, resize_mask
 from cxr.training.augmentation import Augmentation
+from cxr.training.copy_paste import paste_findings
 from cxr.training.mask_augmentation import RECIPES, MaskAugmentation
 
 TEXT_COLUMNS = ("image_id", "group", "mask", "study_id", "patient")  # such as 00123 or 12e4, which are no numbers
@@ -26,16 +27,18 @@ class XrayDataset(Dataset):
     has crop_x1 to crop_y2 (original pixels), all is cut to that box first. A column `mask_known` instead asks for the
     mask of all that the boxes cover, and comes along, since a mask without boxes may be unknown, not empty. A column
     `soft` (probabilities of the classes, a JSON list) comes along as a tensor (C,).
+    With `paste`, a picture without boxes gets those of another row, and what they show, with this probability.
     `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
     Indexed by (epoch, row), or (epoch, place, row) where a row comes several times in an epoch: the random numbers of a
     sample depend on the seed and these alone, never on the number of workers, processes or restarts.
     """
 
-    def __init__(self, table, folder, image_size, augmentation="1", seed=0, targets=None):
-        self.targets = targets
+    def __init__(self, table, folder, image_size, augmentation="1", seed=0, targets=None, paste=0.0):
+        self.targets, self.paste = targets, paste
         self.table, self.folder, self.image_size, self.seed = table.reset_index(drop=True), folder, image_size, seed
         kind = MaskAugmentation if augmentation in RECIPES else Augmentation
         self.augment = kind(augmentation, image_size) if augmentation != "1" else None
+        self.donors = np.flatnonzero(self.table["n_boxes"]) if paste else []
 
     def __len__(self):
         return len(self.table)
@@ -45,24 +48,33 @@ class XrayDataset(Dataset):
         row = self.table.iloc[row_number]
         image = read_png(self.folder / f"{row['image_id']}.png")
         boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
+        label, rng = int(row.get("label", -1)), np.random.default_rng((self.seed, *moment, row_number))
+        if len(self.donors) and not len(boxes) and rng.random() < self.paste:
+            image, boxes, labels, label = self.with_boxes_of(rng.choice(self.donors), image, label)
         masks = [true_mask(row)] if "mask" in row else []
         if "mask_known" in row:
             masks = [fill_boxes(boxes, image.shape[1], image.shape[0])]
         if "crop_x1" in row:
             image, boxes, labels, masks = cut_all(image, boxes, labels, masks, row)
         if self.augment is not None:
-            rng = np.random.default_rng((self.seed, *moment, row_number))
             image, boxes, labels, *masks = self.augment(image, boxes, labels, rng, *masks)
         else:
             boxes = boxes * (self.image_size / image.shape[0])
             image, masks = resize(image, self.image_size), [resize_mask(mask, self.image_size) for mask in masks]
         boxes, labels = torch.from_numpy(boxes).float(), torch.from_numpy(labels)
         sample = {"image": torch.from_numpy(np.ascontiguousarray(image))[None], "boxes": boxes, "labels": labels,
-                  "label": int(row.get("label", -1)), "index": row_number}
+                  "label": label, "index": row_number}
         sample |= {"mask": torch.from_numpy(mask)[None] for mask in masks}
         sample |= {"mask_known": bool(row["mask_known"])} if "mask_known" in row else {}
         sample |= {"soft": torch.tensor(json.loads(row["soft"]))} if "soft" in row else {}
         return sample | (self.targets(boxes, labels) if self.targets else {})
+
+    def with_boxes_of(self, donor, image, label):
+        """(image, boxes, labels, label of the image) with what the boxes of another row show, where that is visible."""
+        row = self.table.iloc[donor]
+        other = read_png(self.folder / f"{row['image_id']}.png")
+        image, boxes, labels = paste_findings(image, other, *scaled_boxes(row, other.shape[1], other.shape[0]))
+        return image, boxes, labels, int(row.get("label", -1)) if len(boxes) else label
 
 
 def read_png(path):

@@ -15,8 +15,9 @@ LAYERS = {name: number for number, names in {
     0: "boxes config crops device disk distributed images lungs masks",
     1: "class_predictions data detection duplicates folds grad_cam mask_predictions metrics models onnx_files synthetic "
        "serving.deep_images serving.image_folder serving.overlay serving.structured_report training.augmentation "
-       "training.checkpoint training.class_losses training.losses training.manifest training.mask_augmentation "
-       "training.mask_losses training.matching training.mean_teacher training.samplers training.schedules",
+       "training.checkpoint training.class_losses training.copy_paste training.losses training.manifest "
+       "training.mask_augmentation training.mask_losses training.matching training.mean_teacher training.samplers "
+       "training.schedules",
     2: "duplicate_sheet opacity_boxes panels predictions scoring serving.reading training.pseudo_labels",
     3: "tasks"}.items() for name in names.split()}
 TASKS, DRIVERS = 3, 4

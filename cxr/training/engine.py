@@ -145,8 +145,8 @@ def make_loaders(task, config, tables, device):
         task.sampler(tables[0], config, *share),
         ResumableSampler(len(tables[1]), config.batch_size, seed, False, *share))
     loaders = []
-    for table, sampler, augmentation in zip(tables, samplers, (config.augmentation, "1")):
-        dataset = XrayDataset(table, config.task_dir / "images", config.image_size, augmentation, seed, targets)
+    for table, sampler, augmentation, paste in zip(tables, samplers, (config.augmentation, "1"), (config.paste, 0.0)):
+        dataset = XrayDataset(table, config.task_dir / "images", config.image_size, augmentation, seed, targets, paste)
         processes = workers if table is tables[0] else min(workers, 2)
         loaders.append(make_loader(dataset, sampler, processes, device.type == "cuda"))
     return loaders

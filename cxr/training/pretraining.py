@@ -20,7 +20,7 @@ SMALLEST = 256  # pixels of the stored pictures
 # Lighter than what the real images need, since there are more pictures than the network can learn by heart.
 RECIPE = {"epochs": 7, "augmentation": "15", "dropout": 0.2, "weight_decay": 0.02, "keep": 1, "patience": 0,
           "fold": 0, "folds": 4, "seed": 42, "cleaning": "B"}
-NOT_THERE = {"pretrain": 0, "start": "", "pseudo": "", "unlabelled": "", "lungs": ""}
+NOT_THERE = {"pretrain": 0, "paste": 0.0, "start": "", "pseudo": "", "unlabelled": "", "lungs": ""}
 
 
 def first_lessons(config):
