@@ -164,12 +164,12 @@ def search(cases, grid, gate_weights):
     return Tally(grid, dict(parts))
 
 
-def fit(tally, keep=lambda part: True):
+def fit(tally, keep=lambda part: True, errors=1.0):
     """The plainest Params that are not clearly worse than the best over the parts with `keep(part)`.
 
     The mean over all thresholds within NEARBY of one is compared, not the single value: with few positive images the
     score jumps from threshold to threshold, and a lone peak does not return on other images. Not clearly worse is what
-    loses at most a standard error of the difference (Breiman et al. 1984, "Classification and regression trees",
+    loses at most so many standard errors of the difference (Breiman et al. 1984, "Classification and regression trees",
     section 3.4.3): on some hundred images the best of many settings is best by chance. Each setting has its own best
     threshold, the middle one among ties; so without any image to fit on the result is the plainest.
     """
@@ -178,8 +178,8 @@ def fit(tally, keep=lambda part: True):
     middle = (tied.cumsum(-1) > tied.sum(-1, keepdims=True) // 2).argmax(-1)  # of each setting
     best = np.take_along_axis(smooth, middle[..., None], -1)[..., 0]
     loss = best.max() - best
-    good = np.argwhere(loss <= standard_errors(tally, keep, middle, np.unravel_index(best.argmax(), best.shape)) + 1e-9)
-    first = tuple(good[0])  # in the order of the grid
+    allowed = errors * standard_errors(tally, keep, middle, np.unravel_index(best.argmax(), best.shape))
+    first = tuple(np.argwhere(loss <= allowed + 1e-9)[0])  # in the order of the grid
     return tally.grid.params((*first, middle[first]))
 
 
@@ -216,15 +216,16 @@ def judge(tally, final, held_out):
     return Outcome(final, held_out, float(score / max(1, counted)), int(counted), float(like / max(1, like_counted)))
 
 
-def nested(tally):
-    """Outcome with the parameters of each fold fitted on the other folds.
+def nested(tally, errors=1.0):
+    """Outcome with the parameters of each fold fitted on the other folds, see `fit`.
 
     Where there is one fold only, its two halves by patient take the place of folds.
     """
     single = len({part.fold for part in tally.parts}) < 2
     name = (lambda part: part.half) if single else (lambda part: part.fold)
-    fitted = {unit: fit(tally, lambda part: name(part) != unit) for unit in {name(part) for part in tally.parts}}
-    return judge(tally, fit(tally), {part: fitted[name(part)] for part in tally.parts})
+    units = {name(part) for part in tally.parts}
+    fitted = {unit: fit(tally, lambda part: name(part) != unit, errors) for unit in units}
+    return judge(tally, fit(tally, errors=errors), {part: fitted[name(part)] for part in tally.parts})
 
 
 def transfer(tally):
