@@ -169,17 +169,17 @@ def test_one_fold_is_split_in_halves_by_group():
     cases = [make_case(i, True, group=f"patient{i // 2}") for i in range(12)]
     assert all(a.part == b.part for a, b in zip(cases[::2], cases[1::2]))
     tally = search.search(cases, SMALL, GATE)
-    assert set(tally.parts) == {Part(0, 0, False), Part(0, 1, False)}
+    assert {part.share % 2 for part in tally.parts} == {0, 1}
     result = search.nested(tally)
-    for half in (0, 1):
-        assert result.held_out[Part(0, half, False)] == search.fit(tally, lambda part: part.half != half)
+    for part in tally.parts:
+        assert result.held_out[part] == search.fit(tally, lambda other: other.share % 2 != part.share % 2)
 
 
-def test_halves_do_not_depend_on_the_process():
+def test_shares_do_not_depend_on_the_process():
     for i in range(4):
         assert make_case(i, True).part == make_case(i, True, group=f"image{i}").part
-    assert {make_case(0, True, group=group).part.half for group in ("a", "b", "c", "d")} == {0, 1}
-    assert make_case(0, True, group="a").part.half == 0xE8B7BE43 % 2  # CRC-32 of "a"
+    assert len({make_case(0, True, group=str(group)).part.share for group in range(100)}) == search.SHARES == 8
+    assert make_case(0, True, group="a").part.share == 0xE8B7BE43 % 8  # CRC-32 of "a"
 
 
 def test_one_image():

@@ -25,6 +25,7 @@ from cxr.detection import (
 from cxr.metrics import image_score, prefix_scores
 
 NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
+SHARES = 8  # of a fold, whose spread tells the standard errors
 AXES = ("percentile_shrink", "scale", "merge", "gate", "half", "threshold")
 
 
@@ -32,7 +33,7 @@ class Part(NamedTuple):
     """Images that are always fitted on or held out together."""
 
     fold: int
-    half: int
+    share: int  # of SHARES, by patient
     test_like: bool
 
 
@@ -49,8 +50,8 @@ class Case(NamedTuple):
     @property
     def part(self):
         # A checksum, since Python's own hash of a text differs from process to process.
-        half = zlib.crc32((self.group or self.candidates.image_id).encode()) % 2
-        return Part(int(self.fold), half, bool(self.test_like))
+        share = zlib.crc32((self.group or self.candidates.image_id).encode()) % SHARES
+        return Part(int(self.fold), share, bool(self.test_like))
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def nested(tally, errors=1.0):
     Where there is one fold only, its two halves by patient take the place of folds.
     """
     single = len({part.fold for part in tally.parts}) < 2
-    name = (lambda part: part.half) if single else (lambda part: part.fold)
+    name = (lambda part: part.share % 2) if single else (lambda part: part.fold)
     units = {name(part) for part in tally.parts}
     fitted = {unit: fit(tally, lambda part: name(part) != unit, errors) for unit in units}
     return judge(tally, fit(tally, errors=errors), {part: fitted[name(part)] for part in tally.parts})
