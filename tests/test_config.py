@@ -14,6 +14,7 @@ from cxr.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = {name: task.presets for name, task in TASKS.items()}
+SHARES = ("dropout", "ema", "label_smoothing", "positive_share", "positive_share_end", "paste")  # below 1
 TRAINING = [f.name for f in flags() if f.metadata["training"]]
 
 
@@ -132,7 +133,7 @@ def test_settings_that_change_the_weights_change_the_run(name):
     setting = next(f for f in flags() if f.name == name)
     choices = [c for c in setting.metadata["choices"] or () if c != setting.default]
     other = choices[0] if choices else "other" if isinstance(setting.default, str) else setting.default + 2
-    other = 0.25 if name in ("dropout", "ema", "label_smoothing", "positive_share", "positive_share_end") else other
+    other = 0.25 if name in SHARES else other
     other = 40 if name == "pretrain" else other
     assert parse("--" + name.replace("_", "-"), str(other)).run == f"paper-{name}={other}"
 
