@@ -76,7 +76,7 @@ def workers(files, size, new, number):
 
 
 def main():
-    args = arguments(__doc__, input="", images=200, size=512, rounds=3)
+    args = arguments(__doc__, input="", images=600, size=512, rounds=3)
     cv2.setNumThreads(1)  # a figure per core; the workers of step 02 share the cores anyway
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -38,6 +38,12 @@ def choose_precision(name, device):
     return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
 
 
+def training_format(device, precision):
+    """Memory format of a network in training: channels last, except in fp32 on a CPU, where the backward convolutions of
+    oneDNN take longer in it (SE-ResNeXt-101 on AVX2: 6.2 s of a step instead of 4.9)."""
+    return torch.contiguous_format if device.type == "cpu" and precision == "fp32" else torch.channels_last
+
+
 def autocast(device, precision):
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, FORMATS[precision])
 

@@ -104,7 +104,7 @@ class RetinaNet(nn.Module):
     def look(self, images):
         """Scores and category as `forward` gives them, and the pyramid's maps, of which `deltas_at` makes boxes."""
         x = (images / 255 - IMAGENET_MEAN) / IMAGENET_STD
-        features = self.encoder(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
+        features = self.encoder(x.expand(-1, 3, -1, -1).contiguous())  # in the format that the weights have
         maps = self.pyramid(features)
         return {"scores": flatten([self.score_head(x) for x in maps], self.box_classes), "maps": maps,
                 "category": self.global_head(features[5]).float()}

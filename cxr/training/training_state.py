@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from cxr.device import training_format
 from cxr.disk import InputError
 from cxr.training.checkpoint import first_line, load_state, save_state
 from cxr.training.mean_teacher import teacher_decay
@@ -25,7 +26,7 @@ class Training:
         self.model = task.build_model(config, load_weights=not (resuming or given))
         if given and not resuming:
             load_start(self.model, config, fold)
-        self.model.to(device, memory_format=torch.channels_last)
+        self.model.to(device, memory_format=training_format(device, precision))
         self.average = AveragedModel(self.model, multi_avg_fn=moving_average(self.decay), use_buffers=True) \
             if config.ema or config.unlabelled else None
         self.optimizer = make_optimizer(self.model.parameters(), config, device)
