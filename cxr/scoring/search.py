@@ -25,7 +25,6 @@ from cxr.detection import (
 from cxr.metrics import image_score, prefix_scores
 
 NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
-SHARES = 8  # of a fold, whose spread tells the standard errors
 AXES = ("percentile_shrink", "scale", "merge", "gate", "half", "threshold")
 
 
@@ -33,7 +32,7 @@ class Part(NamedTuple):
     """Images that are always fitted on or held out together."""
 
     fold: int
-    share: int  # of SHARES, by patient
+    half: int
     test_like: bool
 
 
@@ -50,8 +49,8 @@ class Case(NamedTuple):
     @property
     def part(self):
         # A checksum, since Python's own hash of a text differs from process to process.
-        share = zlib.crc32((self.group or self.candidates.image_id).encode()) % SHARES
-        return Part(int(self.fold), share, bool(self.test_like))
+        half = zlib.crc32((self.group or self.candidates.image_id).encode()) % 2
+        return Part(int(self.fold), half, bool(self.test_like))
 
 
 @dataclass(frozen=True)
@@ -165,45 +164,19 @@ def search(cases, grid, gate_weights):
     return Tally(grid, dict(parts))
 
 
-def fit(tally, keep=lambda part: True, errors=1.0):
-    """The plainest Params that are not clearly worse than the best over the parts with `keep(part)`.
+def fit(tally, keep=lambda part: True):
+    """The best Params over the parts with `keep(part)`.
 
     The mean over all thresholds within NEARBY of one is compared, not the single value: with few positive images the
-    score jumps from threshold to threshold, and a lone peak does not return on other images. Not clearly worse is what
-    loses at most so many standard errors of the difference (Breiman et al. 1984, "Classification and regression trees",
-    section 3.4.3): on some hundred images the best of many settings is best by chance. Each setting has its own best
-    threshold, the middle one among ties; so without any image to fit on the result is the plainest.
+    score jumps from threshold to threshold, and a lone peak does not return on other images. Among ties the plainest
+    values win and then the middle threshold; so without any image to fit on the result is the plainest.
     """
-    smooth = tally.means(keep) @ smoothing(tally.grid).T
-    tied = smooth >= smooth.max(-1, keepdims=True) - 1e-9
-    middle = (tied.cumsum(-1) > tied.sum(-1, keepdims=True) // 2).argmax(-1)  # of each setting
-    best = np.take_along_axis(smooth, middle[..., None], -1)[..., 0]
-    loss = best.max() - best
-    allowed = errors * standard_errors(tally, keep, middle, np.unravel_index(best.argmax(), best.shape))
-    first = tuple(np.argwhere(loss <= allowed + 1e-9)[0])  # in the order of the grid
-    return tally.grid.params((*first, middle[first]))
-
-
-def smoothing(grid):
-    """Weights (thresholds, thresholds) of the mean over all thresholds within NEARBY of each."""
-    threshold = np.array(grid.threshold)
+    threshold = np.array(tally.grid.threshold)
     near = np.abs(threshold - threshold[:, None]) <= NEARBY * threshold[:, None]
-    return near / near.sum(1, keepdims=True)
-
-
-def standard_errors(tally, keep, threshold, best):
-    """Standard errors, of grid.shape without the thresholds, of how much each setting at its threshold (an index) loses
-    beside the best one, whose index is given: a ratio estimate in which each part is a cluster; 0 for a single part."""
-    parts = [table for part, table in tally.parts.items() if keep(part)]
-    if len(parts) < 2:
-        return np.zeros(threshold.shape)
-    means, counts, weights = tally.means(keep), sum(table[1] for table in parts), smoothing(tally.grid)
-    total = np.zeros(threshold.shape)
-    for sums, counted in parts:
-        share = np.divide(sums - means * counted, counts, out=np.zeros_like(sums), where=counts > 0) @ weights.T
-        own = np.take_along_axis(share, threshold[..., None], -1)[..., 0]
-        total += (own - own[best]) ** 2
-    return np.sqrt(total * len(parts) / (len(parts) - 1))
+    smooth = tally.means(keep) @ (near / near.sum(1, keepdims=True)).T
+    tied = np.argwhere(smooth >= smooth.max() - 1e-9)  # in the order of the grid
+    tied = tied[(tied[:, :-1] == tied[0, :-1]).all(axis=1)]
+    return tally.grid.params(tied[len(tied) // 2])
 
 
 def judge(tally, final, held_out):
@@ -217,16 +190,15 @@ def judge(tally, final, held_out):
     return Outcome(final, held_out, float(score / max(1, counted)), int(counted), float(like / max(1, like_counted)))
 
 
-def nested(tally, errors=1.0):
-    """Outcome with the parameters of each fold fitted on the other folds, see `fit`.
+def nested(tally):
+    """Outcome with the parameters of each fold fitted on the other folds.
 
     Where there is one fold only, its two halves by patient take the place of folds.
     """
     single = len({part.fold for part in tally.parts}) < 2
-    name = (lambda part: part.share % 2) if single else (lambda part: part.fold)
-    units = {name(part) for part in tally.parts}
-    fitted = {unit: fit(tally, lambda part: name(part) != unit, errors) for unit in units}
-    return judge(tally, fit(tally, errors=errors), {part: fitted[name(part)] for part in tally.parts})
+    name = (lambda part: part.half) if single else (lambda part: part.fold)
+    fitted = {unit: fit(tally, lambda part: name(part) != unit) for unit in {name(part) for part in tally.parts}}
+    return judge(tally, fit(tally), {part: fitted[name(part)] for part in tally.parts})
 
 
 def transfer(tally):
