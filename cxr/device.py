@@ -39,8 +39,8 @@ def choose_precision(name, device):
 
 
 def training_format(device, precision):
-    """Memory format of a network in training: channels last, except in fp32 on a CPU, where the backward convolutions of
-    oneDNN take longer in it (SE-ResNeXt-101 on AVX2: 6.2 s of a step instead of 4.9)."""
+    """Memory format of a network in training: channels last, except in fp32 on a CPU, where oneDNN's backward
+    convolutions take longer in it (SE-ResNeXt-101 on AVX2: 6.2 s of a step instead of 4.9)."""
     return torch.contiguous_format if device.type == "cpu" and precision == "fp32" else torch.channels_last
 
 

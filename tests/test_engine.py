@@ -302,7 +302,9 @@ def test_the_log_holds_what_the_kept_weights_give(config):
     train_folds(TASK, config)
     model = load_model(TASK, config.fold_dir(0) / "epoch003.pt", CPU)
     results = evaluate(TASK, model, validation_loader(config), config, CPU, "fp32")
-    assert {k: str(v) for k, v in results.items()}.items() <= read_log(config)[-1].items()
+    logged = read_log(config)[-1]
+    # not to the last digit, since training in fp32 on a CPU and prediction have different memory formats
+    assert {name: float(logged[name]) for name in results} == pytest.approx(results, rel=1e-4)
     state = load_state(config.fold_dir(0) / "last.pt")
     assert not torch.equal(state["model"]["head.weight"], model.head.weight)
 

@@ -185,7 +185,7 @@ def write_gallery(path, kinds, title, image_score, several_classes=False):
     with matplotlib.rc_context(STYLE | {"axes.grid": False}), atomic(path) as temporary:
         figure = Figure(figsize=(2.3 * EXAMPLES, 2.75 * len(kinds) + 0.5), layout="constrained")
         colours = ("solid", "dashed") if several_classes else ("green", "orange, dashed")
-        figure.suptitle(f"{title}: marked ({colours[0]}), predicted ({colours[1]}, with its confidence)", fontsize=11)
+        figure.suptitle(f"{title}\nmarked ({colours[0]}), predicted ({colours[1]}, with its confidence)", fontsize=11)
         rows = figure.subfigures(len(kinds), 1, squeeze=False)[:, 0]
         for row, (kind, _, number, cases) in zip(rows, kinds):
             row.suptitle(f"{kind} ({number} in all)", fontsize=10, fontweight="bold", x=0.01, ha="left")
