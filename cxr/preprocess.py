@@ -21,7 +21,7 @@ from cxr.images import convert_image
 COLUMNS = ["image_id", "path", "study_id", "patient", "cluster", "group", "stratum", "fold", "width", "height", "age",
            "sex", "view", "n_boxes", "boxes", "box_labels", "mask_known", "label", "test_like", "mask"]
 GROUPED = {"patients": "patient", "studies": "study_id", "clusters of copies": "cluster"}  # columns, where they exist
-TOGETHER = 4  # images that a worker is handed at once, since a conversion takes only some times as long as handing over
+TOGETHER = 4  # images that a worker is handed at once; few, so that all workers end at about the same time
 QUEUED_PER_WORKER = 3  # such handfuls; keeps workers busy, and the queue does not grow with the number of images
 
 

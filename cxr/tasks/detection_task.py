@@ -137,8 +137,8 @@ class DetectionTask:
         category = torch.stack([o["category"] for o in outputs]).mean(0)
         best = [best_pairs(image_scores, self.most, self.floor) for image_scores in scores]
         counts = [len(anchor) for _, anchor, _ in best]
-        image, anchors = torch.arange(len(best)).repeat_interleave(torch.tensor(counts)), torch.cat(
-            [anchor for _, anchor, _ in best]).cpu()
+        image = torch.arange(len(best)).repeat_interleave(torch.tensor(counts))
+        anchors = torch.cat([anchor for _, anchor, _ in best]).cpu()
         deltas = torch.stack([o["deltas"](image, anchors) for o in outputs]).split(counts, dim=1)
         return [{"score": score, "label": label, "anchor": anchor, "category": category[i], "deltas": deltas[i]}
                 for i, (score, anchor, label) in enumerate(best)]
