@@ -31,7 +31,7 @@ class Rsna(DetectionTask):
         "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 20, "batch_size": 8, "lr": 4e-4,
                                  "pretrain": 1600, "paste": 0.3, "dropout": 0.5, "augmentation": "20",
                                  "weight_decay": 0.05},
-        "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 9, "batch_size": 8, "lr": 5e-4,
+        "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 7, "batch_size": 8, "lr": 5e-4,
                                 "channels": 64, "head_convs": 2, "size": 256},
     }
     read_tables = staticmethod(read_tables)
