@@ -106,8 +106,8 @@ class Config:
                                 "21 = 20 without rotation; for masks also first to fifth and seventeenth, after these "
                                 "places", True, ("1", "10", "11", "15", "20", "21", "first", "second", "third",
                                                  "fourth", "fifth", "seventeenth"))
-    paste: float = setting(0.0, "probability that an image without boxes gets those of another training image, and "
-                           "what they show", True)
+    paste: float = setting(0.0, "probability that an image gets boxes of another training image, too, and what they "
+                           "show", True)
     ema: float = setting(0.0, "decay of the moving average of the weights that is evaluated and kept; 0 is off", True)
     ema_from: int = setting(1, "epoch, counted from 1, in which the average begins; before, it is a copy", True)
     start: str = setting("", "the first weights: a run's last ones of the same fold, for larger images or another "

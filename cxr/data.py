@@ -14,7 +14,7 @@ from cxr.disk import InputError
 from cxr.images import resize
 from cxr.masks import EMPTY, decode, resize_mask
 from cxr.training.augmentation import Augmentation
-from cxr.training.copy_paste import paste_findings
+from cxr.training.copy_paste import draw_findings, paste_findings
 from cxr.training.mask_augmentation import RECIPES, MaskAugmentation
 
 TEXT_COLUMNS = ("image_id", "group", "mask", "study_id", "patient")  # such as 00123 or 12e4, which are no numbers
@@ -27,7 +27,7 @@ class XrayDataset(Dataset):
     has crop_x1 to crop_y2 (original pixels), all is cut to that box first. A column `mask_known` instead asks for the
     mask of all that the boxes cover, and comes along, since a mask without boxes may be unknown, not empty. A column
     `soft` (probabilities of the classes, a JSON list) comes along as a tensor (C,).
-    With `paste`, a picture without boxes gets those of another row, and what they show, with this probability.
+    With `paste`, a picture gets boxes of another row, too, and what they show, with this probability.
     `targets(boxes, labels)` adds what the losses need of them, tensors of any length, for `collate` to join.
     Indexed by (epoch, row), or (epoch, place, row) where a row comes several times in an epoch: the random numbers of a
     sample depend on the seed and these alone, never on the number of workers, processes or restarts.
@@ -49,8 +49,8 @@ class XrayDataset(Dataset):
         image = read_png(self.folder / f"{row['image_id']}.png")
         boxes, labels = scaled_boxes(row, image.shape[1], image.shape[0])
         label, rng = int(row.get("label", -1)), np.random.default_rng((self.seed, *moment, row_number))
-        if len(self.donors) and not len(boxes) and rng.random() < self.paste:
-            image, boxes, labels, label = self.with_boxes_of(rng.choice(self.donors), image, label)
+        if len(self.donors) and rng.random() < self.paste:
+            image, boxes, labels, label = self.with_findings(rng, image, boxes, labels, label)
         masks = [true_mask(row)] if "mask" in row else []
         if "mask_known" in row:
             masks = [fill_boxes(boxes, image.shape[1], image.shape[0])]
@@ -69,12 +69,14 @@ class XrayDataset(Dataset):
         sample |= {"soft": torch.tensor(json.loads(row["soft"]))} if "soft" in row else {}
         return sample | (self.targets(boxes, labels) if self.targets else {})
 
-    def with_boxes_of(self, donor, image, label):
-        """(image, boxes, labels, label of the image) with what the boxes of another row show, where that is visible."""
-        row = self.table.iloc[donor]
+    def with_findings(self, rng, image, boxes, labels, label):
+        """(image, boxes, labels, label of the image) with what another row shows, where that is visible."""
+        row = self.table.iloc[rng.choice(self.donors)]
         other = read_png(self.folder / f"{row['image_id']}.png")
-        image, boxes, labels = paste_findings(image, other, *scaled_boxes(row, other.shape[1], other.shape[0]))
-        return image, boxes, labels, int(row.get("label", -1)) if len(boxes) else label
+        drawn = draw_findings(rng, other, *scaled_boxes(row, other.shape[1], other.shape[0]), boxes)
+        image, new, kinds = paste_findings(image, *drawn)
+        return (image, np.concatenate([boxes, new]), np.concatenate([labels, kinds]),
+                int(row.get("label", -1)) if len(new) else label)
 
 
 def read_png(path):

@@ -11,7 +11,7 @@ from cxr.config import Config
 from cxr.data import XrayDataset
 from cxr.disk import InputError
 from cxr.tasks.mask_task import MaskTask
-from cxr.training.copy_paste import exposed_like, paste_findings, soft_box
+from cxr.training.copy_paste import draw_findings, exposed_like, meet, paste_findings, soft_box
 
 BOX = np.array([[20.0, 10.0, 60.0, 50.0]])
 ZERO = np.zeros(1, np.int64)
@@ -60,6 +60,31 @@ def test_exposure_by_hand(seed):
     assert np.isfinite(exposed_like(np.zeros((20, 20), np.uint8), bright)).all()
 
 
+def test_sides_and_boxes_are_drawn():
+    """Mirrored or not, and one of two boxes or both: all six kinds occur, and boxes go with the picture."""
+    both, kinds = np.concatenate([BOX, [[65.0, 60.0, 95.0, 95.0]]]), set()
+    donor, rng = lungs(BOX[0]), np.random.default_rng(0)
+    for _ in range(100):
+        picture, boxes, labels = draw_findings(rng, donor, both, np.array([0, 1]), np.zeros((0, 4)))
+        mirrored = bool((picture == donor[:, ::-1]).all())
+        expected = {0: [40, 10, 80, 50], 1: [5, 60, 35, 95]} if mirrored else {0: both[0].tolist(), 1: both[1].tolist()}
+        assert [expected[k] for k in labels.tolist()] == boxes.tolist()
+        kinds.add((mirrored, *labels.tolist()))
+    assert kinds == {(side, *some) for side in (False, True) for some in ((0,), (1,), (0, 1))}
+
+
+def test_what_is_there_is_not_covered():
+    """The left part of the picture is taken: the box there falls out, as it is or mirrored; touching is no meeting."""
+    taken, left = np.array([[0.0, 0.0, 50.0, 100.0]]), np.array([[10.0, 10.0, 40.0, 50.0]])
+    seen = set()
+    for seed in range(40):
+        boxes = draw_findings(np.random.default_rng(seed), lungs(), left, ZERO, taken)[1]
+        seen.add(tuple(map(tuple, boxes.tolist())))
+    assert seen == {(), ((60.0, 10.0, 90.0, 50.0),)}
+    assert meet(np.array([[50.0, 0, 60, 9], [49.0, 0, 60, 9]]), taken).tolist() == [[False], [True]]
+    assert meet(left, np.zeros((0, 4))).shape == (1, 0)
+
+
 def dataset(folder, chance, boxes=("[]", "[[20, 10, 60, 50]]")):
     for name, picture in (("a", lungs()), ("b", lungs(BOX[0]))):
         cv2.imwrite(str(folder / f"{name}.png"), picture)
@@ -78,9 +103,13 @@ def test_the_dataset_pastes_with_its_probability(tmp_path):
     assert all(np.array_equal(drawn[e, 0]["image"], again[e, 0]["image"]) for e in range(20))
 
 
-def test_the_dataset_leaves_others_alone(tmp_path):
+def test_the_dataset_adds_to_boxes(tmp_path):
+    """Picture b is its own donor: mirrored, its box meets the one that is there, as it is, too."""
     always, never = dataset(tmp_path, 1.0), dataset(tmp_path, 0.0)
     assert all(len(always[e, 1]["boxes"]) == 1 and len(never[e, 0]["boxes"]) == 0 for e in range(20))
+    aside = dataset(tmp_path, 1.0, ("[]", "[[20, 10, 45, 50]]"))
+    counts = [len(aside[e, 1]["boxes"]) for e in range(20)]
+    assert set(counts) == {1, 2}
     nobody = dataset(tmp_path, 1.0, ("[]", "[]"))
     assert all(len(nobody[e, row]["boxes"]) == 0 for e in range(5) for row in (0, 1))
 

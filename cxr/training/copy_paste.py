@@ -1,4 +1,4 @@
-"""Findings of one X-ray put onto another that has none: pictures to learn from that nobody had to take.
+"""Findings of one X-ray put onto another: pictures to learn from that nobody had to take.
 
 After "Simple copy-paste is a strong data augmentation" (Ghiasi et al. 2021), but with soft edges and only brightening,
 as a dense lung does, since boxes have no outlines and a dark patch would show where it was cut.
@@ -9,6 +9,26 @@ import numpy as np
 
 EDGE = 0.1  # softness of a patch's edge, a standard deviation: share of the box's shorter side
 VISIBLE = 6.0  # gray values that a patch must add in the mean; behind the heart or on a white lung it adds nothing
+
+
+def draw_findings(rng, donor, boxes, labels, taken):
+    """(donor, boxes, labels) to paste: half the time mirrored, each box half the time, one at least.
+
+    The sides of the chest are drawn anew, since a network that sees few pictures learns that what is on one side is on
+    the other, too. Boxes that meet one of those that are there already, `taken` (m, 4), are left out.
+    """
+    if rng.random() < 0.5:
+        donor, boxes = donor[:, ::-1], np.stack([donor.shape[1] - boxes[:, 2], boxes[:, 1],
+                                                 donor.shape[1] - boxes[:, 0], boxes[:, 3]], 1)
+    chosen = rng.random(len(boxes)) < 0.5
+    chosen[rng.integers(len(boxes))] = True
+    chosen &= ~meet(boxes, taken).any(1)
+    return donor, boxes[chosen], labels[chosen]
+
+
+def meet(boxes, others):
+    """(n, m): which boxes have an area in common."""
+    return ((boxes[:, None, :2] < others[None, :, 2:]) & (others[None, :, :2] < boxes[:, None, 2:])).all(2)
 
 
 def paste_findings(image, donor, boxes, labels):
