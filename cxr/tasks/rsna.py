@@ -28,8 +28,8 @@ class Rsna(DetectionTask):
     # From scratch without level 2, since the boxes are a third of the image high.
     presets = {
         "paper": {},
-        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 20, "batch_size": 8, "lr": 4e-4,
-                                 "pretrain": 1600, "paste": 0.3, "dropout": 0.5, "augmentation": "20",
+        "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 256, "epochs": 28, "batch_size": 8, "lr": 4e-4,
+                                 "pretrain": 1600, "paste": 0.4, "dropout": 0.5, "augmentation": "20",
                                  "weight_decay": 0.05},
         "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 7, "batch_size": 8, "lr": 5e-4,
                                 "channels": 64, "head_convs": 2, "size": 256},
