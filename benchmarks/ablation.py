@@ -30,8 +30,8 @@ from cxr.scoring.search import Grid, nested, search  # noqa: E402
 from cxr.tasks import TASKS  # noqa: E402
 from cxr.training.checkpoint import load_state, save_state  # noqa: E402
 
-PREDICTIONS = {"no flip view": {"tta": "none"}, "with larger and smaller views": {"tta": "flip+scale"},
-               "last epoch only": {"checkpoints": 1}}
+PREDICTIONS = {"one view": {"tta": "none"}, "flipped view": {"tta": "flip"},
+               "flipped, larger and smaller views": {"tta": "flip+scale"}, "last epoch only": {"checkpoints": 1}}
 RULES = {"no gate": {"gate": (False,)}, "no shrink": {"percentile_shrink": (NO_SHRINK,), "scale": (1.0,)},
          "percentile shrink only": {"scale": (1.0,)}, "fixed shrink only": {"percentile_shrink": (NO_SHRINK,)},
          "NMS only": {"merge": ("nms",)}, "boxes fusion only": {"merge": ("wbf",)}, "no half rule": {"half": (False,)}}

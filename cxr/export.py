@@ -29,6 +29,9 @@ def export_run(task, config, predictor):
     checkpoints and parameters have been written already. `predictor(path, models=...)` is edge_predict.Predictor, so
     that a file is judged by the code that will use it.
     """
+    if config.tta == "flip+scale" and "tta" not in config.explicit:
+        print("larger and smaller views are left out, since the size of the image is fixed in an ONNX file")
+        config = replace(config, tta="flip")
     chosen = choose_checkpoints(task, config)
     trained = stored_config(read_json(config.fold_dir(chosen[0][0]) / "config.json"))
     settings = describe_run(task, config, trained, chosen)

@@ -156,6 +156,10 @@ def test_a_view_that_would_be_too_small(network):
     images = torch.zeros(1, 1, 192, 192, dtype=torch.uint8)
     with pytest.raises(InputError, match="192 pixels to 128, and the network needs 192: use --tta flip"):
         Rsna().apply_view(images, (-1, False), network)
+    with pytest.raises(InputError, match="use --tta flip"):  # before the training, too
+        Rsna().select(None, Config(image_size=192, levels="3-5", tta="flip+scale"))
+    table = pd.DataFrame()
+    assert Rsna().select(table, Config(image_size=256, levels="3-5", tta="flip+scale")) is table
 
 
 def outputs_of(scores, deltas, category):

@@ -425,7 +425,7 @@ def test_real_sample(tmp_path):
         table = pd.read_csv(real / name, dtype=str)
         table[table.patientId.isin(ids)].to_csv(source / name, index=False)
     tests.to_csv(source / "stage_2_sample_submission.csv", index=False)
-    flags = (*TINY, "--preset", "small", "--pretrain", "0", "--epochs", "1", "--image-size", "192",
+    flags = (*TINY, "--preset", "small", "--pretrain", "0", "--epochs", "1", "--image-size", "192", "--tta", "flip",
              "--input", tmp_path / "input", "--working", tmp_path / "working")
     for step in STEPS:
         status, text = run_here(step, *flags)

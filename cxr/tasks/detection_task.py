@@ -56,6 +56,8 @@ class DetectionTask:
         if wrong:
             raise InputError(f"--{wrong[0]} is for tasks of masks or classes, and {self.name} looks for boxes: leave "
                              "it out")
+        if config.tta == "flip+scale":  # said now and not after the training
+            view_side(config.image_size, parse_levels(config.levels), -1)
         count = len(self.used_classes(config))
         return table if count == len(self.box_classes) else keep_classes(table, count)
 
@@ -91,7 +93,7 @@ class DetectionTask:
         """Images (B, 1, S, S) uint8 -> the same, larger by view[0] thirds of an octave, flipped if view[1]."""
         thirds, flipped = view
         if thirds:
-            side = view_side(model, thirds)
+            side = view_side(model.image_size, model.levels, thirds)
             images = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
         return images.flip(-1) if flipped else images
 
@@ -105,7 +107,7 @@ class DetectionTask:
         The deltas become a function of (image (n,), anchor (n,)), integers on the CPU: those of these anchors (n, 4).
         """
         thirds, flipped = view
-        side, device = view_side(model, thirds), outputs["scores"].device
+        side, device = view_side(model.image_size, model.levels, thirds), outputs["scores"].device
         place = torch.arange(outputs["scores"].shape[1])  # of each anchor, the one that stands for it in the view
         if thirds:
             place = scale_index(model.image_size, side, model.levels, thirds)
@@ -193,11 +195,11 @@ def best_pairs(scores, most, floor):
     return score[order], anchor[order], label[order]
 
 
-def view_side(model, thirds):
+def view_side(image_size, levels, thirds):
     """Side of a view in pixels: image_size * 2^(thirds / 3), to the next multiple of the coarsest stride."""
-    stride = max(2 ** model.levels[-1], 32)
-    side = round(model.image_size * 2 ** (thirds / 3) / stride) * stride
+    stride = max(2 ** levels[-1], 32)
+    side = round(image_size * 2 ** (thirds / 3) / stride) * stride
     if side < 192:
-        raise InputError(f"--tta flip+scale would shrink images of {model.image_size} pixels to {side}, and the "
-                         "network needs 192: use --tta flip")
+        raise InputError(f"--tta flip+scale would shrink images of {image_size} pixels to {side}, and the network "
+                         "needs 192: use --tta flip")
     return side

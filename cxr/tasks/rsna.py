@@ -30,7 +30,7 @@ class Rsna(DetectionTask):
         "paper": {},
         "small": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 256, "epochs": 28, "batch_size": 8, "lr": 4e-4,
                                  "pretrain": 1600, "paste": 0.4, "dropout": 0.5, "augmentation": "20",
-                                 "weight_decay": 0.05},
+                                 "weight_decay": 0.05, "tta": "flip+scale"},
         "demo": FROM_SCRATCH | {"encoder": "resnet18", "image_size": 192, "epochs": 7, "batch_size": 8, "lr": 5e-4,
                                 "channels": 64, "head_convs": 2, "size": 256},
     }
