@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
 class Row(NamedTuple):
@@ -94,9 +94,18 @@ def duration(seconds):
 
 def operations(function):
     """Floating point operations of a call, those of matrix products and convolutions, counted while it runs."""
-    with FlopCounterMode(display=False) as counter:
+    formulas = {torch.ops.aten.convolution_backward: backward_operations}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         function()
     return counter.get_total_flops()
+
+
+def backward_operations(grad_output, image, weight, *settings, **_):
+    """Operations of a convolution's backward pass, of shapes: each gradient, the image's and the weight's, costs what
+    forward costs. PyTorch's own formula (2.14) forgets the groups in the weight's: 32 times too many in a ResNeXt.
+    """
+    transposed, wanted = settings[4], settings[7]
+    return conv_flop_count(image, weight, grad_output, transposed) * sum(wanted[:2])
 
 
 def against_limit(functions, images, rounds, goal, rate):

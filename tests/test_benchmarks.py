@@ -48,6 +48,18 @@ def test_scripts_print_their_table(name, flags, rows, monkeypatch, capsys):
     assert judged and all(cells[2] for cells in judged)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("first", [False, True])
+def test_operations_of_a_convolution_and_its_gradients(groups, first):
+    from timing import operations
+
+    layer = torch.nn.Conv2d(8, 12, 3, groups=groups)
+    image = torch.rand(2, 8, 7, 7, requires_grad=not first)  # nobody asks the first layer for its input's gradient
+    forward = 2 * 5 * 5 * 12 * (8 // groups * 3 * 3) * 2  # images, places, outputs, products; and the additions
+    assert operations(lambda: layer(image)) == forward
+    assert operations(lambda: layer(image).sum().backward()) == (2 if first else 3) * forward
+
+
 def test_a_loop_over_images_has_our_losses_and_gradients():
     import loss
     from reference import random_batch
