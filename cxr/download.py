@@ -108,6 +108,7 @@ def download(slug, folder, expected, zip_bytes, extracted_bytes, api=None):
     folder = Path(folder)
     archive = folder.with_name(f"{slug}.zip")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(being_unzipped(folder), ignore_errors=True)  # left by a kill, it would count as used space
     check_space(archive, zip_bytes, extracted_bytes)
     for _ in range(ATTEMPTS):
         if not zipfile.is_zipfile(archive):  # a part of an archive has no directory at its end
@@ -123,6 +124,10 @@ def download(slug, folder, expected, zip_bytes, extracted_bytes, api=None):
             return
     raise InputError(f"the archive of {slug} arrived damaged {ATTEMPTS} times: try later or on another network, "
                      f"or download it in a browser from {SITE}/competitions/{slug}/data to {archive}")
+
+
+def being_unzipped(folder):
+    return folder.with_name(f".{folder.name}.unzipping")
 
 
 def check_space(archive, zip_bytes, extracted_bytes):
@@ -146,7 +151,7 @@ def fetch(api, slug, archive):
 
 def unzip(archive, folder, expected):
     """Unzip with check sums, then rename. Raises BadZipFile, zlib.error or EOFError if the archive is damaged."""
-    building = folder.with_name(f".{folder.name}.unzipping")
+    building = being_unzipped(folder)
     shutil.rmtree(building, ignore_errors=True)
     with zipfile.ZipFile(archive) as content:
         for member in tqdm(content.infolist(), desc="unzip", unit="file", mininterval=1):

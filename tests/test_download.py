@@ -403,6 +403,14 @@ def test_disk_too_small(monkeypatch, folder):
         get(folder, Failing(AssertionError("too early")), zip_bytes=3.7e9, extracted_bytes=3.8e9)
 
 
+def test_what_a_killed_unzipping_left_does_not_count(monkeypatch, folder):
+    left = folder.with_name(f".{folder.name}.unzipping")
+    left.mkdir(parents=True)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: Usage(0, 0, 10e9 if not left.exists() else 6e9))
+    with pytest.raises(AssertionError, match="asked"):  # the disk is large enough
+        get(folder, Failing(AssertionError("asked")), zip_bytes=3.7e9, extracted_bytes=3.8e9)
+
+
 def test_disk_check_counts_what_has_arrived(monkeypatch, folder):
     archive = folder.with_name(f"{SLUG}.zip")
     archive.parent.mkdir()
