@@ -1,6 +1,7 @@
 """Boxes as x1 y1 x2 y2 floats: anchors, coding against anchors, flips, warps."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ STD = (0.1, 0.1, 0.2, 0.2)  # scale of dx, dy, dw, dh, as in Fast R-CNN
 
 
 def parse_levels(text):
-    """'2-7' -> [2, 3, 4, 5, 6, 7]. Raises InputError for another form."""
+    """'2-7' -> (2, 3, 4, 5, 6, 7). Raises InputError for another form."""
     try:
         first, last = (int(part) for part in text.split("-"))
     except ValueError:
         raise InputError(f"--levels {text} is not understood: give the first and the last level, such as 2-7") from None
-    return list(range(first, last + 1))
+    return tuple(range(first, last + 1))
 
 
 def cell_shapes():
@@ -40,6 +41,7 @@ def make_anchors(image_size, levels):
     return torch.cat(parts)
 
 
+@lru_cache(16)
 def flip_index(image_size, levels):
     """Index (A,) with outputs_of_flipped_image[index] at the anchors of the unflipped image."""
     parts, start = [], 0
@@ -51,6 +53,7 @@ def flip_index(image_size, levels):
     return torch.cat(parts)
 
 
+@lru_cache(16)
 def scale_index(image_size, larger, levels, octave_thirds):
     """Index (A,) into the anchors of an input of side `larger` = about image_size * 2^(octave_thirds / 3).
 

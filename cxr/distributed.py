@@ -2,9 +2,13 @@
 
 import os
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# Of one process for another, such as for the last part of the predictions; if one dies, torchrun ends the others.
+LONGEST_WAIT = timedelta(days=1)
 
 
 @contextmanager
@@ -13,7 +17,7 @@ def process_group(device_type):
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:

@@ -53,11 +53,10 @@ def read_image(path):
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            start = file.read(132)
+        content = path.read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid UIDs, ages without unit: harmless, and common in public data
-            return _read_picture(path) if start.startswith(PICTURE_STARTS) else _read_dicom(path, start)
+            return _read_picture(content) if content.startswith(PICTURE_STARTS) else _read_dicom(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # the decoders raise anything at all on damaged bytes
@@ -65,8 +64,8 @@ def read_image(path):
         raise InputError(f"{path}: cannot be decoded ({type(error).__name__}: {reason})") from None
 
 
-def _read_picture(path):
-    with Image.open(path) as picture:
+def _read_picture(content):
+    with Image.open(io.BytesIO(content)) as picture:
         refuse_huge(*picture.size)
         deep = picture.mode.startswith(("I", "F"))
         # Modes of 8 bits go through convert: palette, alpha and colour become gray (ITU-R 601 luma).
@@ -80,8 +79,8 @@ def refuse_huge(width, height):
         raise InputError(f"states {width} x {height} pixels, and more than {MOST_PIXELS // 10**6} million are not read")
 
 
-def _read_dicom(path, start):
-    dataset = open_dicom(path, start)
+def _read_dicom(content):
+    dataset = open_dicom(content)
     stored = _stored_pixels(dataset)
     image = gray_from_colour(stored, dataset) if is_colour(dataset) else gray_from_monochrome(stored, dataset)
     header = Header(
@@ -94,21 +93,21 @@ def _read_dicom(path, start):
     return image, header
 
 
-def open_dicom(path, start):
+def open_dicom(content):
     """The parsed file, its `pixel_array` ready to be read. InputError where there is not one picture in it."""
-    dataset = _dataset(path, start)
+    dataset = _dataset(content)
     if dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit:
         # Always there, so the pictures do not depend on which decoders are installed, and refuses a truncated stream.
         dataset.pixel_array_options(decoding_plugin="pillow")
     return dataset
 
 
-def _dataset(path, start):
-    """The parsed file, known to hold one frame of pixels. Without the 'DICM' mark it must at least parse as one."""
-    if not start:
+def _dataset(content):
+    """The parsed bytes, known to hold one frame of pixels. Without the 'DICM' mark it must at least parse as one."""
+    if not content:
         raise InputError("the file is empty")
-    marked = start[128:132] == b"DICM"
-    dataset = pydicom.dcmread(path, force=not marked)
+    marked = content[128:132] == b"DICM"
+    dataset = pydicom.dcmread(io.BytesIO(content), force=not marked)
     pixels = any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
     if not marked and not (pixels and "Rows" in dataset):
         raise InputError("is neither a DICOM, PNG nor JPEG file")

@@ -98,7 +98,7 @@ def run_checkpoints(task, config, fold):
         raise InputError(f"{folder} was trained with other values of {', '.join(disagree)}: leave these flags out, "
                          "since prediction takes them from the checkpoint")
     paths = sorted(folder.glob("epoch*.pt"))[-config.checkpoints :]
-    done = (folder / "last.pt").exists() and load_state(folder / "last.pt").get("done", False)
+    done = (folder / "last.pt").exists() and load_state(folder / "last.pt", mapped=True).get("done", False)
     if not paths or not (done or config.partial):
         raise InputError(f"{folder} is not finished: run 03_train.py with the same flags to go on, or predict with "
                          "what is there by --partial")

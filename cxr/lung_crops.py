@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from cxr import distributed
 from cxr.data import XrayDataset, collate, count_workers, one_thread
-from cxr.disk import InputError, write_csv
+from cxr.disk import InputError, alone, write_csv
 from cxr.lungs import lung_box
 from cxr.models.unet import build_segmenter
 from cxr.training.checkpoint import load_state, stored_config
@@ -24,14 +24,20 @@ def with_crops(table, config, run, device):
     """
     path = config.task_dir / f"crops-{run}.csv"
     if distributed.rank() == 0:
-        known = pd.read_csv(path, dtype={"image_id": str}) if path.exists() else pd.DataFrame(columns=["image_id"])
-        missing = table[~table["image_id"].isin(known["image_id"])]
-        if len(missing):
-            found = find_boxes(missing, config, load_networks(config.working / "lungs" / run, device), device)
-            print(f"lungs: {found['crop_fallback'].sum()} of {len(found)} images show none and stay whole")
-            write_csv(path, pd.concat([known, found], ignore_index=True))
+        with alone(config.task_dir):  # another fold, trained beside this one, would write the same file
+            complete(path, table, config, run, device)
     distributed.barrier()
     return table.merge(pd.read_csv(path, dtype={"image_id": str}), on="image_id", how="left", validate="1:1")
+
+
+def complete(path, table, config, run, device):
+    """Add the boxes of the table's images that are not in the file yet."""
+    known = pd.read_csv(path, dtype={"image_id": str}) if path.exists() else pd.DataFrame(columns=["image_id"])
+    missing = table[~table["image_id"].isin(known["image_id"])]
+    if len(missing):
+        found = find_boxes(missing, config, load_networks(config.working / "lungs" / run, device), device)
+        print(f"lungs: {found['crop_fallback'].sum()} of {len(found)} images show none and stay whole")
+        write_csv(path, pd.concat([known, found], ignore_index=True))
 
 
 def load_networks(folder, device):

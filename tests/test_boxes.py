@@ -30,7 +30,7 @@ BOX = st.tuples(EIGHTS, EIGHTS, st.integers(8, 4000), st.integers(8, 4000)).map(
     lambda b: (b[0], b[1], b[0] + b[2] / 8, b[1] + b[3] / 8))
 
 
-@pytest.mark.parametrize("text, expected", [("2-7", [2, 3, 4, 5, 6, 7]), ("3-5", [3, 4, 5])])
+@pytest.mark.parametrize("text, expected", [("2-7", (2, 3, 4, 5, 6, 7)), ("3-5", (3, 4, 5))])
 def test_levels(text, expected):
     assert parse_levels(text) == expected
 
@@ -108,7 +108,7 @@ def test_iou_is_symmetric_and_below_one(a, b):
 
 
 def test_flip_index_against_a_flipped_map():
-    image_size, levels = 96, [3, 4, 5]
+    image_size, levels = 96, (3, 4, 5)
     generator = torch.Generator().manual_seed(0)
     maps = [torch.rand(96 // 2**v, 96 // 2**v, PER_CELL, generator=generator) for v in levels]
     seen = torch.cat([m.flip(1).reshape(-1) for m in maps])  # what a network says of the flipped image
@@ -116,14 +116,14 @@ def test_flip_index_against_a_flipped_map():
 
 
 def test_flip_index_pairs_mirrored_anchors():
-    anchors = make_anchors(96, [3, 4, 5])
-    mirrored = anchors[flip_index(96, [3, 4, 5])] * torch.tensor([-1.0, 1, -1, 1]) + torch.tensor([96.0, 0, 96, 0])
+    anchors = make_anchors(96, (3, 4, 5))
+    mirrored = anchors[flip_index(96, (3, 4, 5))] * torch.tensor([-1.0, 1, -1, 1]) + torch.tensor([96.0, 0, 96, 0])
     assert torch.allclose(mirrored[:, [2, 1, 0, 3]], anchors, atol=1e-4)
 
 
 @pytest.mark.parametrize("image_size, larger, thirds", [(512, 640, 1), (512, 384, -1), (256, 256, 0), (256, 512, 3)])
 def test_scale_index_finds_the_same_place_and_size(image_size, larger, thirds):
-    levels = [3, 4, 5, 6]
+    levels = (3, 4, 5, 6)
     anchors, target = make_anchors(image_size, levels), make_anchors(larger, levels)
     index = scale_index(image_size, larger, levels, thirds)
     (centre, size), (found_centre, found_size) = centre_size(anchors), centre_size(target[index])

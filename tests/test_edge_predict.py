@@ -90,7 +90,7 @@ def test_each_class_has_its_own_boxes_and_threshold(count):
         np.testing.assert_allclose(mine, true, atol=1e-9)
 
 
-@pytest.mark.parametrize("side, levels", [(192, [3, 4, 5]), (256, [2, 3, 4, 5, 6, 7]), (224, [5])])
+@pytest.mark.parametrize("side, levels", [(192, (3, 4, 5)), (256, (2, 3, 4, 5, 6, 7)), (224, (5,))])
 def test_anchors_are_those_of_the_network(side, levels):
     centre, size = edge_predict.make_anchors(side, levels)
     anchors = make_anchors(side, levels).numpy()

@@ -27,7 +27,7 @@ from cxr.tasks.rsna_files import read_tables
 from cxr.training import engine
 from cxr.training.engine import train_folds
 
-SIDE, LEVELS = 192, [5, 6]
+SIDE, LEVELS = 192, (5, 6)
 
 
 class TinyNet(nn.Module):

@@ -115,7 +115,8 @@ class RetinaNet(nn.Module):
         The box head sees the part of a map that decides them. That spares most of its work, a third of the network's:
         an image has few boxes, and the largest map is for small ones.
         """
-        found, order, start = [], [], 0
+        parts, before, start = [], 0, 0
+        place = torch.empty_like(anchor)  # of each anchor in the parts, one after the other
         with torch.autocast(maps[0].device.type, maps[0].dtype, enabled=maps[0].dtype != torch.float32):
             for x in maps:
                 shape = (*x.shape[-2:], PER_CELL)
@@ -123,14 +124,18 @@ class RetinaNet(nn.Module):
                 for i in image[here].unique().tolist():
                     mine = here[image[here] == i]
                     row, column, cell = torch.unravel_index(anchor[mine] - start, shape)
-                    rows, columns = (around(place, self.reach) for place in (row, column))
-                    part = self.box_head(x[i : i + 1, :, rows, columns])[0].permute(1, 2, 0).unflatten(2, (-1, 4))
-                    found.append(part[row - rows.start, column - columns.start, cell])
-                    order.append(mine)
+                    rows, columns = (around(cells, self.reach) for cells in (row, column))
+                    part = self.box_head(x[i : i + 1, :, rows, columns])
+                    cells = (row - rows.start) * part.shape[-1] + column - columns.start
+                    place[mine] = before + cells * PER_CELL + cell
+                    parts.append(flatten([part], 4)[0])
+                    before += len(parts[-1])
                 start += math.prod(shape)
-            if not found:  # the head takes part all the same, so that its gradients are zeros as they would be
+            if not parts:  # the head takes part all the same, so that its gradients are zeros as they would be
                 return flatten([self.box_head(maps[-1][:1])], 4)[0, :0]
-        return torch.cat(found)[torch.cat(order).argsort()].float()
+        if maps[0].is_cuda:  # an index that is not on the device yet makes the host wait for it, once for each use
+            place = place.pin_memory().to(maps[0].device, non_blocking=True)
+        return torch.cat(parts)[place]
 
     def train(self, mode=True):
         super().train(mode)

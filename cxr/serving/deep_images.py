@@ -1,6 +1,7 @@
 """The values behind a picture of more than 8 bits, for a viewer that lets a person choose the window."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,11 +27,10 @@ class Deep:
 def read_deep(path, longest):
     """Deep of a DICOM with more than 8 stored bits of gray, at most `longest` pixels wide and high; None for all other
     files. The file is one that `read_image` has read."""
-    with open(path, "rb") as file:
-        start = file.read(132)
-    if start.startswith(PICTURE_STARTS):
+    content = Path(path).read_bytes()
+    if content.startswith(PICTURE_STARTS):
         return None
-    dataset = open_dicom(path, start)
+    dataset = open_dicom(content)
     if is_colour(dataset) or (dataset.get("BitsStored") or LEVELS) <= 8:
         return None
     stored = dataset.pixel_array

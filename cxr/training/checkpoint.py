@@ -52,12 +52,12 @@ def fingerprints(paths, run_dir):
     return {Path(os.path.relpath(path, run_dir)).as_posix(): fingerprint(path) for path in paths}
 
 
-def load_state(path, device="cpu"):
-    """Raises InputError for a missing or broken file."""
+def load_state(path, device="cpu", mapped=False):
+    """Raises InputError for a missing or broken file. `mapped`: tensors are read from the file when they are used."""
     if not Path(path).is_file():
         raise InputError(f"{path} is missing: run step 03 first")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except BROKEN as error:
         raise InputError(f"{path} is not a whole checkpoint ({first_line(error)}): delete it and run step 03 "
                          "again") from error

@@ -27,7 +27,8 @@ class Training:
         if given and not resuming:
             load_start(self.model, config, fold)
         self.model.to(device, memory_format=training_format(device, precision))
-        self.average = AveragedModel(self.model, multi_avg_fn=moving_average(self.decay), use_buffers=True) \
+        update = moving_average(self.decay, lambda: int(self.average.n_averaged))
+        self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True) \
             if config.ema or config.unlabelled else None
         self.optimizer = make_optimizer(self.model.parameters(), config, device)
         self.scheduler = make_scheduler(self.optimizer, config, updates)
@@ -74,13 +75,16 @@ def make_optimizer(parameters, config, device):
     return kind(parameters, config.lr, weight_decay=config.weight_decay, fused=device.type in ("cuda", "cpu"), **more)
 
 
-def moving_average(decay):
-    """For AveragedModel: an exponential moving average with the decay `decay(updates)`."""
+def moving_average(decay, count):
+    """For AveragedModel, which asks for tensors of one type at a time: an exponential moving average with the decay
+    `decay(updates)`, of count() updates so far. (It gives their number, too, but on the device, which the host would
+    have to wait for.)"""
 
-    def update(averaged, current, updates):
-        weight = 1 - decay(int(updates))
-        for old, new in zip(averaged, current):
-            old.lerp_(new, weight) if old.is_floating_point() else old.copy_(new)
+    def update(averaged, current, _):
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - decay(count()))
+        else:
+            torch._foreach_copy_(averaged, current)
 
     return update
 
