@@ -4,7 +4,7 @@
     python 04_predict.py --run NAME                         another run; its settings come from its checkpoints
     python 04_predict.py --tta none --predictions plain     another variant, kept beside the first
     python 04_predict.py --run NAME --images FOLDER FILE    any DICOMs, PNGs, JPEGs; writes predicted/index.html
-    torchrun --nproc-per-node 2 04_predict.py               images are shared out over the processes
+    torchrun --nproc-per-node 2 -- 04_predict.py            images are shared out over the processes
 
 Reads working/<task>/<run>/fold<k>/epoch*.pt, writes fold<k>/valid_predictions/ and test_predictions/: for each image
 the anchors above a low score, merged over models and views, in original pixels.

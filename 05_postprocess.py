@@ -22,7 +22,7 @@ def step(task, config):
         print("wrote", compare(run_folders(config.task_dir, config.compare), config.task_dir / "compare.html"))
         return
     submission = postprocess(task, config)
-    if config.submit and submission:
+    if config.submit:
         submit(task.slug, submission, config.submit)
 
 

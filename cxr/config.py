@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cxr.disk import InputError
 
+LONGEST_NAME = 200  # letters of a run's name; file systems take 255
 STOPPED = 75  # exit status "stopped by --max-hours, run again" (EX_TEMPFAIL of sysexits.h)
 
 
@@ -233,7 +234,10 @@ def run_name(base, config):
     """`preset` or `preset-setting=value-...` for every training setting that differs from the preset."""
     new, old = config.training_settings(), base.training_settings()
     changed = [f"{key}={Path(str(value)).name}" for key, value in new.items() if value != old[key]]
-    return "-".join([config.preset, *changed])
+    name = "-".join([config.preset, *changed])
+    if len(name) > LONGEST_NAME:
+        raise InputError(f"these {len(changed)} settings make too long a name for a folder: give one with --run")
+    return name
 
 
 def check(config):
@@ -257,6 +261,11 @@ def check(config):
     config.wanted_folds()
 
 
+def plain_sentence(error):
+    """The words of an InputError, also where PyTorch's loader has put the traceback of its process before them."""
+    return str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2].strip()
+
+
 def run_step(step, description, tasks):
     """Parse the command line, call step(task, config), and turn what a user can repair into one sentence and exit 1."""
     given = vars(build_parser(description).parse_args())
@@ -264,7 +273,7 @@ def run_step(step, description, tasks):
         config = resolve(given, {name: task.presets for name, task in tasks.items()})
         status = step(tasks[config.task], config)
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {plain_sentence(error)}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise

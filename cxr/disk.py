@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 
 class InputError(Exception):
@@ -23,6 +24,28 @@ def atomic(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder, patience=-1):
+    """Hold the lock of a folder, which falls with this process and those that it forked.
+
+    Waits `patience` seconds for another process that holds it, or as long as it takes (-1), and then raises InputError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that works in {folder}", flush=True)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise InputError(f"another process works in {folder}: let it end, or give this one another --run") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path, content):

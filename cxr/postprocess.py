@@ -18,6 +18,9 @@ def postprocess(task, config):
         raise InputError(f"--submit has nowhere to send the results of {task.name}, which is no Kaggle competition")
     train = read_table(config.task_dir / "train.csv").set_index("image_id", drop=False)
     folds, warnings = finished_folds(config, train)
+    if config.submit and not test_is_whole(config):
+        raise InputError(f"{config.run_dir} has no predictions named {config.predictions} of all test images, so there "
+                         "is nothing to submit: train all folds and run 04_predict.py without --fold")
     warnings += read_json(config.task_dir / "preprocess.json").get("notes", [])
     config = as_trained(config, folds)
     every, train = train.index, task.select(train, config)
@@ -62,6 +65,11 @@ def as_trained(config, folds):
     return replace(config, **{name: stored[name] for name in ("classes", "global_weight") if name in stored})
 
 
+def test_is_whole(config):
+    """Whether all test images are predicted."""
+    return is_whole(config.run_dir / f"test_{config.predictions}", len(read_table(config.task_dir / "test.csv")))
+
+
 def cases(task, config, train, folds, every):
     """Every out-of-fold image of `train` as the task's case, read one part at a time. `every`: the ids of train.csv, of
     which the task may judge a part."""
@@ -77,7 +85,7 @@ def cases(task, config, train, folds, every):
 def answer_test(task, config, evaluation, warnings):
     """{image_id: what evaluation.detect says} of the test images, None if not all are there."""
     folder = config.run_dir / f"test_{config.predictions}"
-    if not is_whole(folder, len(read_table(config.task_dir / "test.csv"))):
+    if not test_is_whole(config):
         warnings.append("There are no test predictions of all folds yet, so no submission was written.")
         return None
     return {found.image_id: evaluation.detect(found) for found in read_predictions(folder, task.kind)}

@@ -45,6 +45,10 @@ def _prepare(task, config):
     done = _earlier_run(folder, settings)
     if done and done["complete"] and not done["counts"]["failed"] and _all_there(folder):
         print(f"{folder} is complete: {done['counts']['train']} training and {done['counts']['test']} test images")
+        if source.is_dir() and done.get("contents", settings["contents"]) != settings["contents"]:
+            print(f"NOTE: {source} has changed since. To make tables and folds anew, delete "
+                  f"{folder / 'preprocess.json'} and run step 02 again; converted images are kept. Runs trained before "
+                  "belong to the old folds: give new ones another --run")
         return done
     if not source.is_dir():
         raise InputError(f"{source} is missing: run 01_download.py first, or point --input at the folder that holds "
@@ -74,8 +78,17 @@ def _prepare(task, config):
 
 def _settings(config, task):
     """What a task folder holds the result of one value of each."""
-    return {"input": str((config.input / task.slug).resolve()), "size": config.size, "folds": config.folds,
+    source = (config.input / task.slug).resolve()
+    return {"input": str(source), "contents": _contents(source), "size": config.size, "folds": config.folds,
             "seed": config.seed, **_own_settings(task, config)}
+
+
+def _contents(source):
+    """What tells a data set from another, or from itself when it was less complete: the number of its files, and the
+    sizes of its tables and of those beside it, where a mapping of patients may lie."""
+    tables = {str(path.relative_to(source.parent)): path.stat().st_size for folder in (source, source.parent)
+              for path in sorted(folder.glob("*")) if path.suffix in (".csv", ".json")}
+    return {"files": sum(len(files) for *_, files in os.walk(source)), "tables": tables}
 
 
 def _own_settings(task, config):
@@ -84,15 +97,21 @@ def _own_settings(task, config):
 
 
 def _earlier_run(folder, settings):
-    """What preprocess.json of an earlier run says, None without one. InputError where that run had other settings."""
+    """What preprocess.json of an earlier run says, None without one. InputError where that run had other settings.
+
+    The same data set in another place, such as on another machine, is no other setting.
+    """
     path = folder / "preprocess.json"
     if not path.exists():
         return None
     done = read_json(path)
-    other = [name for name in settings if done.get(name) != settings[name]]
+    if done["input"] != settings["input"] and done.get("contents") == settings["contents"]:
+        done["input"] = settings["input"]
+        write_json(path, done)
+    other = [name for name in settings if name != "contents" and done.get(name) != settings[name]]
     if other:
         raise InputError(f"{folder} was made with {other[0]} {done.get(other[0])}, not {settings[other[0]]}: "
-                         "choose another --working, or delete that folder")
+                         "choose another --working, or delete that folder and with it the runs trained in it")
     return done
 
 

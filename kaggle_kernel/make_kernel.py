@@ -28,6 +28,7 @@ CODE_NAME, WHEELS_NAME, KERNEL_NAME = "cxr-code", "cxr-wheels", "cxr-chest-x-ray
 TARGET = ["--python-version", "3.12", "--implementation", "cp", "--abi", "cp312", "--abi", "abi3", "--abi", "none",
           "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_27_x86_64",
           "--platform", "manylinux2014_x86_64", "--platform", "any"]
+DOWNLOADED = ("imagenet", "pretrainedmodels")  # values of --weights
 SOURCE_ONLY = "pretrainedmodels"  # published without a wheel, which is built here; it is plain Python
 
 
@@ -114,6 +115,9 @@ def main():
     if args.wheels:
         write_wheels(args.output / "wheels", args.user)
     write_kernel(args.output / "kernel", args.user, TASKS[config.task], flags)
+    if config.weights in DOWNLOADED:
+        print(f"NOTE: --weights {config.weights} are downloaded, and the kernel has no internet: name a file in an "
+              f"attached data set, or train from random weights, see {HERE / 'README.md'}")
     print(f"wrote {args.output}; {HERE / 'README.md'} tells how to send it to Kaggle")
 
 

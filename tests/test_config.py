@@ -122,6 +122,12 @@ def test_run_names():
     assert parse("--weights", "/a/b/c.pth").run == "paper-weights=c.pth"
 
 
+def test_a_name_that_no_folder_can_have():
+    with pytest.raises(InputError, match="these 1 settings make too long a name for a folder: give one with --run"):
+        parse("--weights", "w" * 200)
+    assert parse("--weights", "w" * 200, "--run", "mine").run == "mine"
+
+
 @pytest.mark.parametrize("words", [("--workers", "0"), ("--fold", "1"), ("--max-hours", "2"), ("--tta", "none"),
                                    ("--device", "cpu"), ("--submit", "text")])
 def test_settings_that_do_not_change_the_weights_do_not_change_the_run(words):

@@ -142,7 +142,7 @@ def test_a_killed_run_ends_the_same(config, monkeypatch, owner, function, call):
             train_folds(TASK, ema)
     assert train_folds(TASK, ema) == 0
     assert_same_run(ema, whole_run(ema))
-    assert not list(ema.fold_dir(0).glob(".*"))
+    assert not list(ema.fold_dir(0).glob(".*.tmp*"))
 
 
 def test_a_run_killed_while_it_removes_old_epochs_ends_the_same(config, monkeypatch):
@@ -223,7 +223,7 @@ def test_full_disk(config, monkeypatch):
     monkeypatch.setattr(torch, "save", Mock(side_effect=RuntimeError("unexpected pos 64 vs 0\nmore")))
     with pytest.raises(InputError, match=r"last.pt could not be written \(unexpected pos 64 vs 0\): free some space"):
         train_folds(TASK, config)
-    assert (config.fold_dir(0) / "last.pt").read_bytes() == before and not list(config.fold_dir(0).glob(".*"))
+    assert (config.fold_dir(0) / "last.pt").read_bytes() == before and not list(config.fold_dir(0).glob(".*.tmp*"))
 
 
 class NotFinite(TinyTask):
@@ -382,13 +382,26 @@ def test_the_schedule_counts_epochs_of_different_length():
 def test_moving_average_by_hand():
     """Updates 0 and 1 weigh the past by 1/10 and 2/11; later ones by the decay; whole numbers are copied."""
     decay = partial(Training.decay, SimpleNamespace(config=tiny_config(".", ema=0.5), epoch=0))
-    average = [torch.tensor([0.0]), torch.tensor(3)]
+    average, whole = [torch.tensor([0.0]), torch.tensor([[2.0]])], [torch.tensor(3)]
     for updates, expected in ((0, 9.0), (1, 9.0 * 2 / 11 + 10 * 9 / 11)):
-        moving_average(decay)(average, [torch.tensor([10.0]), torch.tensor(7)], torch.tensor(updates))
-        assert float(average[0]) == pytest.approx(expected) and int(average[1]) == 7
+        update = moving_average(decay, lambda: updates)
+        update(average, [torch.tensor([10.0]), torch.tensor([[2.0]])], None)
+        update(whole, [torch.tensor(7)], None)
+        assert float(average[0]) == pytest.approx(expected) and float(average[1]) == 2 and int(whole[0]) == 7
     average = [torch.tensor([0.0])]
-    moving_average(decay)(average, [torch.tensor([10.0])], 1000)
+    moving_average(decay, lambda: 1000)(average, [torch.tensor([10.0])], None)
     assert float(average[0]) == 5
+
+
+def test_the_average_counts_its_updates():
+    state = Training(TASK, tiny_config(".", ema=0.5), 0, CPU, "fp32", 4, resuming=False)
+    before = [p.clone() for p in state.model.parameters()]
+    state.average.update_parameters(state.model)  # the first one copies
+    with torch.no_grad():
+        [p.add_(1) for p in state.model.parameters()]
+    state.average.update_parameters(state.model)  # and the second one weighs the past by 2/11
+    for old, averaged in zip(before, state.average.module.parameters()):
+        torch.testing.assert_close(averaged, old + 9 / 11)
 
 
 def test_the_real_network_learns_one_batch_by_heart():

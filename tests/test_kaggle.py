@@ -85,6 +85,12 @@ def test_flags_are_added_to_the_kernel(built):
     assert ast.literal_eval(flags) == ["--max-hours", "9", "--preset", "demo", *TINY]
 
 
+@pytest.mark.parametrize("flags, warned", [([], True), (["--preset", "small"], False), (["--weights", "w.pth"], False)])
+def test_weights_that_a_kernel_cannot_download(tmp_path, flags, warned):
+    done = make(tmp_path / "out", *flags)
+    assert done.returncode == 0 and ("the kernel has no internet" in done.stdout) == warned
+
+
 @pytest.mark.parametrize("flags, status, words", [
     (["--no-such-flag"], 2, "--no-such-flag"), (["--preset", "big"], 1, "unknown --preset big")])
 def test_wrong_flags_are_refused_before_the_upload(tmp_path, flags, status, words):

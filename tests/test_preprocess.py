@@ -91,6 +91,27 @@ def test_everything_it_leaves(root, capsys):
     assert "a note of the task" in printed and "0 patients are in more than one fold" in printed
 
 
+def test_input_that_changed_or_moved(root, capsys):
+    """What was made is kept, and it is said how to make it anew; the same data in another place go on."""
+    first = prepare(TASK, configure(root))
+    (root / "input" / "made-up" / "nih_mapping.csv").write_text("patientId,nih_patient_id\n")
+    capsys.readouterr()
+    assert prepare(TASK, configure(root)) == first
+    printed, settings = capsys.readouterr().out, root / "working" / "task" / "preprocess.json"
+    assert f"made-up has changed since. To make tables and folds anew, delete {settings}" in printed
+    settings.unlink()
+    assert prepare(TASK, configure(root))["contents"]["tables"] == {"made-up/nih_mapping.csv": 25}
+    assert "14 of them converted by an earlier run" in capsys.readouterr().out
+    (root / "input").rename(root / "moved")
+    moved = configure(root, input=root / "moved")
+    assert prepare(TASK, moved)["input"] == read_json(settings)["input"] == str(root / "moved" / "made-up")
+    assert "has changed since" not in capsys.readouterr().out
+    (root / "moved" / "made-up" / "t1.dcm").unlink()
+    (root / "moved").rename(root / "again")
+    with pytest.raises(InputError, match="was made with input .*moved.*delete that folder and with it the runs"):
+        prepare(TASK, configure(root, input=root / "again"))
+
+
 def test_second_run_reads_nothing(root, capsys):
     first = prepare(TASK, configure(root))
     task = SimpleNamespace(slug="made-up", read_tables=None)

@@ -10,12 +10,12 @@ from filelock import FileLock
 from tiny_task import TinyTask, tiny_config, write_tiny_data
 
 from cxr.config import STOPPED, resolve
-from cxr.disk import InputError
+from cxr.disk import InputError, alone
 from cxr.tasks import TASKS
 from cxr.training import engine
 from cxr.training.checkpoint import load_state
 from cxr.training.engine import train_folds
-from cxr.training.pretraining import alone, first_lessons, learned_weights
+from cxr.training.pretraining import first_lessons, learned_weights
 
 TASK = TinyTask()
 
@@ -90,7 +90,7 @@ def test_a_second_process_waits(config, capsys):
     lock, order = FileLock(first.working / ".lock"), []
 
     def work():
-        with alone(first):
+        with alone(first.working):
             order.append("second")
 
     with lock:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from steps import DEMO, ROOT, SLUG, STEPS, TINY, command, digest, link_tree, rewrite, run_here, unprotect
+from filelock import FileLock
+from steps import DEMO, ROOT, SLUG, STEPS, TINY, command, digest, link_tree, rewrite, run, run_here, unprotect
 
 resource = pytest.importorskip("resource", reason="kills and limits of a process as POSIX has them")
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -143,6 +145,53 @@ def test_training_that_is_not_finished_is_not_predicted(copy):
 def test_fold_that_the_tables_do_not_have(copy):
     status, text = run_here("03_train", *copy.flags, "--folds", "3", "--fold", "2")
     assert status == 1 and "fold 2 is not in the table" in text
+
+
+def test_what_later_steps_would_refuse_is_refused_before_the_training(copy):
+    shutil.rmtree(copy.run)
+    for flags, words in ((("--folds", "3"), "fold 2 is not in the table"), (("--tta", "flips"), "--tta flips is not for")):
+        status, text = run_here("03_train", *copy.flags, *flags)
+        assert status == 1 and words in text and not copy.run.exists()
+
+
+def test_two_trainings_of_a_fold(copy, monkeypatch):
+    shutil.rmtree(copy.run / "fold1")
+    monkeypatch.setattr("cxr.training.engine.LET_GO", 0.1)
+    with FileLock(copy.run / "fold0" / ".lock"):
+        status, text = run_here("03_train", *copy.flags)
+    assert status == 1 and "another process works in" in text and not (copy.run / "fold1").exists()
+
+
+def test_damaged_png_found_by_the_loaders_process(copy):
+    shutil.rmtree(copy.run)
+    path = next((copy.task / "images").glob("*.png"))
+    rewrite(path, b"")
+    ended = run("03_train", *copy.flags, "--workers", "1")
+    assert ended.returncode == 1 and f"error: {path} is missing or not a picture: delete it" in ended.stdout
+    assert "Traceback" not in ended.stdout
+
+
+def test_torchrun_with_flags_of_its_own_names(copy):
+    """`--` ends torchrun's own flags, for whose beginnings it takes --run and --start otherwise."""
+    ended = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--",
+                            *command("04_predict", *copy.flags)[1:]], capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout.count("nothing to do") == 3, ended.stdout + ended.stderr
+
+
+def test_input_that_is_gone_when_the_submission_is_written(pipeline, copy, tmp_path):
+    source, before = input_copy(pipeline, tmp_path / "input"), digest(copy.run)["submission.csv"]
+    facts = json.loads((copy.task / "preprocess.json").read_text()) | {"input": str(source)}
+    rewrite(copy.task / "preprocess.json", json.dumps(facts).encode())
+    shutil.rmtree(source)
+    status, text = run_here("05_postprocess", *copy.flags)
+    assert status == 1 and f"{source} is missing, and the ids of a submission are in it" in text
+    assert digest(copy.run)["submission.csv"] == before
+
+
+def test_nothing_to_submit(copy):
+    shutil.rmtree(copy.run / "test_predictions")
+    status, text = run_here("05_postprocess", *copy.flags, "--submit", "hello")
+    assert status == 1 and "there is nothing to submit" in text
 
 
 def test_run_with_other_settings_is_not_continued(copy):

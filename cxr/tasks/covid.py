@@ -5,14 +5,13 @@ classifier that also learns to draw the opacities, four views, the mean over a s
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from cxr.class_predictions import ClassPrediction, StudyCase
 from cxr.data import read_table
-from cxr.disk import InputError, read_json, write_csv
+from cxr.disk import InputError, write_csv
 from cxr.models.classifier import build_classifier
 from cxr.opacity_boxes import fused_boxes
 from cxr.scoring.study_evaluation import NOTHING, evaluate, none_of
@@ -20,6 +19,7 @@ from cxr.scoring.study_scoring import STUDY_CLASSES, study_labels, study_means, 
 from cxr.tasks.covid_files import CLASSES, read_sample
 from cxr.tasks.covid_submission import check_submission, format_submission, prevalence
 from cxr.tasks.covid_tables import CovidTables
+from cxr.tasks.submission_ids import input_folder
 from cxr.training.class_losses import classifier_loss
 from cxr.training.pseudo_labels import add_classes
 from cxr.training.samplers import make_sampler
@@ -146,7 +146,7 @@ class Covid(CovidTables):
         if answers is None:
             return None, {}
         test, train = (read_table(config.task_dir / f"{name}.csv") for name in ("test", "train"))
-        sample = read_sample(Path(read_json(config.task_dir / "preprocess.json")["input"]))
+        sample = read_sample(input_folder(config))
         table = submission_of(sample, test, train, answers, self.opacities(config, test))
         check_submission(table, sample, dict(zip(test["image_id"], zip(test["width"], test["height"]))))
         write_csv(config.run_dir / "submission.csv", table)

@@ -1,8 +1,6 @@
 """SIIM-ACR Pneumothorax Segmentation (Kaggle 2019): masks of pneumothoraces, one or none for an image."""
 
-from pathlib import Path
-
-from cxr.disk import read_json, write_csv
+from cxr.disk import write_csv
 from cxr.scoring.mask_scoring import evaluate
 from cxr.synthetic.pneumothorax import write_pneumothorax
 from cxr.tasks.mask_task import MaskTask
@@ -15,6 +13,7 @@ from cxr.tasks.pneumothorax_files import (
     read_tables,
 )
 from cxr.tasks.pneumothorax_presets import PRESETS
+from cxr.tasks.submission_ids import input_folder
 
 # Tens to hundreds of images and no pretrained weights, on two CPU cores.
 FROM_SCRATCH = {"encoder": "resnet18", "weights": "none", "label_head": "linear", "mask_loss": "bce=3,dice=1,label=0.3",
@@ -56,7 +55,7 @@ class Pneumothorax(MaskTask):
         """(path of submission.csv, read again and checked, or None without test predictions, {})."""
         if answers is None:
             return None, {}
-        ids = read_sample(Path(read_json(config.task_dir / "preprocess.json")["input"])) or list(answers)
+        ids = read_sample(input_folder(config)) or list(answers)
         absent = len(set(ids) - answers.keys())
         if absent:
             warnings.append(f"{absent} images of the sample submission have no picture and get no mask.")

@@ -1,12 +1,11 @@
 """RSNA Pneumonia Detection Challenge (Kaggle 2018): boxes of lung opacities, and three classes of images."""
 
-from pathlib import Path
-
-from cxr.disk import read_json, write_csv
+from cxr.disk import write_csv
 from cxr.scoring.image_scoring import evaluate, make_rule, plain_rule, plain_score, quick_score
 from cxr.synthetic.rsna import write_rsna
 from cxr.tasks.detection_task import FROM_SCRATCH, DetectionTask
 from cxr.tasks.rsna_files import BOX_CLASSES, CLASSES, check_submission, format_submission, read_sample, read_tables
+from cxr.tasks.submission_ids import input_folder
 
 
 class Rsna(DetectionTask):
@@ -51,7 +50,7 @@ class Rsna(DetectionTask):
         if answers is None:
             return None, {}
         path = config.run_dir / "submission.csv"
-        sample = read_sample(Path(read_json(config.task_dir / "preprocess.json")["input"]))
+        sample = read_sample(input_folder(config))
         table = format_submission(list(sample["patientId"]), {key: found[:2] for key, found in answers.items()})
         check_submission(table, sample)
         absent = len(set(sample["patientId"]) - answers.keys())

@@ -1,8 +1,19 @@
-"""The ids of a submission must be those of the sample submission, in its order."""
+"""Where the sample submission is, and that the ids of a submission must be its, in its order."""
+
+from pathlib import Path
 
 import pandas as pd
 
-from cxr.disk import InputError
+from cxr.disk import InputError, read_json
+
+
+def input_folder(config):
+    """The data set's folder that step 02 read. Raises InputError where it is not there any more."""
+    source = Path(read_json(config.task_dir / "preprocess.json")["input"])
+    if not source.is_dir():
+        raise InputError(f"{source} is missing, and the ids of a submission are in it: bring it back, or run step 02 "
+                         "with the --input where it is now")
+    return source
 
 
 def check_ids(ids, expected):

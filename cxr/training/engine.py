@@ -7,6 +7,7 @@ was killed anywhere ends with the weights of one that was not.
 import csv
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -18,21 +19,25 @@ from cxr import distributed
 from cxr.config import STOPPED, flags
 from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, read_table, split_fold
 from cxr.device import autocast, choose_device, choose_precision, describe
-from cxr.disk import InputError, atomic, read_json, write_json
-from cxr.inference import predict_test_by_fold
+from cxr.disk import InputError, alone, atomic, read_json, write_json
+from cxr.inference import predict_test_by_fold, views_of
 from cxr.lung_crops import with_crops
 from cxr.training.checkpoint import plain_config, save_state
 from cxr.training.manifest import manifest
 from cxr.training.mean_teacher import MeanTeacher
-from cxr.training.pretraining import alone, first_lessons, learned_weights, lesson_table
+from cxr.training.pretraining import first_lessons, learned_weights, lesson_table
 from cxr.training.schedules import after_epoch, after_update
 from cxr.training.training_state import Training
 
+LET_GO = 20  # seconds until the loader's processes of a training that was killed have noticed it
 
 def train_folds(task, config):
     """Train the wanted folds one after the other. Returns 0, or STOPPED when --max-hours came first."""
     deadline = time.monotonic() + 3600 * config.max_hours if config.max_hours else None
     table = task.select(read_table(config.task_dir / "train.csv"), config)
+    views_of(task, config)  # what step 04 would refuse is said now and not after the training
+    for fold in config.wanted_folds():
+        split_fold(table, fold)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with distributed.process_group(device.type):
@@ -46,7 +51,8 @@ def train_folds(task, config):
                 return status
         for fold in folds:
             tables = training_tables(task, config, table, fold, device, precision)
-            status = fit(task, config, fold, tables, device, precision, deadline)
+            with alone(config.fold_dir(fold), LET_GO) if distributed.rank() == 0 else nullcontext():
+                status = fit(task, config, fold, tables, device, precision, deadline)
             if status:
                 return status
     return 0
@@ -55,7 +61,7 @@ def train_folds(task, config):
 def pretrain(task, config, device, precision, deadline):
     """Train on synthetic X-rays what all folds start from. Returns 0, or STOPPED."""
     first = first_lessons(config)
-    with alone(first):
+    with alone(first.working) if distributed.rank() == 0 else nullcontext():
         if distributed.any_of(learned_weights(config).exists()):
             return 0
         if distributed.rank() == 0:
@@ -196,7 +202,8 @@ def train_one_epoch(task, state, network, loader, teacher, folder, deadline):
         if state.step % 20 == 0 or last:
             check_finite(state, mean_terms(state))
         whole = state.step % config.accumulate == 0
-        stop = whole and not last and passed(deadline)
+        asked = state.step % 20 == 0 or distributed.world() == 1  # several processes wait for each other to agree
+        stop = whole and not last and asked and passed(deadline)
         if stop or (whole and not last and time.monotonic() - saved > 60 * config.save_minutes):
             check_finite(state, mean_terms(state))
             state.save(folder / "last.pt") if main else None
@@ -302,6 +309,7 @@ def write_log(path, row):
         with open(path, newline="", encoding="utf-8") as file:
             rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
+        names = dict.fromkeys([*(rows[0] if rows else ()), *row])  # another version may have logged other things
+        writer = csv.DictWriter(file, fieldnames=list(names), restval="")
         writer.writeheader()
         writer.writerows([*rows, row])

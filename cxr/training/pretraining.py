@@ -6,10 +6,7 @@ working/pretraining-<images>-<size>/.
 """
 
 import zlib
-from contextlib import contextmanager
 from dataclasses import replace
-
-from filelock import FileLock, Timeout
 
 from cxr import distributed
 from cxr.config import Config
@@ -32,25 +29,6 @@ def first_lessons(config):
     usual = Config().training_settings()  # left out, so that a setting that is new some day changes no name
     chosen = [pair for pair in sorted(first.training_settings().items()) if pair[1] != usual[pair[0]]]
     return replace(first, run=f"{first.encoder}-{zlib.crc32(repr(chosen).encode()):08x}")
-
-
-@contextmanager
-def alone(first):
-    """Wait for other trainings that are at the same lessons, such as those of further folds."""
-    if distributed.rank() != 0:
-        yield
-        return
-    first.working.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(first.working / ".lock")  # falls with the process that holds it
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that works in {first.working}", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def lesson_table(task, first):
