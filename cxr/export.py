@@ -67,7 +67,7 @@ def describe_run(task, config, trained, chosen):
     params = config.run_dir / "params.json"
     if not params.exists():
         raise InputError(f"{params} is missing: run 05_postprocess.py first, which fits the thresholds")
-    levels = load_model(task, chosen[0][1], "cpu").levels
+    levels = list(load_model(task, chosen[0][1], "cpu").levels)  # as JSON gives them back
     return {"format": FORMAT, "name": f"{task.name} {config.run}",
             "checkpoints": fingerprints([path for _, path in chosen], config.run_dir),
             "models": len(chosen), "flip": config.tta == "flip", "image_size": trained.image_size, "levels": levels,
