@@ -1,5 +1,6 @@
 """Files that are whole or absent, and the one error a user is meant to read."""
 
+import errno
 import json
 import os
 from contextlib import contextmanager
@@ -35,17 +36,26 @@ def alone(folder, patience=-1):
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that works in {folder}", flush=True)
-        try:
-            lock.acquire(timeout=patience)
-        except Timeout:
-            raise InputError(f"another process works in {folder}: let it end, or give this one another --run") from None
+        acquire(lock, folder, patience)
+    except (NotImplementedError, OSError) as error:  # some network drives know no locks: then nobody waits
+        if getattr(error, "errno", None) not in (None, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
     try:
         yield
     finally:
         lock.release()
+
+
+def acquire(lock, folder, patience):
+    try:
+        lock.acquire(timeout=0)
+        return
+    except Timeout:
+        print(f"waiting for another process that works in {folder}", flush=True)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise InputError(f"another process works in {folder}: let it end, or give this one another --run") from None
 
 
 def write_json(path, content):

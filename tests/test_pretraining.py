@@ -1,8 +1,10 @@
 """Synthetic X-rays first: made and learned once, the beginning of every fold, resumed like any training."""
 
+import errno
 import shutil
 import threading
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -100,6 +102,19 @@ def test_a_second_process_waits(config, capsys):
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"] and "waiting for another process" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock here"), OSError(errno.ENOLCK, "No locks available")])
+def test_a_drive_without_locks(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(FileLock, "acquire", Mock(side_effect=error))
+    with alone(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+
+
+def test_a_full_disk_is_no_drive_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(FileLock, "acquire", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"), alone(tmp_path):
+        raise AssertionError("it was not to begin")
 
 
 @pytest.mark.parametrize("count", [-1, 1, 39])
