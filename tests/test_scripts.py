@@ -18,6 +18,8 @@ import torch
 from filelock import FileLock
 from steps import DEMO, ROOT, SLUG, STEPS, TINY, command, digest, link_tree, rewrite, run, run_here, unprotect
 
+from cxr.training.checkpoint import load_state
+
 resource = pytest.importorskip("resource", reason="kills and limits of a process as POSIX has them")
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
@@ -169,6 +171,34 @@ def test_damaged_png_found_by_the_loaders_process(copy):
     ended = run("03_train", *copy.flags, "--workers", "1")
     assert ended.returncode == 1 and f"error: {path} is missing or not a picture: delete it" in ended.stdout
     assert "Traceback" not in ended.stdout
+
+
+SPAWNED = """
+import multiprocessing, pathlib, runpy, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))  # where Python itself would look
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_spawned_loader_processes_give_the_same(copy, tmp_path):
+    """As on macOS and Windows."""
+    (tmp_path / "spawned.py").write_text(SPAWNED)
+    weights = load_state(copy.run / "fold1" / "epoch002.pt")["model"]
+    predictions = digest(copy.run / "fold1" / "valid_predictions")
+    shutil.rmtree(copy.run / "fold1")
+    for step in ("03_train", "04_predict"):
+        words = [sys.executable, tmp_path / "spawned.py", *command(step, *copy.flags, "--workers", 1, "--fold", 1)[1:]]
+        ended = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    again = load_state(copy.run / "fold1" / "epoch002.pt")["model"]
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    found = digest(copy.run / "fold1" / "valid_predictions")
+    assert predictions.keys() == found.keys()
+    parts = [name for name in found if name.startswith("part-")]
+    assert parts and all(found[name] == predictions[name] for name in parts)
 
 
 def test_torchrun_with_flags_of_its_own_names(copy):
