@@ -236,7 +236,7 @@ def run_name(base, config):
     changed = [f"{key}={Path(str(value)).name}" for key, value in new.items() if value != old[key]]
     name = "-".join([config.preset, *changed])
     if len(name) > LONGEST_NAME:
-        raise InputError(f"these {len(changed)} settings make too long a name for a folder: give one with --run")
+        raise InputError("the settings make too long a name for the folder of the run: give one with --run")
     return name
 
 

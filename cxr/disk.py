@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
 
 class InputError(Exception):
     """What is wrong, with which file, and what to do about it, in one sentence. Scripts print it and exit with 1."""
@@ -35,27 +37,28 @@ def alone(folder, patience=-1):
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
-    try:
-        acquire(lock, folder, patience)
-    except (NotImplementedError, OSError) as error:  # some network drives know no locks: then nobody waits
-        if getattr(error, "errno", None) not in (None, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            raise
+    if not acquire(lock, 0):
+        print(f"waiting for another process that works in {folder}", flush=True)
+        if not acquire(lock, patience):
+            raise InputError(f"another process works in {folder}: let it end, or give this one another --run")
     try:
         yield
     finally:
         lock.release()
 
 
-def acquire(lock, folder, patience):
+def acquire(lock, timeout):
+    """False if another process holds the lock. On a drive that knows no locks nobody waits."""
     try:
-        lock.acquire(timeout=0)
-        return
+        lock.acquire(timeout=timeout)
     except Timeout:
-        print(f"waiting for another process that works in {folder}", flush=True)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        raise InputError(f"another process works in {folder}: let it end, or give this one another --run") from None
+        return False
+    except NotImplementedError:  # how older releases of filelock say it
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
 def write_json(path, content):

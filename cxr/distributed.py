@@ -1,11 +1,13 @@
 """The few things that differ under torchrun. Without it every function is that of one process."""
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from cxr import disk
 
 # Of one process for another, such as for the last part of the predictions; if one dies, torchrun ends the others.
 LONGEST_WAIT = timedelta(days=1)
@@ -32,6 +34,11 @@ def rank():
 
 def world():
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def alone(folder, patience=-1):
+    """The lock of a folder (`disk.alone`) for all these processes together; the first one holds it."""
+    return disk.alone(folder, patience) if rank() == 0 else nullcontext()
 
 
 def barrier():

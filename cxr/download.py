@@ -68,7 +68,7 @@ def unpack_archives(folder, names):
     The pictures may stand at any depth of the archive. Raises InputError for a damaged one.
     """
     for name in names:
-        archive, building = folder / f"{name}.zip", folder / f".{name}.unzipping"
+        archive, building = folder / f"{name}.zip", being_unzipped(folder / name)
         if (folder / name).exists() or not archive.exists():
             continue
         print(f"unpacking {archive}")

@@ -18,7 +18,7 @@ def postprocess(task, config):
         raise InputError(f"--submit has nowhere to send the results of {task.name}, which is no Kaggle competition")
     train = read_table(config.task_dir / "train.csv").set_index("image_id", drop=False)
     folds, warnings = finished_folds(config, train)
-    if config.submit and not test_is_whole(config):
+    if config.submit and not has_test_predictions(config):
         raise InputError(f"{config.run_dir} has no predictions named {config.predictions} of all test images, so there "
                          "is nothing to submit: train all folds and run 04_predict.py without --fold")
     warnings += read_json(config.task_dir / "preprocess.json").get("notes", [])
@@ -65,7 +65,7 @@ def as_trained(config, folds):
     return replace(config, **{name: stored[name] for name in ("classes", "global_weight") if name in stored})
 
 
-def test_is_whole(config):
+def has_test_predictions(config):
     """Whether all test images are predicted."""
     return is_whole(config.run_dir / f"test_{config.predictions}", len(read_table(config.task_dir / "test.csv")))
 
@@ -85,7 +85,7 @@ def cases(task, config, train, folds, every):
 def answer_test(task, config, evaluation, warnings):
     """{image_id: what evaluation.detect says} of the test images, None if not all are there."""
     folder = config.run_dir / f"test_{config.predictions}"
-    if not test_is_whole(config):
+    if not has_test_predictions(config):
         warnings.append("There are no test predictions of all folds yet, so no submission was written.")
         return None
     return {found.image_id: evaluation.detect(found) for found in read_predictions(folder, task.kind)}

@@ -123,7 +123,7 @@ def test_run_names():
 
 
 def test_a_name_that_no_folder_can_have():
-    with pytest.raises(InputError, match="these 1 settings make too long a name for a folder: give one with --run"):
+    with pytest.raises(InputError, match="the settings make too long a name for the folder of the run: give one with --run"):
         parse("--weights", "w" * 200)
     assert parse("--weights", "w" * 200, "--run", "mine").run == "mine"
 

@@ -231,7 +231,11 @@ def test_submission_of_no_images():
 @given(arrays(np.float64, (5, 4), elements=st.floats(0, 1022)), arrays(np.float64, 5, elements=st.floats(0, 1)))
 def test_every_box_inside_the_image_can_be_submitted(boxes, scores):
     boxes = np.sort(boxes.reshape(5, 2, 2), axis=1).reshape(5, 4) + [0, 0, 2, 2]
-    check_submission(format_submission(["a", "b", "c"], {"b": (boxes, scores)}), SAMPLE)
+    table = format_submission(["a", "b", "c"], {"b": (boxes, scores)})
+    check_submission(table, SAMPLE)
+    found, confidences = parse_predictions(table["PredictionString"][1])
+    np.testing.assert_allclose(found, boxes, atol=0.11)
+    np.testing.assert_allclose(confidences, scores, atol=1.1e-6)
 
 
 @pytest.mark.parametrize("ids, words", [

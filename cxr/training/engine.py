@@ -7,7 +7,6 @@ was killed anywhere ends with the weights of one that was not.
 import csv
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -19,7 +18,7 @@ from cxr import distributed
 from cxr.config import STOPPED, flags
 from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader, read_table, split_fold
 from cxr.device import autocast, choose_device, choose_precision, describe
-from cxr.disk import InputError, alone, atomic, read_json, write_json
+from cxr.disk import InputError, atomic, read_json, write_json
 from cxr.inference import predict_test_by_fold, views_of
 from cxr.lung_crops import with_crops
 from cxr.training.checkpoint import plain_config, save_state
@@ -31,19 +30,20 @@ from cxr.training.training_state import Training
 
 LET_GO = 20  # seconds until the loader's processes of a training that was killed have noticed it
 
+
 def train_folds(task, config):
     """Train the wanted folds one after the other. Returns 0, or STOPPED when --max-hours came first."""
     deadline = time.monotonic() + 3600 * config.max_hours if config.max_hours else None
     table = task.select(read_table(config.task_dir / "train.csv"), config)
     views_of(task, config)  # what step 04 would refuse is said now and not after the training
-    for fold in config.wanted_folds():
+    folds = config.wanted_folds()
+    for fold in folds:
         split_fold(table, fold)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with distributed.process_group(device.type):
         if distributed.rank() == 0:
             print(f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True)
-        folds = config.wanted_folds()
         begun = all((config.fold_dir(fold) / "last.pt").exists() for fold in folds)
         if config.pretrain and not config.start and not begun:
             status = pretrain(task, config, device, precision, deadline)
@@ -51,7 +51,7 @@ def train_folds(task, config):
                 return status
         for fold in folds:
             tables = training_tables(task, config, table, fold, device, precision)
-            with alone(config.fold_dir(fold), LET_GO) if distributed.rank() == 0 else nullcontext():
+            with distributed.alone(config.fold_dir(fold), LET_GO):
                 status = fit(task, config, fold, tables, device, precision, deadline)
             if status:
                 return status
@@ -61,7 +61,7 @@ def train_folds(task, config):
 def pretrain(task, config, device, precision, deadline):
     """Train on synthetic X-rays what all folds start from. Returns 0, or STOPPED."""
     first = first_lessons(config)
-    with alone(first.working) if distributed.rank() == 0 else nullcontext():
+    with distributed.alone(first.working):
         if distributed.any_of(learned_weights(config).exists()):
             return 0
         if distributed.rank() == 0:
