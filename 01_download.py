@@ -9,7 +9,7 @@ step unpacks it, or tells where it comes from. Inside a Kaggle kernel the attach
 """
 
 from cxr.config import run_step
-from cxr.download import obtain
+from cxr.steps.download.download import obtain
 from cxr.tasks import TASKS
 
 

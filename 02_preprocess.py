@@ -11,9 +11,9 @@ look at the data, overview.png and samples.png. Inside a Kaggle kernel the attac
 from dataclasses import replace
 
 from cxr.config import run_step
-from cxr.data_overview import write_overview
-from cxr.download import find_input
-from cxr.preprocess import prepare
+from cxr.data.preparation import prepare
+from cxr.plots.data_overview import write_overview
+from cxr.steps.download.download import find_input
 from cxr.tasks import TASKS
 
 

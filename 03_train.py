@@ -10,8 +10,8 @@ last.pt (everything needed to go on), epoch*.pt (the last epochs, for step 4), b
 """
 
 from cxr.config import run_step
+from cxr.steps.train.engine import train_folds
 from cxr.tasks import TASKS
-from cxr.training.engine import train_folds
 
 
 def step(task, config):

@@ -11,8 +11,8 @@ the anchors above a low score, merged over models and views, in original pixels.
 """
 
 from cxr.config import run_step
-from cxr.inference import predict_run
-from cxr.serving.predict_images import predict_images
+from cxr.inference.run import predict_run
+from cxr.steps.predict.predict_images import predict_images
 from cxr.tasks import TASKS
 
 

@@ -11,15 +11,18 @@ Kaggle competition gets results in its own format, test_results/ and valid_resul
 """
 
 from cxr.config import run_step
-from cxr.download import submit
-from cxr.postprocess import postprocess
-from cxr.report.compare import compare, run_folders
+from cxr.steps.download.download import submit
+from cxr.steps.postprocess.compare import compare, run_folders
+from cxr.steps.postprocess.postprocess import postprocess
 from cxr.tasks import TASKS
 
 
 def step(task, config):
     if config.compare:
-        print("wrote", compare(run_folders(config.task_dir, config.compare), config.task_dir / "compare.html"))
+        print(
+            "wrote",
+            compare(run_folders(config.task_dir, config.compare), config.task_dir / "compare.html"),
+        )
         return
     submission = postprocess(task, config)
     if config.submit:

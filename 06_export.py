@@ -10,7 +10,7 @@ them a .json with their score on validation images. Give the flags of the traini
 """
 
 from cxr.config import run_step
-from cxr.export import export_run
+from cxr.steps.export.export import export_run
 from cxr.tasks import TASKS
 from edge_predict import Predictor
 

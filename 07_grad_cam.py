@@ -10,7 +10,7 @@ share of each map inside the lungs and the marked opacities. Step 05, run again,
 """
 
 from cxr.config import run_step
-from cxr.heat_maps import compare_shares, look, look_at_files
+from cxr.steps.grad_cam.heat_maps import compare_shares, look, look_at_files
 from cxr.tasks import TASKS
 
 

@@ -21,19 +21,38 @@ import sys
 import warnings
 from pathlib import Path
 
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "50000000")  # for cv2; the largest detectors have 20 million
+os.environ.setdefault(
+    "OPENCV_IO_MAX_IMAGE_PIXELS", "50000000"
+)  # for cv2; the largest detectors have 20 million
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 FORMAT = 1  # of the settings in the model file
 KEY = "settings"
-STD = np.array([0.1, 0.1, 0.2, 0.2])  # this and the two below as in cxr/boxes.py, which made the model
+STD = np.array(
+    [0.1, 0.1, 0.2, 0.2]
+)  # this and the two below as in cxr/geometry/boxes.py, which made the model
 SHAPES = [(2 ** (i / 3) / r**0.5, 2 ** (i / 3) * r**0.5) for i in range(3) for r in (0.5, 1.0, 2.0)]
 LIMIT = np.log(16)
-FUSED_AT_MOST = 100  # as in cxr/detection.py
-NO_IMAGE = (".csv", ".json", ".txt", ".md", ".html", ".xml", ".zip", ".onnx", ".py")  # passed over in folders
-PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2",
-         "1.2.840.10008.1.2.5")  # uncompressed, deflated, RLE: what pydicom decodes with numpy alone
+FUSED_AT_MOST = 100  # as in cxr/methods/detector/records.py
+NO_IMAGE = (
+    ".csv",
+    ".json",
+    ".txt",
+    ".md",
+    ".html",
+    ".xml",
+    ".zip",
+    ".onnx",
+    ".py",
+)  # passed over in folders
+PLAIN = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.5",
+)  # uncompressed, deflated, RLE: what pydicom decodes with numpy alone
 JPEG = "1.2.840.10008.1.2.4.50"
 
 
@@ -50,7 +69,11 @@ def read_settings(path):
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for number, *entry in fields(data, 0, len(data)):
-                parts = {name: data[first:last] for name, first, last in fields(data, *entry)} if number == 14 else {}
+                parts = (
+                    {name: data[first:last] for name, first, last in fields(data, *entry)}
+                    if number == 14
+                    else {}
+                )
                 if parts.get(1) == KEY.encode():
                     return checked(path, json.loads(parts[2]))
     except FileNotFoundError:
@@ -62,8 +85,10 @@ def read_settings(path):
 
 def checked(path, settings):
     if settings["format"] != FORMAT:
-        raise Refused(f"{path} has settings of format {settings['format']}, and this edge_predict.py reads {FORMAT}: "
-                      "take the edge_predict.py that stands beside the 06_export.py which wrote the model")
+        raise Refused(
+            f"{path} has settings of format {settings['format']}, and this edge_predict.py reads {FORMAT}: "
+            "take the edge_predict.py that stands beside the 06_export.py which wrote the model"
+        )
     return settings
 
 
@@ -98,7 +123,9 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads  # 0: one for each core
         options.log_severity_level = 3
         self.run_options.only_execute_path_to_fetches = True
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
 
     def __call__(self, image, names):
         return self.session.run(names, {"image": image}, self.run_options)
@@ -110,8 +137,10 @@ class OpenCV:
         try:
             self.net = cv2.dnn.readNetFromONNX(str(path))
         except cv2.error as error:
-            raise Refused(f"OpenCV {cv2.__version__} cannot load {path} ({' '.join(str(error).split())[:200]}): take "
-                          "the file without int8 in its name, a newer OpenCV, or install onnxruntime") from None
+            raise Refused(
+                f"OpenCV {cv2.__version__} cannot load {path} ({' '.join(str(error).split())[:200]}): take "
+                "the file without int8 in its name, a newer OpenCV, or install onnxruntime"
+            ) from None
 
     def __call__(self, image, names):
         self.net.setInput(image, "image")
@@ -128,7 +157,9 @@ def open_engine(name, path, threads):
             return choice, ENGINES[choice](path, threads)
         except ImportError:
             if name != "auto":
-                raise Refused("onnxruntime is not installed: pip install onnxruntime, or --engine opencv") from None
+                raise Refused(
+                    "onnxruntime is not installed: pip install onnxruntime, or --engine opencv"
+                ) from None
 
 
 class Predictor:
@@ -155,16 +186,23 @@ class Predictor:
         """
         frame = frame or picture.shape[::-1]
         scores, deltas, category = self.look(picture)
-        return decide(self.candidates(scores, deltas, frame), category, frame, self.settings["rule"])
+        return decide(
+            self.candidates(scores, deltas, frame), category, frame, self.settings["rule"]
+        )
 
     def look(self, picture):
         """(probabilities (A, K), deltas (N, A, 4), image classes (C,)): means, and the deltas of all models x views."""
-        for side in (self.settings["stored_size"], self.side):  # as the pictures came to the network in training
+        for side in (
+            self.settings["stored_size"],
+            self.side,
+        ):  # as the pictures came to the network in training
             picture = resize(picture, side)
         names = [f"{part}{k}" for k in self.models for part in ("scores", "deltas", "category")]
         views = []
         for flipped in self.flips:
-            image = np.ascontiguousarray(picture[:, ::-1] if flipped else picture, np.float32)[None, None]
+            image = np.ascontiguousarray(picture[:, ::-1] if flipped else picture, np.float32)[
+                None, None
+            ]
             outputs = [np.asarray(part) for part in self.engine(image, names)]
             views += [self.undo(outputs[i : i + 3], flipped) for i in range(0, len(outputs), 3)]
         scores, deltas, category = zip(*views)
@@ -172,16 +210,25 @@ class Predictor:
 
     def undo(self, outputs, flipped):
         count = len(self.centre)
-        scores, deltas, category = (part.reshape(rows, -1) for part, rows in zip(outputs, (count, count, 1)))
+        scores, deltas, category = (
+            part.reshape(rows, -1) for part, rows in zip(outputs, (count, count, 1))
+        )
         if flipped:
-            scores, deltas = scores[self.mirrored], deltas[self.mirrored] * np.float32([-1, 1, 1, 1])
+            scores, deltas = (
+                scores[self.mirrored],
+                deltas[self.mirrored] * np.float32([-1, 1, 1, 1]),
+            )
         return scores, deltas, category[0]
 
     def candidates(self, scores, deltas, frame):
         """(centre (n, 2), 20th and 80th percentile of the size (n, 2), score (n,), class (n,)) in pixels of the frame,
         of the best anchors of each class."""
         score, anchor, label = best_anchors(scores, self.settings["floor"], self.settings["most"])
-        chosen, unit, scale = deltas[:, anchor] * STD, self.size[anchor], np.array(frame) / self.side
+        chosen, unit, scale = (
+            deltas[:, anchor] * STD,
+            self.size[anchor],
+            np.array(frame) / self.side,
+        )
         centre = self.centre[anchor] + chosen[..., :2].mean(0) * unit
         low, high = np.quantile(chosen[..., 2:], [0.2, 0.8], axis=0)
         low, high = (unit * np.exp(np.minimum(part, LIMIT)) * scale for part in (low, high))
@@ -222,7 +269,7 @@ def best_anchors(scores, floor, most):
 
 
 def decide(candidates, category, frame, rule):
-    """What Predictor gives, by the rule that step 05 has fitted (cxr/detection.py says what its parts are for)."""
+    """What Predictor gives, by the rule that step 05 has fitted (cxr/methods/detector/records.py says what its parts are for)."""
     centre, low, high, score, label = candidates
     log20, log80 = np.log(low), np.log(high)
     half = np.exp(log20 + rule["percentile_shrink"] * (log20 - log80)) / 2
@@ -235,9 +282,17 @@ def decide(candidates, category, frame, rule):
     kept = score >= score[:1] / 2 if rule["half"] else np.ones(len(score), bool)
     if rule["gate_weights"]:
         score = np.sqrt(score * np.dot(category, rule["gate_weights"]))
-    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * rule["scale"]
-    return {"boxes": clip(np.concatenate([middle - half, middle + half], 1), frame), "scores": score, "labels": label,
-            "kept": kept & (score > np.array(rule["thresholds"])[label]), "category": category}
+    middle, half = (
+        (boxes[:, :2] + boxes[:, 2:]) / 2,
+        (boxes[:, 2:] - boxes[:, :2]) / 2 * rule["scale"],
+    )
+    return {
+        "boxes": clip(np.concatenate([middle - half, middle + half], 1), frame),
+        "scores": score,
+        "labels": label,
+        "kept": kept & (score > np.array(rule["thresholds"])[label]),
+        "category": category,
+    }
 
 
 def clip(boxes, frame):
@@ -268,7 +323,11 @@ def fuse(boxes, scores, labels, frame, iou):
     Done in shares of the frame and in the order of the package ensemble-boxes, to give its boxes.
     """
     size, fused = np.array([*frame, *frame], np.float64), []
-    boxes, scores, labels = boxes[:FUSED_AT_MOST] / size, scores[:FUSED_AT_MOST], labels[:FUSED_AT_MOST]
+    boxes, scores, labels = (
+        boxes[:FUSED_AT_MOST] / size,
+        scores[:FUSED_AT_MOST],
+        labels[:FUSED_AT_MOST],
+    )
     for label in dict.fromkeys(labels.tolist()):
         means, members = np.zeros((0, 4)), []
         for i in np.flatnonzero(labels == label):
@@ -286,7 +345,7 @@ def fuse(boxes, scores, labels, frame, iou):
 
 
 def read_xray(path):
-    """Picture (height, width) uint8, bright = dense, as cxr/images.py gives it. Refused with the reason otherwise."""
+    """Picture (height, width) uint8, bright = dense, as cxr/images/read.py gives it. Refused with the reason otherwise."""
     try:
         with open(path, "rb") as file:
             start = file.read(132)
@@ -307,7 +366,11 @@ def read_picture(path):
     if picture.ndim == 2:
         return picture if picture.dtype == np.uint8 else to_uint8(picture)
     picture = picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)
-    luma = picture[..., :3].astype(np.int64) @ [7471, 38470, 19595]  # blue, green, red of ITU-R 601, as Pillow's
+    luma = picture[..., :3].astype(np.int64) @ [
+        7471,
+        38470,
+        19595,
+    ]  # blue, green, red of ITU-R 601, as Pillow's
     return ((luma + 0x8000) >> 16).astype(np.uint8)
 
 
@@ -324,18 +387,26 @@ def read_dicom(path, start):
     try:
         import pydicom  # not needed for PNGs and JPEGs
     except ImportError as error:
-        raise Refused(f"is a DICOM or nothing known, and DICOMs need pydicom ({error}): pip install pydicom") from None
+        raise Refused(
+            f"is a DICOM or nothing known, and DICOMs need pydicom ({error}): pip install pydicom"
+        ) from None
     dataset = pydicom.dcmread(path, force=start[128:132] != b"DICM")
     refuse_unknown(dataset)
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     if syntax is None:  # no meta header: the pixels are taken as uncompressed
         dataset.ensure_file_meta()
         implicit, little = getattr(dataset, "original_encoding", None) or (
-            dataset.is_implicit_VR, dataset.is_little_endian)
-        syntax = dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(PLAIN[0 if implicit else 1 if little else 3])
+            dataset.is_implicit_VR,
+            dataset.is_little_endian,
+        )
+        syntax = dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(
+            PLAIN[0 if implicit else 1 if little else 3]
+        )
     if syntax not in (*PLAIN, JPEG):
-        raise Refused(f"is compressed as {syntax.name}, which needs more than numpy and OpenCV: decompress it first, "
-                      "such as with gdcmconv --raw")
+        raise Refused(
+            f"is compressed as {syntax.name}, which needs more than numpy and OpenCV: decompress it first, "
+            "such as with gdcmconv --raw"
+        )
     stored = decode_jpeg(dataset) if syntax == JPEG else used_bits(dataset.pixel_array, dataset)
     return gray(stored, dataset)
 
@@ -351,9 +422,13 @@ def refuse_unknown(dataset):
     if int(dataset.get("SamplesPerPixel") or 1) > 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise Refused(f"has colours ({kind}): store it as MONOCHROME2 or PNG first")
     if dataset.get("ModalityLUTSequence") or dataset.get("VOILUTSequence"):
-        raise Refused("has a lookup table, which only the full program reads: store it as PNG with 02_preprocess.py")
+        raise Refused(
+            "has a lookup table, which only the full program reads: store it as PNG with 02_preprocess.py"
+        )
     if not 1 < dataset.BitsStored <= dataset.BitsAllocated <= 16:
-        raise Refused(f"has {dataset.BitsStored} bits in {dataset.BitsAllocated}, and 2 to 16 are read")
+        raise Refused(
+            f"has {dataset.BitsStored} bits in {dataset.BitsAllocated}, and 2 to 16 are read"
+        )
 
 
 def decode_jpeg(dataset):
@@ -365,7 +440,9 @@ def decode_jpeg(dataset):
         at += 8 + length
     image = unpack(b"".join(items[1:]))
     if image.shape != (dataset.Rows, dataset.Columns) or image.dtype != np.uint8:
-        raise Refused("holds a JPEG of another kind or size than it states: store it as PNG with another program")
+        raise Refused(
+            "holds a JPEG of another kind or size than it states: store it as PNG with another program"
+        )
     return image
 
 
@@ -389,7 +466,10 @@ def gray(stored, dataset):
         if dataset.BitsStored == 8 and dataset.PixelRepresentation == 0:
             real = np.array([intercept, 255 * slope + intercept])
         image = to_uint8(values, *((real.min(), real.max()) if real.size else (0, 1)))
-    inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
+    inverse = (
+        dataset.PhotometricInterpretation == "MONOCHROME1"
+        or dataset.get("PresentationLUTShape") == "INVERSE"
+    )
     return np.where(padding, np.uint8(0), 255 - image if inverse else image)
 
 
@@ -427,7 +507,10 @@ def first(value):
 
 def to_uint8(values, low=None, high=None):
     """low ... high (default: minimum ... maximum) to 0 ... 255, clipped; a constant image gives 0."""
-    low, high = float(values.min() if low is None else low), float(values.max() if high is None else high)
+    low, high = (
+        float(values.min() if low is None else low),
+        float(values.max() if high is None else high),
+    )
     scale = 255 / (high - low) if high > low else 0.0
     return np.rint(np.clip((values.astype(np.float64) - low) * scale, 0, 255)).astype(np.uint8)
 
@@ -437,7 +520,9 @@ def resize(picture, side):
     if picture.shape == (side, side):
         return picture
     grows = max(picture.shape) <= side
-    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA)
+    return cv2.resize(
+        picture, (side, side), interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA
+    )
 
 
 def find_files(paths):
@@ -447,34 +532,72 @@ def find_files(paths):
         if not path.exists():
             raise Refused(f"{path} is missing: give files or folders that are there")
         inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        found += [(str(p.relative_to(path)), p) for p in inside if p.suffix.lower() not in NO_IMAGE] \
-            if path.is_dir() else [(path.name, path)]
+        found += (
+            [(str(p.relative_to(path)), p) for p in inside if p.suffix.lower() not in NO_IMAGE]
+            if path.is_dir()
+            else [(path.name, path)]
+        )
     names = [name for name, _ in found]
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    twice = (
+        next((name for name in names if names.count(name) > 1), None)
+        if len(set(names)) < len(names)
+        else None
+    )
     if twice:
-        raise Refused(f"two of the files are called {twice}: give the folder that holds both, or predict them apart")
+        raise Refused(
+            f"two of the files are called {twice}: give the folder that holds both, or predict them apart"
+        )
     return found
 
 
 def report(name, picture, found, settings):
     """The entry of a file in predictions.json."""
     kept, names = found["kept"], settings["classes"]
-    rows = zip(found["boxes"][kept].round(1).tolist(), found["scores"][kept].round(6).tolist(), found["labels"][kept])
-    return {"file": name, "width": picture.shape[1], "height": picture.shape[0],
-            "image_classes": dict(zip(settings["image_classes"], found["category"].astype(float).round(6).tolist())),
-            "boxes": [{"label": names[label], "score": score, "box": box} for box, score, label in rows]}
+    rows = zip(
+        found["boxes"][kept].round(1).tolist(),
+        found["scores"][kept].round(6).tolist(),
+        found["labels"][kept],
+    )
+    return {
+        "file": name,
+        "width": picture.shape[1],
+        "height": picture.shape[0],
+        "image_classes": dict(
+            zip(settings["image_classes"], found["category"].astype(float).round(6).tolist())
+        ),
+        "boxes": [
+            {"label": names[label], "score": score, "box": box} for box, score, label in rows
+        ],
+    }
 
 
 def draw(picture, entry):
     """Colour picture with the boxes of an entry and what they are."""
-    canvas, unit = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), max(1, round(max(picture.shape) / 500))
+    canvas, unit = (
+        cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR),
+        max(1, round(max(picture.shape) / 500)),
+    )
     for found in entry["boxes"]:
         x1, y1, x2, y2 = (round(value) for value in found["box"])
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 200, 255), unit)
-        cv2.putText(canvas, f"{found['label']} {found['score']:.2f}", (x1, max(12 * unit, y1 - 3 * unit)),
-                    cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, (0, 200, 255), unit)
-    cv2.putText(canvas, "not for diagnosis", (4 * unit, len(canvas) - 6 * unit), cv2.FONT_HERSHEY_SIMPLEX, 0.4 * unit,
-                (190, 190, 190), unit)
+        cv2.putText(
+            canvas,
+            f"{found['label']} {found['score']:.2f}",
+            (x1, max(12 * unit, y1 - 3 * unit)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5 * unit,
+            (0, 200, 255),
+            unit,
+        )
+    cv2.putText(
+        canvas,
+        "not for diagnosis",
+        (4 * unit, len(canvas) - 6 * unit),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.4 * unit,
+        (190, 190, 190),
+        unit,
+    )
     return canvas
 
 
@@ -497,21 +620,38 @@ def write_all(out, entries, failed, settings):
     rows = [["file", "width", "height", *classes, "label", "score", "x1", "y1", "x2", "y2"]]
     for entry in entries:
         facts = [entry["file"], entry["width"], entry["height"], *entry["image_classes"].values()]
-        rows += [[*facts, box["label"], box["score"], *box["box"]] for box in entry["boxes"]] or [[*facts, *[""] * 6]]
+        rows += [[*facts, box["label"], box["score"], *box["box"]] for box in entry["boxes"]] or [
+            [*facts, *[""] * 6]
+        ]
     write(out / "predictions.csv", as_csv(rows))
     write(out / "failed.csv", as_csv([("file", "reason"), *failed]))
-    write(out / "predictions.json", json.dumps({"model": settings["name"], "images": entries}, indent=1) + "\n")
+    write(
+        out / "predictions.json",
+        json.dumps({"model": settings["name"], "images": entries}, indent=1) + "\n",
+    )
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, help="a file written by 06_export.py")
     parser.add_argument("inputs", nargs="+", help="image files, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="auto: onnxruntime if installed")
-    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, help="also look at the mirrored picture "
-                        "(default: as when the thresholds were fitted)")
-    parser.add_argument("--overlay", action="store_true", help="write a picture of each image with its boxes")
+    parser.add_argument(
+        "--engine",
+        choices=("auto", *ENGINES),
+        default="auto",
+        help="auto: onnxruntime if installed",
+    )
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="also look at the mirrored picture (default: as when the thresholds were fitted)",
+    )
+    parser.add_argument(
+        "--overlay", action="store_true", help="write a picture of each image with its boxes"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     return parser.parse_args(arguments)
 
@@ -521,7 +661,9 @@ def main(arguments=None):
     args, entries, failed = parse(arguments), [], []
     files = find_files(args.inputs)
     predictor = Predictor(args.model, args.engine, args.flip, threads=args.threads)
-    print(f"{args.model}: {predictor.engine_name}, {len(predictor.models)} models x {len(predictor.flips)} views")
+    print(
+        f"{args.model}: {predictor.engine_name}, {len(predictor.models)} models x {len(predictor.flips)} views"
+    )
     for name, path in files:
         try:
             picture = read_xray(path)
@@ -532,11 +674,18 @@ def main(arguments=None):
         entries.append(report(name, picture, predictor(picture), predictor.settings))
         print(f"{name}: {len(entries[-1]['boxes'])} boxes")
         if args.overlay:
-            write(args.out / "overlays" / f"{name}.png", cv2.imencode(".png", draw(picture, entries[-1]))[1].tobytes())
+            write(
+                args.out / "overlays" / f"{name}.png",
+                cv2.imencode(".png", draw(picture, entries[-1]))[1].tobytes(),
+            )
     write_all(args.out, entries, failed, predictor.settings)
-    print(f"{len(entries)} images predicted, {len(failed)} not readable: {args.out / 'predictions.csv'}")
+    print(
+        f"{len(entries)} images predicted, {len(failed)} not readable: {args.out / 'predictions.csv'}"
+    )
     if not entries:
-        raise Refused(f"none of the {len(files)} files could be predicted: see {args.out / 'failed.csv'}")
+        raise Refused(
+            f"none of the {len(files)} files could be predicted: see {args.out / 'failed.csv'}"
+        )
 
 
 if __name__ == "__main__":

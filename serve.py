@@ -9,7 +9,7 @@ step 05 (params.json) are used if it was run.
 """
 
 from cxr.config import run_step
-from cxr.serving.serve_page import serve
+from cxr.steps.serve.serve import serve
 from cxr.tasks import TASKS
 
 

@@ -23,14 +23,18 @@ from samples import LEVEL, SEED, training_images  # noqa: E402
 from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 from training_step import NETWORK, our_training  # noqa: E402
 
-from cxr.training.augmentation import LEVELS  # noqa: E402
+from cxr.data.augmentation import LEVELS  # noqa: E402
 
 SAMPLES_A_STEP = 50  # one training step on the CPU takes at least as long as so many samples
 
 
 def plain_samples(dataset, level, warp_side=None):
-    return [plain_sample(row, level, dataset.image_size, np.random.default_rng((SEED, 0, number)), warp_side)
-            for number, row in dataset.table.iterrows()]
+    return [
+        plain_sample(
+            row, level, dataset.image_size, np.random.default_rng((SEED, 0, number)), warp_side
+        )
+        for number, row in dataset.table.iterrows()
+    ]
 
 
 def our_samples(dataset):
@@ -44,7 +48,9 @@ def check(dataset):
     for ours, (picture, boxes) in zip(our_samples(dataset), plain_samples(dataset, level, FRAME)):
         np.testing.assert_allclose(ours["boxes"], boxes, atol=0.01)
         difference = np.abs(ours["image"][0].numpy().astype(float) - picture)
-        assert difference.mean() < 2, f"the pictures differ by {difference.mean():.1f} of 255 gray levels"
+        assert difference.mean() < 2, (
+            f"the pictures differ by {difference.mean():.1f} of 255 gray levels"
+        )
     dataset.augment.level = LEVELS[LEVEL]
 
 
@@ -57,16 +63,41 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         dataset = training_images(args.input, Path(folder), args.images, config)
         check(dataset)
-        found = {name: seconds / len(dataset) for name, seconds in measure({
-            "ours": partial(our_samples, dataset), "reference": partial(plain_samples, dataset, LEVELS[LEVEL]),
-            "full": partial(plain_samples, dataset, LEVELS[LEVEL], FRAME)}, args.rounds).items()}
+        found = {
+            name: seconds / len(dataset)
+            for name, seconds in measure(
+                {
+                    "ours": partial(our_samples, dataset),
+                    "reference": partial(plain_samples, dataset, LEVELS[LEVEL]),
+                    "full": partial(plain_samples, dataset, LEVELS[LEVEL], FRAME),
+                },
+                args.rounds,
+            ).items()
+        }
     plain, ours = found["reference"], found["ours"]
-    show(f"One augmented training sample of {args.image_size} px, level {LEVEL}, mean of {len(dataset)} images",
-         [Row("reference: DICOM, warped straight to the network's size, as published", duration(plain), 1),
-          Row("reference that warps at 1024 px and then shrinks", duration(found["full"]), plain / found["full"]),
-          at_least("ours, from the PNG of step 02", duration(ours), plain / ours, 4),
-          Row("one training step, per image", f"{duration(step)}, {step / ours:.0f} samples", None,
-              f"at least {SAMPLES_A_STEP} samples", step / ours >= SAMPLES_A_STEP)])
+    show(
+        f"One augmented training sample of {args.image_size} px, level {LEVEL}, mean of {len(dataset)} images",
+        [
+            Row(
+                "reference: DICOM, warped straight to the network's size, as published",
+                duration(plain),
+                1,
+            ),
+            Row(
+                "reference that warps at 1024 px and then shrinks",
+                duration(found["full"]),
+                plain / found["full"],
+            ),
+            at_least("ours, from the PNG of step 02", duration(ours), plain / ours, 4),
+            Row(
+                "one training step, per image",
+                f"{duration(step)}, {step / ours:.0f} samples",
+                None,
+                f"at least {SAMPLES_A_STEP} samples",
+                step / ours >= SAMPLES_A_STEP,
+            ),
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -24,12 +24,15 @@ from reference import network_config, random_batch  # noqa: E402
 from timing import Row, arguments, duration, measure, operations, show  # noqa: E402
 from training_step import CPU, NETWORK, our_training  # noqa: E402
 
-from cxr.device import autocast, choose_precision  # noqa: E402
-from cxr.inference import VIEWS, predict_batch  # noqa: E402
-from cxr.tasks.rsna import Rsna  # noqa: E402
+from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
+from cxr.inference.run import VIEWS, predict_batch  # noqa: E402
+from cxr.system.device import autocast, choose_precision  # noqa: E402
 
 TRAIN, TEST, FOLDS, EPOCHS, KEPT = 26_684, 3_000, 4, 12, 3
-PEAK = {"T4": (65e12, "fp16"), "H200": (989e12, "bf16")}  # dense operations a second, NVIDIA's data sheets
+PEAK = {
+    "T4": (65e12, "fp16"),
+    "H200": (989e12, "bf16"),
+}  # dense operations a second, NVIDIA's data sheets
 GIB = 2**30
 
 
@@ -61,8 +64,13 @@ def kept_bytes(model, inputs, precision):
         return tensor
 
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(CPU, precision):
-        outputs = model(*inputs)  # held until the end: what it keeps would be freed and its place used again
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        autocast(CPU, precision),
+    ):
+        outputs = model(
+            *inputs
+        )  # held until the end: what it keeps would be freed and its place used again
     total = sum(size for place, size in kept.items() if place not in own)
     del outputs
     return total
@@ -79,26 +87,43 @@ def main():
     batch = random_batch(config)
     model = random_models(config, 1, batch["image"])[0].to(memory_format=torch.channels_last)
     train = our_training(config, batch, precision=precision)
-    functions = {"step": train,
-                 "forward": lambda: predict_batch(Rsna(), [model], VIEWS["none"], batch["image"], precision)}
+    functions = {
+        "step": train,
+        "forward": lambda: predict_batch(Rsna(), [model], VIEWS["none"], batch["image"], precision),
+    }
     flops = {name: operations(function) / args.batch_size for name, function in functions.items()}
-    seconds = {name: value / args.batch_size for name, value in measure(functions, args.rounds).items()}
+    seconds = {
+        name: value / args.batch_size for name, value in measure(functions, args.rounds).items()
+    }
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
     work = whole_work()
     inputs = batch["image"], *Rsna().network_inputs(batch, config)
     memory = step_memory(train.model, kept_bytes(train.model, inputs, precision))
-    rows = [Row("measured: training step of an image, forward pass of an image",
-                f"{duration(seconds['step'])}, {duration(seconds['forward'])}"),
-            Row("counted: images trained, forward passes", f"{work.trained:,}, {work.passed:,}"),
-            Row("this CPU, computed from the measured seconds",
-                f"{hours(work, **seconds):,.0f} hours, {resident / GIB:.1f} GiB measured")]
+    rows = [
+        Row(
+            "measured: training step of an image, forward pass of an image",
+            f"{duration(seconds['step'])}, {duration(seconds['forward'])}",
+        ),
+        Row("counted: images trained, forward passes", f"{work.trained:,}, {work.passed:,}"),
+        Row(
+            "this CPU, computed from the measured seconds",
+            f"{hours(work, **seconds):,.0f} hours, {resident / GIB:.1f} GiB measured",
+        ),
+    ]
     for name, (peak, number_format) in PEAK.items():
         rate = args.share * peak
-        rows.append(Row(f"{name}, computed with {args.share:.0%} of {peak / 1e12:.0f} TFLOP/s in {number_format}",
-                        f"{hours(work, flops['step'] / rate, flops['forward'] / rate):,.1f} hours, "
-                        f"{memory / GIB:.1f} GiB"))
-    show(f"The whole competition with {args.encoder}, {args.image_size} px, P{args.levels}, batch {args.batch_size}",
-         rows, precision)
+        rows.append(
+            Row(
+                f"{name}, computed with {args.share:.0%} of {peak / 1e12:.0f} TFLOP/s in {number_format}",
+                f"{hours(work, flops['step'] / rate, flops['forward'] / rate):,.1f} hours, "
+                f"{memory / GIB:.1f} GiB",
+            )
+        )
+    show(
+        f"The whole competition with {args.encoder}, {args.image_size} px, P{args.levels}, batch {args.batch_size}",
+        rows,
+        precision,
+    )
 
 
 if __name__ == "__main__":

@@ -22,9 +22,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 IMAGES = 4  # of a process
-ENGINES = {"PyTorch fp32": ("torch", "fp32"), "PyTorch bf16": ("torch", "bf16"),
-           "onnxruntime fp32": ("onnxruntime", "net.onnx"), "onnxruntime int8": ("onnxruntime", "net.int8.onnx"),
-           "cv2.dnn fp32": ("opencv", "net.onnx"), "cv2.dnn int8": ("opencv", "net.int8.onnx")}
+ENGINES = {
+    "PyTorch fp32": ("torch", "fp32"),
+    "PyTorch bf16": ("torch", "bf16"),
+    "onnxruntime fp32": ("onnxruntime", "net.onnx"),
+    "onnxruntime int8": ("onnxruntime", "net.int8.onnx"),
+    "cv2.dnn fp32": ("opencv", "net.onnx"),
+    "cv2.dnn int8": ("opencv", "net.int8.onnx"),
+}
 
 
 def predict_here(folder, engine, what, threads):
@@ -38,7 +43,11 @@ def predict_here(folder, engine, what, threads):
         start = time.perf_counter()
         boxes = predict(picture)
         seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": min(seconds[1:]), "peak": peak(), "boxes": np.asarray(boxes)[:3].tolist()}))
+    print(
+        json.dumps(
+            {"seconds": min(seconds[1:]), "peak": peak(), "boxes": np.asarray(boxes)[:3].tolist()}
+        )
+    )
 
 
 def peak():
@@ -59,9 +68,9 @@ def by_torch(folder, engine, precision, threads):
     import torch
     from prediction import PARAMS
 
-    from cxr.detection import detect
-    from cxr.inference import load_model, predict_batch
-    from cxr.tasks.rsna import Rsna
+    from cxr.datasets.rsna.dataset import Rsna
+    from cxr.inference.run import load_model, predict_batch
+    from cxr.methods.detector.records import detect
 
     torch.set_num_threads(threads)
     model = load_model(Rsna(), folder / "net.pt", "cpu")
@@ -71,6 +80,7 @@ def by_torch(folder, engine, precision, threads):
         image = torch.from_numpy(picture)[None, None]
         merged = predict_batch(Rsna(), [model], [(0, False)], image, precision)
         return detect(Rsna().candidates(merged[0], row, model, None), PARAMS, Rsna.gate_weights)[0]
+
     return predict
 
 
@@ -83,20 +93,34 @@ def write_network(folder, config):
     from prediction import PARAMS
     from reference import enliven, random_samples
 
-    from cxr.export import FORMAT
-    from cxr.onnx_files import write_fp32, write_int8
-    from cxr.scoring.image_scoring import plain_rule
-    from cxr.tasks.rsna import Rsna
-    from cxr.training.checkpoint import plain_config, save_state
+    from cxr.datasets.rsna.dataset import Rsna
+    from cxr.inference.checkpoint import plain_config, save_state
+    from cxr.methods.detector.image_scorer import plain_rule
+    from cxr.steps.export.export import FORMAT
+    from cxr.steps.export.onnx_files import write_fp32, write_int8
 
     images = torch.stack([sample["image"] for sample in random_samples(IMAGES, config.image_size)])
     np.save(folder / "pictures.npy", images[:, 0].numpy())
     torch.manual_seed(0)
     model = enliven(Rsna().build_model(config), images[:2])
-    save_state(folder / "net.pt", {"task": "rsna", "config": plain_config(config), "model": model.state_dict()})
-    settings = {"format": FORMAT, "name": config.encoder, "models": 1, "flip": False, "image_size": config.image_size,
-                "stored_size": config.image_size, "levels": model.levels, "classes": ["box"], "image_classes": [],
-                "floor": Rsna.floor, "most": Rsna.most, "rule": plain_rule(asdict(PARAMS), Rsna.gate_weights)}
+    save_state(
+        folder / "net.pt",
+        {"task": "rsna", "config": plain_config(config), "model": model.state_dict()},
+    )
+    settings = {
+        "format": FORMAT,
+        "name": config.encoder,
+        "models": 1,
+        "flip": False,
+        "image_size": config.image_size,
+        "stored_size": config.image_size,
+        "levels": model.levels,
+        "classes": ["box"],
+        "image_classes": [],
+        "floor": Rsna.floor,
+        "most": Rsna.most,
+        "rule": plain_rule(asdict(PARAMS), Rsna.gate_weights),
+    }
     write_fp32(folder / "net.onnx", [model], settings)
     write_int8(folder / "net.int8.onnx", folder / "net.onnx", list(images[:, 0].numpy()), settings)
 
@@ -104,9 +128,17 @@ def write_network(folder, config):
 def run(folder, engine, what, threads):
     """What `predict_here` prints in a process of its own, or why there is nothing."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__, "--here", folder, engine, what, str(threads)], text=True,
-                          capture_output=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    done = subprocess.run(
+        [sys.executable, __file__, "--here", folder, engine, what, str(threads)],
+        text=True,
+        capture_output=True,
+        env=environment,
+    )
+    return (
+        json.loads(done.stdout.splitlines()[-1])
+        if done.returncode == 0
+        else done.stderr.strip().splitlines()[-1]
+    )
 
 
 def measure_engines(folder, args, bf16):
@@ -118,7 +150,11 @@ def measure_engines(folder, args, bf16):
                 best[name] = "not on this processor (--bf16 1 measures it anyway)"
                 continue
             found = run(folder, engine, what, args.threads)
-            if isinstance(found, str) or name not in best or found["seconds"] < best[name]["seconds"]:
+            if (
+                isinstance(found, str)
+                or name not in best
+                or found["seconds"] < best[name]["seconds"]
+            ):
                 best[name] = found
     return best
 
@@ -134,8 +170,12 @@ def check(found):
 def rows_of(encoder, found, duration, row):
     first = found["PyTorch fp32"]["seconds"]
     for name, one in found.items():
-        value = one if isinstance(one, str) else f"{duration(one['seconds'])}, {one['peak']:.0f} MiB"
-        yield row(f"{encoder}: {name}", value, None if isinstance(one, str) else first / one["seconds"])
+        value = (
+            one if isinstance(one, str) else f"{duration(one['seconds'])}, {one['peak']:.0f} MiB"
+        )
+        yield row(
+            f"{encoder}: {name}", value, None if isinstance(one, str) else first / one["seconds"]
+        )
 
 
 def main():
@@ -144,14 +184,27 @@ def main():
     from timing import Row, arguments, duration, show
 
     from cxr.config import Config
-    from cxr.device import cpu_has_bf16
-    from cxr.tasks.rsna import Rsna
+    from cxr.datasets.rsna.dataset import Rsna
+    from cxr.system.device import cpu_has_bf16
 
-    args = arguments(__doc__, encoder="se_resnext101_32x4d", small="resnet18", image_size=512, levels="2-7", rounds=3,
-                     bf16=0)
+    args = arguments(
+        __doc__,
+        encoder="se_resnext101_32x4d",
+        small="resnet18",
+        image_size=512,
+        levels="2-7",
+        rounds=3,
+        bf16=0,
+    )
     logging.disable(logging.WARNING)
-    small = Rsna.presets["small"] | {"encoder": args.small, "image_size": args.image_size, "weights": "none"}
-    large = Config(encoder=args.encoder, image_size=args.image_size, levels=args.levels, weights="none")
+    small = Rsna.presets["small"] | {
+        "encoder": args.small,
+        "image_size": args.image_size,
+        "weights": "none",
+    }
+    large = Config(
+        encoder=args.encoder, image_size=args.image_size, levels=args.levels, weights="none"
+    )
     rows = []
     for config in (large, Config(**small)):
         with tempfile.TemporaryDirectory() as folder:
@@ -159,8 +212,11 @@ def main():
             found = measure_engines(Path(folder), args, args.bf16 or cpu_has_bf16())
         check(found)
         rows += [*rows_of(config.encoder, found, duration, Row)]
-    show(f"One view of an image at {args.image_size} px without and with PyTorch: seconds, highest resident set", rows,
-         "each as its name says")
+    show(
+        f"One view of an image at {args.image_size} px without and with PyTorch: seconds, highest resident set",
+        rows,
+        "each as its name says",
+    )
 
 
 if __name__ == "__main__":

@@ -17,19 +17,27 @@ from reference import plain_loss, random_batch, random_samples  # noqa: E402
 from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 
 from cxr.config import Config  # noqa: E402
-from cxr.tasks.rsna import Rsna  # noqa: E402
-from cxr.training.losses import detection_loss, global_loss  # noqa: E402
+from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
+from cxr.methods.detector.losses import detection_loss, global_loss  # noqa: E402
 
 
 def our_loss(outputs, batch, anchors):
     return detection_loss(outputs["scores"], outputs["deltas"], batch) | {
-        "global": 0.1 * global_loss(outputs["category"], batch["label"])}
+        "global": 0.1 * global_loss(outputs["category"], batch["label"])
+    }
 
 
 def random_outputs(images, anchors):
     generator = torch.Generator().manual_seed(1)
-    shapes = {"scores": (images, anchors, 1), "deltas": (images, anchors, 4), "category": (images, 3)}
-    return {name: torch.randn(shape, generator=generator).requires_grad_() for name, shape in shapes.items()}
+    shapes = {
+        "scores": (images, anchors, 1),
+        "deltas": (images, anchors, 4),
+        "category": (images, 3),
+    }
+    return {
+        name: torch.randn(shape, generator=generator).requires_grad_()
+        for name, shape in shapes.items()
+    }
 
 
 def gradients(loss, *inputs):
@@ -46,17 +54,39 @@ def check(*inputs):
 def main():
     args = arguments(__doc__, images=8, image_size=512, levels="2-7", rounds=10)
     config = Config(image_size=args.image_size, levels=args.levels, batch_size=args.images)
-    matcher, samples, batch = Rsna().targets(config), random_samples(args.images, args.image_size), random_batch(config)
+    matcher, samples, batch = (
+        Rsna().targets(config),
+        random_samples(args.images, args.image_size),
+        random_batch(config),
+    )
     inputs = random_outputs(args.images, len(matcher.anchors)), batch, matcher.anchors
     check(*inputs)
-    found = measure({"reference": lambda: gradients(plain_loss, *inputs),
-                     "loss": lambda: gradients(our_loss, *inputs),
-                     "matching": lambda: [matcher(one["boxes"], one["labels"]) for one in samples]}, args.rounds)
+    found = measure(
+        {
+            "reference": lambda: gradients(plain_loss, *inputs),
+            "loss": lambda: gradients(our_loss, *inputs),
+            "matching": lambda: [matcher(one["boxes"], one["labels"]) for one in samples],
+        },
+        args.rounds,
+    )
     ours = found["loss"] + found["matching"]
-    show(f"Loss and backward on {args.images} images with 0 to 4 boxes and {len(matcher.anchors):,} anchors",
-         [Row("reference, a loop over images", duration(found["reference"]), 1),
-          at_least("ours, with the matching that the loader does", duration(ours), found["reference"] / ours, 3),
-          Row("ours, in the training step", duration(found["loss"]), found["reference"] / found["loss"])])
+    show(
+        f"Loss and backward on {args.images} images with 0 to 4 boxes and {len(matcher.anchors):,} anchors",
+        [
+            Row("reference, a loop over images", duration(found["reference"]), 1),
+            at_least(
+                "ours, with the matching that the loader does",
+                duration(ours),
+                found["reference"] / ours,
+                3,
+            ),
+            Row(
+                "ours, in the training step",
+                duration(found["loss"]),
+                found["reference"] / found["loss"],
+            ),
+        ],
+    )
 
 
 if __name__ == "__main__":

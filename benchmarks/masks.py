@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from reference import plain_decode, plain_encode, plain_triplets  # noqa: E402
 from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 
-from cxr.masks import EMPTY, decode, encode  # noqa: E402
-from cxr.scoring.mask_rules import GRIDS, Measured  # noqa: E402
-from cxr.scoring.mask_rules import measure as count  # noqa: E402
+from cxr.geometry.masks import EMPTY, decode, encode  # noqa: E402
+from cxr.methods.segmenter.rules import GRIDS, Measured  # noqa: E402
+from cxr.methods.segmenter.rules import measure as count  # noqa: E402
 
 SIDE, POSITIVE_SHARE = 1024, 0.22
 LOOPED = 8  # images that the loops are timed on
@@ -50,8 +50,12 @@ def check(texts, masks, pictures):
         assert plain_encode(mask) == encode(mask) == text
     counts = np.array([count(*pair, GRID) for pair in zip(pictures, masks)])
     means = Measured(GRID, counts, np.zeros(len(counts))).sums()[0] / len(counts)
-    picked = np.ix_(*([list(axis).index(v) for v in values] for axis, values in zip((GRID.top, GRID.area, GRID.bottom),
-                                                                                     TRIPLETS)))
+    picked = np.ix_(
+        *(
+            [list(axis).index(v) for v in values]
+            for axis, values in zip((GRID.top, GRID.area, GRID.bottom), TRIPLETS)
+        )
+    )
     np.testing.assert_allclose(means[picked], plain_triplets(pictures, masks, *TRIPLETS), atol=1e-9)
 
 
@@ -59,32 +63,59 @@ def main():
     args = arguments(__doc__, images=12000, rounds=1)
     rng = np.random.default_rng(0)
     masks = [random_mask(rng) for _ in range(LOOPED)]
-    texts, pictures = [encode(mask) for mask in masks], [random_picture(rng, mask) for mask in masks]
+    texts, pictures = (
+        [encode(mask) for mask in masks],
+        [random_picture(rng, mask) for mask in masks],
+    )
     check(texts, masks, pictures)
     positives = round(POSITIVE_SHARE * args.images)
     all_texts = [texts[k % LOOPED] if k < positives else EMPTY for k in range(args.images)]
     empty = np.zeros((SIDE, SIDE), np.uint8)
     counts = np.array([count(*pair, GRID) for pair in zip(pictures, masks)])
     table = Measured(GRID, counts[np.arange(args.images) % LOOPED], np.zeros(args.images))
-    found = measure({
-        "decode": lambda: deque((decode(text, SIDE, SIDE) for text in all_texts), maxlen=0),
-        "encode": lambda: deque((encode(masks[k % LOOPED] if k < positives else empty) for k in range(args.images)), 0),
-        "plain decode": lambda: [plain_decode(text, SIDE, SIDE) for text in texts],
-        "plain encode": lambda: [plain_encode(mask) for mask in masks[:2]],
-        "count": lambda: [count(*pair, GRID) for pair in zip(pictures, masks)],
-        "search": table.sums, "plain search": lambda: plain_triplets(pictures, masks, *TRIPLETS)}, args.rounds)
+    found = measure(
+        {
+            "decode": lambda: deque((decode(text, SIDE, SIDE) for text in all_texts), maxlen=0),
+            "encode": lambda: deque(
+                (encode(masks[k % LOOPED] if k < positives else empty) for k in range(args.images)),
+                0,
+            ),
+            "plain decode": lambda: [plain_decode(text, SIDE, SIDE) for text in texts],
+            "plain encode": lambda: [plain_encode(mask) for mask in masks[:2]],
+            "count": lambda: [count(*pair, GRID) for pair in zip(pictures, masks)],
+            "search": table.sums,
+            "plain search": lambda: plain_triplets(pictures, masks, *TRIPLETS),
+        },
+        args.rounds,
+    )
     combinations = int(np.prod(GRID.shape))
     looped = int(np.prod([len(values) for values in TRIPLETS]))
-    plain = {"decode": found["plain decode"] * positives / LOOPED, "encode": found["plain encode"] * args.images / 2,
-             "search": found["plain search"] * args.images / LOOPED * combinations / looped}
-    ours = {"decode": found["decode"], "encode": found["encode"],
-            "search": found["count"] * args.images / LOOPED + found["search"]}
-    rows = [row for name, words in (("decode", "reading run lengths"), ("encode", "writing them"),
-                                    ("search", f"Dice of {combinations:,} triplets"))
-            for row in (Row(f"{words}: loops", duration(plain[name]), 1),
-                        at_least(f"{words}: ours", duration(ours[name]), plain[name] / ours[name], 20))]
-    show(f"{args.images:,} masks of {SIDE} x {SIDE} pixels, {positives:,} of them not empty",
-         [*rows, Row("of the search, the table alone", duration(found["search"]))])
+    plain = {
+        "decode": found["plain decode"] * positives / LOOPED,
+        "encode": found["plain encode"] * args.images / 2,
+        "search": found["plain search"] * args.images / LOOPED * combinations / looped,
+    }
+    ours = {
+        "decode": found["decode"],
+        "encode": found["encode"],
+        "search": found["count"] * args.images / LOOPED + found["search"],
+    }
+    rows = [
+        row
+        for name, words in (
+            ("decode", "reading run lengths"),
+            ("encode", "writing them"),
+            ("search", f"Dice of {combinations:,} triplets"),
+        )
+        for row in (
+            Row(f"{words}: loops", duration(plain[name]), 1),
+            at_least(f"{words}: ours", duration(ours[name]), plain[name] / ours[name], 20),
+        )
+    ]
+    show(
+        f"{args.images:,} masks of {SIDE} x {SIDE} pixels, {positives:,} of them not empty",
+        [*rows, Row("of the search, the table alone", duration(found["search"]))],
+    )
 
 
 if __name__ == "__main__":

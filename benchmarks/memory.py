@@ -27,20 +27,45 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from search import draw_case  # noqa: E402
 from timing import Row, arguments, duration, show  # noqa: E402
 
-from cxr.data import read_table  # noqa: E402
-from cxr.predictions import PART, write_part  # noqa: E402
-from cxr.synthetic.phantom import NORMAL, NOT_NORMAL, OPACITY  # noqa: E402
-from cxr.synthetic.rsna import write_images, write_tables  # noqa: E402
-from cxr.tasks.rsna import Rsna  # noqa: E402
-from cxr.tasks.rsna_files import TEST_IMAGES, TRAIN_IMAGES  # noqa: E402
+from cxr.data.dataset import read_table  # noqa: E402
+from cxr.datasets.phantom.chest import NORMAL, NOT_NORMAL, OPACITY  # noqa: E402
+from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
+from cxr.datasets.rsna.files import TEST_IMAGES, TRAIN_IMAGES  # noqa: E402
+from cxr.datasets.rsna.synthetic import write_images, write_tables  # noqa: E402
+from cxr.inference.predictions import PART, write_part  # noqa: E402
 
 MOST = 1.2  # times the memory of the few images
 INTERVAL = 0.2  # seconds between two looks at the sizes
 TEST_SHARE = 10  # one image in ten is a test image, as in the competition
 RUN, FOLDS = "memory", 2
-SMALLEST = ["--preset", "small", "--encoder", "tu-mobilenetv3_small_050", "--run", RUN, "--folds", FOLDS, "--size", 64,
-            "--image-size", 192, "--levels", "5-6", "--channels", 8, "--head-convs", 1, "--epochs", 1, "--pretrain", 0,
-            "--tta", "none", "--workers", 2]
+SMALLEST = [
+    "--preset",
+    "small",
+    "--encoder",
+    "tu-mobilenetv3_small_050",
+    "--run",
+    RUN,
+    "--folds",
+    FOLDS,
+    "--size",
+    64,
+    "--image-size",
+    192,
+    "--levels",
+    "5-6",
+    "--channels",
+    8,
+    "--head-convs",
+    1,
+    "--epochs",
+    1,
+    "--pretrain",
+    0,
+    "--tta",
+    "none",
+    "--workers",
+    2,
+]
 
 
 def link_images(folder, drawn, cases, count):
@@ -51,7 +76,9 @@ def link_images(folder, drawn, cases, count):
     for number in range(count):
         source, image_id = drawn[number % len(drawn)], f"{number:08x}"
         name = TRAIN_IMAGES if number % TEST_SHARE else TEST_IMAGES
-        os.link(folder.parents[2] / "dicoms" / f"{source[0]}.dcm", folder / name / f"{image_id}.dcm")
+        os.link(
+            folder.parents[2] / "dicoms" / f"{source[0]}.dcm", folder / name / f"{image_id}.dcm"
+        )
         boxes = case_of(image_id, cases).boxes.round()
         kind = OPACITY if len(boxes) else (NORMAL, NOT_NORMAL)[number % 2]
         rows[name].append((image_id, kind, boxes, number // 2, *source[4:]))
@@ -69,13 +96,28 @@ def run(step, root):
     The largest is by VmHWM, since ru_maxrss of a child begins with the memory of the process that started it.
     """
     start, peaks = time.perf_counter(), np.zeros(3)
-    command = [sys.executable, step, "--input", root / "input", "--working", root / "working", *SMALLEST]
+    command = [
+        sys.executable,
+        step,
+        "--input",
+        root / "input",
+        "--working",
+        root / "working",
+        *SMALLEST,
+    ]
     with open(root / f"{step}.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen([str(word) for word in command], cwd=Path(__file__).parents[1], stdout=log,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=Path(__file__).parents[1],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         while process.poll() is None:
-            folders = [folder for folder in Path("/proc").glob("[0-9]*") if session(folder) == process.pid]
+            folders = [
+                folder for folder in Path("/proc").glob("[0-9]*") if session(folder) == process.pid
+            ]
             sizes = np.array([sizes_of(folder) for folder in folders]).reshape(-1, 3)
             peaks = np.maximum(peaks, [*sizes[:, :2].sum(axis=0), sizes[:, 2].max(initial=0)])
             time.sleep(INTERVAL)
@@ -83,18 +125,30 @@ def run(step, root):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
     if process.returncode:
-        sys.exit(f"error: {step} failed:\n" + (root / f"{step}.log").read_text(encoding="utf-8")[-2000:])
+        sys.exit(
+            f"error: {step} failed:\n" + (root / f"{step}.log").read_text(encoding="utf-8")[-2000:]
+        )
     return *peaks / 1024, time.perf_counter() - start
 
 
 def sizes_of(folder):
     """KiB of a process: PSS, the part of it without files, highest resident set; zeros where it has just ended."""
     try:
-        lines = (folder / "smaps_rollup").read_text().splitlines()[1:] + (folder / "status").read_text().splitlines()
+        lines = (folder / "smaps_rollup").read_text().splitlines()[1:] + (
+            folder / "status"
+        ).read_text().splitlines()
     except OSError:
         return 0, 0, 0
-    found = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines) if "kB" in rest}
-    return found.get("Pss", 0), found.get("Pss", 0) - found.get("Pss_File", 0), found.get("VmHWM", 0)
+    found = {
+        name: int(rest.split()[0])
+        for name, rest in (line.split(":", 1) for line in lines)
+        if "kB" in rest
+    }
+    return (
+        found.get("Pss", 0),
+        found.get("Pss", 0) - found.get("Pss_File", 0),
+        found.get("VmHWM", 0),
+    )
 
 
 def session(folder):
@@ -111,8 +165,14 @@ def write_predictions(task_dir, cases):
     tables = {f"fold{fold}/valid_predictions": train[folds == fold] for fold in range(FOLDS)}
     for name, ids in (tables | {"test_predictions": test}).items():
         for number, first in enumerate(range(0, len(ids), PART)):
-            write_part(task_dir / RUN / name, number,
-                       [replace(case_of(i, cases).candidates, image_id=i) for i in ids[first:first + PART]])
+            write_part(
+                task_dir / RUN / name,
+                number,
+                [
+                    replace(case_of(i, cases).candidates, image_id=i)
+                    for i in ids[first : first + PART]
+                ],
+            )
 
 
 def memory_row(step, count, sizes, few, judged):
@@ -124,7 +184,9 @@ def memory_row(step, count, sizes, few, judged):
 
 def main():
     args = arguments(__doc__, small=300, large=30000, folder="")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the folder and the steps go, too
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("stopped")
+    )  # so that the folder and the steps go, too
     rng, found = np.random.default_rng(0), {}
     cases = [draw_case(rng, number) for number in range(4 * PART)]
     with tempfile.TemporaryDirectory(dir=args.folder or None) as folder:
@@ -140,9 +202,14 @@ def main():
             found["04", count] = run("04_predict.py", root)
             write_predictions(root / "working" / Rsna.name, cases)
             found["05", count] = run("05_postprocess.py", root)
-    show("Peak memory of a step and all its processes (ratio: many images against few)",
-         [memory_row(step, count, sizes, found[step, args.small][0], count > args.small)
-          for (step, count), sizes in sorted(found.items())], "sizes from /proc")
+    show(
+        "Peak memory of a step and all its processes (ratio: many images against few)",
+        [
+            memory_row(step, count, sizes, found[step, args.small][0], count > args.small)
+            for (step, count), sizes in sorted(found.items())
+        ],
+        "sizes from /proc",
+    )
 
 
 if __name__ == "__main__":

@@ -22,12 +22,14 @@ from reference import FRAME, enliven, network_config, plain_predict, random_batc
 from timing import against_limit, arguments, matmul_rate, show  # noqa: E402
 from training_step import CPU, NETWORK  # noqa: E402
 
-from cxr.detection import Params, detect  # noqa: E402
-from cxr.device import FORMATS, choose_precision  # noqa: E402
-from cxr.inference import VIEWS, predict_batch  # noqa: E402
-from cxr.tasks.rsna import Rsna  # noqa: E402
+from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
+from cxr.inference.run import VIEWS, predict_batch  # noqa: E402
+from cxr.methods.detector.records import Params, detect  # noqa: E402
+from cxr.system.device import FORMATS, choose_precision  # noqa: E402
 
-PARAMS = Params(percentile_shrink=1.6, threshold=0.0)  # the 2nd place's sizes, and all boxes above the score floor
+PARAMS = Params(
+    percentile_shrink=1.6, threshold=0.0
+)  # the 2nd place's sizes, and all boxes above the score floor
 
 
 def random_models(config, count, images, device=CPU):
@@ -40,7 +42,10 @@ def our_prediction(models, images, precision):
     """[(boxes (k, 4) in 1024 px, scores (k,))] of images (B, 1, S, S)."""
     merged = predict_batch(Rsna(), models, VIEWS["flip"], images, precision)
     row = pd.Series({"image_id": "", "width": FRAME, "height": FRAME})
-    return [detect(Rsna().candidates(one, row, models[0], None), PARAMS, Rsna.gate_weights) for one in merged]
+    return [
+        detect(Rsna().candidates(one, row, models[0], None), PARAMS, Rsna.gate_weights)
+        for one in merged
+    ]
 
 
 def check(ours, plain, precision):
@@ -64,11 +69,18 @@ def main():
     expected = plain_predict(plain, images)
     for one in {"fp32", precision}:
         check(our_prediction(models, images, one), expected, one)
-    functions = {"ours": lambda: our_prediction(models, images, precision),
-                 "reference": lambda: plain_predict(plain, images)}
-    _, rows = against_limit(functions, args.batch_size, args.rounds, 4, matmul_rate(FORMATS[precision]))
-    show(f"Prediction with {args.models} x {args.encoder} x 2 views, {args.image_size} px, P{args.levels}, per image",
-         rows, f"ours {precision}, reference fp32")
+    functions = {
+        "ours": lambda: our_prediction(models, images, precision),
+        "reference": lambda: plain_predict(plain, images),
+    }
+    _, rows = against_limit(
+        functions, args.batch_size, args.rounds, 4, matmul_rate(FORMATS[precision])
+    )
+    show(
+        f"Prediction with {args.models} x {args.encoder} x 2 views, {args.image_size} px, P{args.levels}, per image",
+        rows,
+        f"ours {precision}, reference fp32",
+    )
 
 
 if __name__ == "__main__":

@@ -17,41 +17,64 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from torchvision.ops import box_iou
 
-from cxr.boxes import PER_CELL, STD, warp_boxes
 from cxr.config import Config
-from cxr.data import collate
-from cxr.images import resize
-from cxr.models.retinanet import IMAGENET_MEAN, IMAGENET_STD, flatten
-from cxr.tasks.rsna import Rsna
-from cxr.training.augmentation import of_pixel_centres, random_affine, visible
+from cxr.data.augmentation import of_pixel_centres, random_affine, visible
+from cxr.data.dataset import collate
+from cxr.datasets.rsna.dataset import Rsna
+from cxr.geometry.boxes import PER_CELL, STD, warp_boxes
+from cxr.images.read import resize
+from cxr.networks.retinanet import IMAGENET_MEAN, IMAGENET_STD, flatten
 
 FRAME = 1024  # pixels on each side of an RSNA image
 
 
 def network_config(args, **settings):
     """Config of the network that a benchmark's flags describe, without pretrained weights."""
-    return Config(encoder=args.encoder, image_size=args.image_size, levels=args.levels, batch_size=args.batch_size,
-                  weights="none", save_minutes=1e9, **settings)
+    return Config(
+        encoder=args.encoder,
+        image_size=args.image_size,
+        levels=args.levels,
+        batch_size=args.batch_size,
+        weights="none",
+        save_minutes=1e9,
+        **settings,
+    )
 
 
 def random_samples(count, side):
     """`count` smooth pictures with 0, 1, 2, 3, 4, 0 ... boxes of opacities' sizes, as the Dataset gives them."""
     generator = torch.Generator().manual_seed(0)
-    pictures = F.interpolate(torch.rand(count, 1, 12, 12, generator=generator), size=(side, side), mode="bilinear")
+    pictures = F.interpolate(
+        torch.rand(count, 1, 12, 12, generator=generator), size=(side, side), mode="bilinear"
+    )
     samples = []
     for i, picture in enumerate(pictures):
-        corner, size = torch.rand(i % 5, 2, generator=generator), torch.rand(i % 5, 2, generator=generator)
+        corner, size = (
+            torch.rand(i % 5, 2, generator=generator),
+            torch.rand(i % 5, 2, generator=generator),
+        )
         corner, size = corner * side * 0.6, (0.1 + 0.3 * size) * side
-        samples.append({"image": (255 * picture).byte(), "boxes": torch.cat([corner, corner + size], 1),
-                        "labels": torch.zeros(i % 5, dtype=torch.long), "label": 2 if i % 5 else 0, "index": i})
+        samples.append(
+            {
+                "image": (255 * picture).byte(),
+                "boxes": torch.cat([corner, corner + size], 1),
+                "labels": torch.zeros(i % 5, dtype=torch.long),
+                "label": 2 if i % 5 else 0,
+                "index": i,
+            }
+        )
     return samples
 
 
 def random_batch(config):
     """A batch of such samples as the loader gives it, with the anchors that its processes have matched."""
     targets = Rsna().targets(config)
-    return collate([sample | targets(sample["boxes"], sample["labels"])
-                    for sample in random_samples(config.batch_size, config.image_size)])
+    return collate(
+        [
+            sample | targets(sample["boxes"], sample["labels"])
+            for sample in random_samples(config.batch_size, config.image_size)
+        ]
+    )
 
 
 @torch.no_grad()
@@ -68,7 +91,9 @@ def enliven(model, images, per_image=100):
     factor = 0.5 / logits.std()
     score.weight *= factor
     box.weight *= 0.5 / outputs["deltas"].std()
-    score.bias.fill_(math.log(0.025 / 0.975) - factor * logits.flatten().topk(per_image * len(images)).values[-1])
+    score.bias.fill_(
+        math.log(0.025 / 0.975) - factor * logits.flatten().topk(per_image * len(images)).values[-1]
+    )
     return model
 
 
@@ -77,19 +102,27 @@ def plain_forward(model, images):
     x = (images.float() / 255 - IMAGENET_MEAN) / IMAGENET_STD
     features = model.encoder(x.expand(-1, 3, -1, -1).contiguous())
     maps = model.pyramid(features)
-    return {"scores": flatten([model.score_head(x) for x in maps], model.box_classes),
-            "deltas": flatten([model.box_head(x) for x in maps], 4), "category": model.global_head(features[5])}
+    return {
+        "scores": flatten([model.score_head(x) for x in maps], model.box_classes),
+        "deltas": flatten([model.box_head(x) for x in maps], 4),
+        "category": model.global_head(features[5]),
+    }
 
 
 def plain_loss(outputs, batch, anchors, global_weight=0.1):
     """Weighted terms, the mean over images of `image_loss` and the class of the whole image [rsna.md, 5]."""
     each = []
-    for scores, deltas, boxes, labels in zip(outputs["scores"], outputs["deltas"], batch["boxes"], batch["labels"]):
+    for scores, deltas, boxes, labels in zip(
+        outputs["scores"], outputs["deltas"], batch["boxes"], batch["labels"]
+    ):
         real = labels >= 0  # the others fill up the batch
         each.append(image_loss(scores, deltas, anchors, boxes[real], labels[real]))
     class_loss, box_loss = (torch.stack(terms).mean() for terms in zip(*each))
-    return {"class": class_loss, "box": box_loss,
-            "global": global_weight * F.cross_entropy(outputs["category"], batch["label"])}
+    return {
+        "class": class_loss,
+        "box": box_loss,
+        "global": global_weight * F.cross_entropy(outputs["category"], batch["label"]),
+    }
 
 
 def image_loss(scores, deltas, anchors, boxes, labels):
@@ -112,12 +145,16 @@ def image_loss(scores, deltas, anchors, boxes, labels):
     size, true_size = anchor[:, 2:] - anchor[:, :2], box[:, 2:] - box[:, :2]
     move = (box[:, :2] + true_size / 2 - anchor[:, :2] - size / 2) / size
     goal = torch.cat([move, (true_size / size).log()], 1) / torch.tensor(STD)
-    return class_loss, F.smooth_l1_loss(deltas[positive], goal, beta=1 / 9, reduction="none").mean(1).sum() / count
+    return class_loss, F.smooth_l1_loss(deltas[positive], goal, beta=1 / 9, reduction="none").mean(
+        1
+    ).sum() / count
 
 
 def plain_step(model, optimizer, batch, config):
     """One training step. Returns the loss."""
-    terms = plain_loss(plain_forward(model, batch["image"]), batch, model.anchors, config.global_weight)
+    terms = plain_loss(
+        plain_forward(model, batch["image"]), batch, model.anchors, config.global_weight
+    )
     loss = sum(terms.values())
     optimizer.zero_grad()
     loss.backward()
@@ -132,10 +169,15 @@ def plain_predict(models, images, frame=FRAME, shrink=1.6):
 
     All raw outputs of all images are kept until the end, as published.
     """
-    raw = [[outputs_of(model, image[None], flipped) for flipped in (False, True) for model in models]
-           for image in images]
+    raw = [
+        [outputs_of(model, image[None], flipped) for flipped in (False, True) for model in models]
+        for image in images
+    ]
     anchors = models[0].anchors.numpy()
-    return [plain_boxes(*map(np.stack, zip(*views)), anchors, frame / images.shape[-1], frame, shrink) for views in raw]
+    return [
+        plain_boxes(*map(np.stack, zip(*views)), anchors, frame / images.shape[-1], frame, shrink)
+        for views in raw
+    ]
 
 
 def outputs_of(model, image, flipped):
@@ -177,7 +219,9 @@ def plain_nms(boxes, scores, iou=0.05):
     while waiting:
         best, *waiting = waiting
         kept.append(best)
-        overlap = box_iou(torch.from_numpy(boxes[[best]]), torch.from_numpy(boxes[waiting]))[0].tolist()
+        overlap = box_iou(torch.from_numpy(boxes[[best]]), torch.from_numpy(boxes[waiting]))[
+            0
+        ].tolist()
         waiting = [i for i, value in zip(waiting, overlap) if value <= iou]
     return boxes[kept], scores[kept]
 
@@ -191,18 +235,24 @@ def plain_sample(row, level, side, rng, warp_side=None):
     warp_side = warp_side or side
     picture = pydicom.dcmread(row["path"]).pixel_array.astype(np.float32) / 255
     matrix = random_affine(rng, level, FRAME)
-    image = cv2.warpAffine(picture, of_pixel_centres(matrix * (warp_side / FRAME)), (warp_side, warp_side))
+    image = cv2.warpAffine(
+        picture, of_pixel_centres(matrix * (warp_side / FRAME)), (warp_side, warp_side)
+    )
     boxes = np.array(json.loads(row["boxes"])).reshape(-1, 4)
     boxes, _ = visible(warp_boxes(boxes, matrix), np.zeros(len(boxes)), FRAME)
     image = resize(np.clip(image, 0, 1) ** 2 ** rng.normal(0, level.gamma), side)
-    return np.rint(255 * np.clip(plain_noise(image, level, rng), 0, 1)).astype(np.uint8), boxes * (side / FRAME)
+    return np.rint(255 * np.clip(plain_noise(image, level, rng), 0, 1)).astype(np.uint8), boxes * (
+        side / FRAME
+    )
 
 
 def plain_noise(image, level, rng):
     """Coarse salt and pepper, blur, noise on (S, S) in 0 ... 1, each with its own probability."""
     if rng.random() < level.salt:
-        coarse = [cv2.resize(part.astype(np.uint8), image.shape, interpolation=cv2.INTER_NEAREST)
-                  for part in (rng.random((77, 77)) < 0.01, rng.random((77, 77)) < 0.5)]
+        coarse = [
+            cv2.resize(part.astype(np.uint8), image.shape, interpolation=cv2.INTER_NEAREST)
+            for part in (rng.random((77, 77)) < 0.01, rng.random((77, 77)) < 0.5)
+        ]
         image = np.where(coarse[0] > 0, coarse[1].astype(np.float32), image)
     if rng.random() < level.noise:
         image = cv2.GaussianBlur(image, (0, 0), max(0.01, rng.uniform(0, 2)))
@@ -213,7 +263,11 @@ def plain_noise(image, level, rng):
 
 def plain_decode(text, height, width):
     """Mask of relative, column-major run lengths, pixel by pixel."""
-    mask, place, numbers = np.zeros((height, width), np.uint8), 0, [int(word) for word in text.split()]
+    mask, place, numbers = (
+        np.zeros((height, width), np.uint8),
+        0,
+        [int(word) for word in text.split()],
+    )
     for gap, length in zip(numbers[::2], numbers[1::2]):
         place += gap
         for k in range(place, place + length):

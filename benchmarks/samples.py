@@ -5,10 +5,10 @@ from pathlib import Path
 
 from timing import measure
 
-from cxr.data import ResumableSampler, XrayDataset, count_workers, make_loader
-from cxr.preprocess import convert_all, finish_table
-from cxr.synthetic.rsna import write_rsna
-from cxr.tasks.rsna import Rsna
+from cxr.data.dataset import ResumableSampler, XrayDataset, count_workers, make_loader
+from cxr.data.preparation import convert_all, finish_table
+from cxr.datasets.rsna.dataset import Rsna
+from cxr.datasets.rsna.synthetic import write_rsna
 
 LEVEL, SEED = "20", 0  # of the augmentation
 
@@ -20,12 +20,20 @@ def training_images(source, folder, count, config):
     table, _, notes = Rsna.read_tables(Path(source or folder) / Rsna.slug)
     table = table.head(count)
     headers, _ = convert_all(table, folder / "images", replace(config, size=config.image_size))
-    return XrayDataset(finish_table(table, headers, notes), folder / "images", config.image_size, LEVEL, SEED,
-                       Rsna().targets(config))
+    return XrayDataset(
+        finish_table(table, headers, notes),
+        folder / "images",
+        config.image_size,
+        LEVEL,
+        SEED,
+        Rsna().targets(config),
+    )
 
 
 def loader_rate(dataset, batch_size, rounds, pin=False):
     """Images a second that the loader of training delivers while nobody else uses the cores."""
-    loader = make_loader(dataset, ResumableSampler(len(dataset), batch_size, SEED, True), count_workers(-1), pin)
+    loader = make_loader(
+        dataset, ResumableSampler(len(dataset), batch_size, SEED, True), count_workers(-1), pin
+    )
     seconds = measure({"epoch": lambda: [None for _ in loader]}, rounds)["epoch"]
     return loader.sampler.batches() * batch_size / seconds

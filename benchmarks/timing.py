@@ -33,9 +33,15 @@ def arguments(description, **defaults):
 
     A flag has the type of its default; False gives a switch.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (defaults | {"threads": torch.get_num_threads()}).items():
-        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        kind = (
+            {"action": "store_true"}
+            if default is False
+            else {"type": type(default), "default": default}
+        )
         parser.add_argument("--" + name.replace("_", "-"), **kind, help=f"[{default}]")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -60,11 +66,15 @@ def measure(functions, rounds):
 
 def show(question, rows, precision="fp32"):
     """Print Rows as a table below what they were measured on."""
-    print(f"\n{question}\n\n{machine()}; {precision}; `{command()}`\n\n"
-          "| what | value | ratio | to reach | reached |\n|---|---|---|---|---|")
+    print(
+        f"\n{question}\n\n{machine()}; {precision}; `{command()}`\n\n"
+        "| what | value | ratio | to reach | reached |\n|---|---|---|---|---|"
+    )
     for name, value, ratio, target, reached in rows:
-        print(f"| {name} | {value} | {'' if ratio is None else f'{ratio:.2f}'} | {target} | "
-              f"{ {None: '', True: 'yes', False: 'NO'}[reached]} |")
+        print(
+            f"| {name} | {value} | {'' if ratio is None else f'{ratio:.2f}'} | {target} | "
+            f"{ {None: '', True: 'yes', False: 'NO'}[reached] } |"
+        )
 
 
 def machine():
@@ -75,8 +85,15 @@ def machine():
 
 def processor():
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else []
+    names = (
+        [
+            line.split(":")[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.machine()
 
 
@@ -119,10 +136,11 @@ def against_limit(functions, images, rounds, goal, rate):
     names = {name: f"{name}, {flops[name] / 1e9:.0f} GFLOP" for name in functions}
     counted = f"limit: the operations of ours at the {rate / 1e9:.0f} GFLOP/s of a matrix product"
     return found["ours"], [
-            Row(names["reference"], duration(found["reference"]), 1),
-            at_least(names["ours"], duration(found["ours"]), found["reference"] / found["ours"], goal),
-            Row(counted, duration(limit), found["reference"] / limit),
-            Row("share of the limit that ours reaches", f"{100 * limit / found['ours']:.0f} %")]
+        Row(names["reference"], duration(found["reference"]), 1),
+        at_least(names["ours"], duration(found["ours"]), found["reference"] / found["ours"], goal),
+        Row(counted, duration(limit), found["reference"] / limit),
+        Row("share of the limit that ours reaches", f"{100 * limit / found['ours']:.0f} %"),
+    ]
 
 
 def matmul_rate(dtype, device="cpu", side=2048, rounds=5):

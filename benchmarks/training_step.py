@@ -4,7 +4,7 @@
     python benchmarks/training_step.py --compile                           and through torch.compile, minutes more
     python benchmarks/training_step.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1  seconds
 
-Forward, loss, backward, clipping and update: ours as cxr/training/engine.py does it (channels-last, bf16 where the
+Forward, loss, backward, clipping and update: ours as cxr/steps/train/engine.py does it (channels-last, bf16 where the
 processor has it, batched loss, boxes computed only where one is to be learned, fused optimizer), the reference in fp32
 and NCHW with a loop over images and plain Adam. Our loader matches the anchors, which the reference does in its loss:
 loss.py says what that costs. To reach: 4.5 times. The limit is the counted operations of ours at the rate of a large
@@ -26,11 +26,11 @@ from reference import enliven, network_config, plain_step, random_batch  # noqa:
 from samples import loader_rate, training_images  # noqa: E402
 from timing import Row, against_limit, arguments, duration, matmul_rate, measure, show  # noqa: E402
 
-from cxr.data import count_workers  # noqa: E402
-from cxr.device import FORMATS, choose_precision  # noqa: E402
-from cxr.tasks.rsna import Rsna  # noqa: E402
-from cxr.training.engine import train_one_epoch  # noqa: E402
-from cxr.training.training_state import Training  # noqa: E402
+from cxr.data.dataset import count_workers  # noqa: E402
+from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
+from cxr.steps.train.engine import train_one_epoch  # noqa: E402
+from cxr.steps.train.state import Training  # noqa: E402
+from cxr.system.device import FORMATS, choose_precision  # noqa: E402
 
 CPU = torch.device("cpu")
 NETWORK = {"encoder": "se_resnext101_32x4d", "image_size": 512, "levels": "2-7", "batch_size": 2}
@@ -52,7 +52,15 @@ class SameBatch:
 def our_training(config, batch, steps=1, device=CPU, precision=None):
     """Function that trains an epoch of `steps` steps on one batch and returns the mean loss; compiled if the config
     says so."""
-    state = Training(Rsna(), config, 0, device, precision or choose_precision("auto", device), steps, resuming=False)
+    state = Training(
+        Rsna(),
+        config,
+        0,
+        device,
+        precision or choose_precision("auto", device),
+        steps,
+        resuming=False,
+    )
     enliven(state.model, batch["image"].to(device))
     network = torch.compile(state.model) if config.compile else state.model
 
@@ -90,7 +98,10 @@ def check(config, batch, precision, tolerance):
     ours, plain = both(replace(config, dropout=0.0, lr=1e-4), batch, precision)
     losses = [(ours(), plain()) for _ in range(2)]
     (first, true_first), (second, true_second) = losses
-    close = abs(first - true_first) < tolerance * true_first and abs(second - true_second) < 0.03 * true_first
+    close = (
+        abs(first - true_first) < tolerance * true_first
+        and abs(second - true_second) < 0.03 * true_first
+    )
     assert close, f"the losses of the steps in {precision} differ: {losses}"
     assert abs(second - first) > 0.06 * true_first, f"the step changes nothing: {losses}"
 
@@ -102,15 +113,25 @@ def compiled_row(config, batch, rounds, step):
     train()
     first = time.perf_counter() - start
     seconds = measure({"compiled": train}, rounds)["compiled"] / config.batch_size
-    return Row("ours through torch.compile (ratio: to ours without)",
-               f"{duration(seconds)}, the first step {duration(first)}", step / seconds)
+    return Row(
+        "ours through torch.compile (ratio: to ours without)",
+        f"{duration(seconds)}, the first step {duration(first)}",
+        step / seconds,
+    )
 
 
 def loader_row(args, config, step):
     with tempfile.TemporaryDirectory() as folder:
-        rate = loader_rate(training_images(args.input, Path(folder), args.images, config), config.batch_size, 1)
-    return Row(f"loader alone, {count_workers(-1)} processes, beside the step it feeds",
-               f"{rate:.3g} images/s, {rate * step:.3g} times the step's", None, "at least 1 time", rate * step >= 1)
+        rate = loader_rate(
+            training_images(args.input, Path(folder), args.images, config), config.batch_size, 1
+        )
+    return Row(
+        f"loader alone, {count_workers(-1)} processes, beside the step it feeds",
+        f"{rate:.3g} images/s, {rate * step:.3g} times the step's",
+        None,
+        "at least 1 time",
+        rate * step >= 1,
+    )
 
 
 def main():
@@ -120,11 +141,19 @@ def main():
     for one, tolerance in {precision: 0.03, "fp32": 2e-4}.items():
         check(config, batch, one, tolerance)
     ours, plain = both(config, batch, precision)
-    step, rows = against_limit({"ours": ours, "reference": plain}, args.batch_size, args.rounds, 4.5,
-                               matmul_rate(FORMATS[precision]))
+    step, rows = against_limit(
+        {"ours": ours, "reference": plain},
+        args.batch_size,
+        args.rounds,
+        4.5,
+        matmul_rate(FORMATS[precision]),
+    )
     rows += [compiled_row(config, batch, args.rounds, step)] if args.compile else []
-    show(f"Training step of {args.encoder}, {args.image_size} px, P{args.levels}, batch {args.batch_size}, per image",
-         [*rows, loader_row(args, config, step)], f"ours {precision}, reference fp32")
+    show(
+        f"Training step of {args.encoder}, {args.image_size} px, P{args.levels}, batch {args.batch_size}, per image",
+        [*rows, loader_row(args, config, step)],
+        f"ours {precision}, reference fp32",
+    )
 
 
 if __name__ == "__main__":

@@ -20,13 +20,17 @@ STOPPED = 75  # exit status of step 03 after --max-hours
 
 def attached(pattern):
     """Paths in the mounts that fit: <slug>/, datasets/<owner>/<slug>/ and notebooks/<owner>/<slug>/ are all in use."""
-    return [path for depth in ("*/", "*/*/", "*/*/*/") for path in sorted(INPUT.glob(depth + pattern))]
+    return [
+        path for depth in ("*/", "*/*/", "*/*/*/") for path in sorted(INPUT.glob(depth + pattern))
+    ]
 
 
 def find_code():
     found = attached(STEPS[0])
     if not found:
-        sys.exit(f"error: no attached data set below {INPUT} holds {STEPS[0]}: attach the code as README.md tells")
+        sys.exit(
+            f"error: no attached data set below {INPUT} holds {STEPS[0]}: attach the code as README.md tells"
+        )
     return found[0].parent
 
 
@@ -35,15 +39,30 @@ def install_wheels(code):
     folders = {wheel.parent for wheel in attached("*.whl")}
     if folders:
         links = [word for folder in sorted(folders) for word in ("--find-links", str(folder))]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *links,
-                        "-r", str(code / "kaggle_kernel" / "wheels.txt")], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-index",
+                "--no-deps",
+                *links,
+                "-r",
+                str(code / "kaggle_kernel" / "wheels.txt"),
+            ],
+            check=True,
+        )
 
 
 def continue_session():
     """Copy what an earlier session trained and predicted; tables and images are made anew, as the mounts may differ."""
     found = attached(OUTPUT.name)
     if len(found) > 1:
-        sys.exit(f"error: the outputs of {len(found)} sessions are attached: attach the last one only")
+        sys.exit(
+            f"error: the outputs of {len(found)} sessions are attached: attach the last one only"
+        )
     if not found or OUTPUT.exists():
         return
     print(f"continuing {found[0]}", flush=True)
@@ -58,7 +77,9 @@ def run_steps(code, flags):
     """Exit status of the first step that does not end well, else 0."""
     for step in STEPS:
         print(f"\n== {step}", flush=True)
-        status = subprocess.run([sys.executable, str(code / step), "--working", str(OUTPUT), *flags]).returncode
+        status = subprocess.run(
+            [sys.executable, str(code / step), "--working", str(OUTPUT), *flags]
+        ).returncode
         if status:
             return status
     return 0
@@ -81,7 +102,9 @@ def main(flags):
     status = run_steps(code, flags)
     tidy()
     if status == STOPPED:
-        print("stopped by --max-hours: save this version, attach its output to the kernel and run again")
+        print(
+            "stopped by --max-hours: save this version, attach its output to the kernel and run again"
+        )
     elif status:
         sys.exit(status)
 

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: sums are the same in this process and in those it starts
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch: sums are the same in this process and in those it starts
+)
 os.environ.pop("KAGGLE_KERNEL_RUN_TYPE", None)
 
 import json  # noqa: E402
@@ -16,11 +18,18 @@ from exported import FLAGS, write_run  # noqa: E402
 from steps import DEMO, SLUG, STEPS, digest, protect, run, run_here  # noqa: E402
 from tiny_task import TinyTask, tiny_config, write_tiny_data  # noqa: E402
 
-from cxr.disk import write_json  # noqa: E402
-from cxr.training.engine import train_folds  # noqa: E402
+from cxr.steps.train.engine import train_folds  # noqa: E402
+from cxr.system.disk import write_json  # noqa: E402
 
 # By falling time, as --durations shows it; the others follow.
-SLOW = ("test_scripts", "test_engine", "test_chestxdet", "test_inference", "test_kaggle", "test_benchmarks")
+SLOW = (
+    "test_scripts",
+    "test_engine",
+    "test_chestxdet",
+    "test_inference",
+    "test_kaggle",
+    "test_benchmarks",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -44,9 +53,16 @@ def pipeline(tmp_path_factory):
         if step == STEPS[0]:
             protect(root / "input")
             before = digest(root / "input")
-    return SimpleNamespace(input=root / "input", source=root / "input" / SLUG, working=root / "working", flags=flags,
-                           task=root / "working" / "rsna", run=root / "working" / "rsna" / "tiny", printed=printed,
-                           before=before)
+    return SimpleNamespace(
+        input=root / "input",
+        source=root / "input" / SLUG,
+        working=root / "working",
+        flags=flags,
+        task=root / "working" / "rsna",
+        run=root / "working" / "rsna" / "tiny",
+        printed=printed,
+        before=before,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -70,5 +86,10 @@ def exported(tmp_path_factory):
     code, printed = run_here("06_export", *FLAGS, "--working", config.working)
     assert code == 0, printed
     report = json.loads((config.run_dir / "merged.json").read_text())
-    return SimpleNamespace(config=config, fp32=config.run_dir / "merged.onnx", report=report,
-                           int8=config.run_dir / "merged.int8.onnx", table=pd.read_csv(config.task_dir / "train.csv"))
+    return SimpleNamespace(
+        config=config,
+        fp32=config.run_dir / "merged.onnx",
+        report=report,
+        int8=config.run_dir / "merged.int8.onnx",
+        table=pd.read_csv(config.task_dir / "train.csv"),
+    )

@@ -1,0 +1,181 @@
+"""Augmentation of X-rays with masks, as each of the five winners of SIIM-ACR Pneumothorax and the 17th place of SIIM
+COVID-19 drew it.
+
+Written anew with today's albumentations, which has renamed much since 2019; image and mask go through the same warp.
+"""
+
+import random
+
+import cv2
+import numpy as np
+
+from cxr.data.augmentation import (
+    A,
+)  # imported there, with its question for news to pypi.org switched off
+from cxr.geometry.masks import resize_mask
+from cxr.images.read import resize
+
+ELASTIC = {
+    "alpha": 120,
+    "sigma": 6,
+    "noise_distribution": "uniform",
+}  # as the ElasticTransform of 2019
+
+
+def affine(shift, scale, degrees, p, border):
+    """The ShiftScaleRotate of 2019: one scale for both sides."""
+    return A.Affine(
+        translate_percent=(-shift, shift),
+        scale=scale,
+        rotate=(-degrees, degrees),
+        p=p,
+        border_mode=border,
+        keep_ratio=True,
+    )
+
+
+def distortions(border):
+    return A.OneOf(
+        [
+            A.ElasticTransform(**ELASTIC, border_mode=border),
+            A.GridDistortion(num_steps=5, distort_limit=0.3, border_mode=border),
+            A.OpticalDistortion(distort_limit=2.0, border_mode=border),
+        ],
+        p=0.3,
+    )
+
+
+def brightness(limit, p=0.5):
+    return A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=0, p=p)
+
+
+def first(size):
+    border = cv2.BORDER_REFLECT_101
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.OneOf(
+            [
+                A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.2),
+                A.RandomGamma((80, 120)),
+                brightness(0.2),
+            ],
+            p=0.3,
+        ),
+        distortions(border),
+        affine(0.0625, (0.9, 1.1), 45, 0.5, border),
+    ]
+
+
+def second(size):
+    return [
+        A.OneOf(
+            [
+                A.RandomGamma((60, 120), p=0.9),
+                A.RandomBrightnessContrast(0.2, 0.2, p=0.9),
+                A.CLAHE(4.0, (4, 4), p=0.9),
+            ],
+            p=0.5,
+        ),
+        A.OneOf([A.Blur((3, 5)), A.MotionBlur((3, 5)), A.MedianBlur((3, 5))], p=0.5),
+        A.HorizontalFlip(p=0.5),
+        affine(0.2, (0.8, 1.2), 20, 1.0, cv2.BORDER_CONSTANT),
+    ]
+
+
+def third(size):
+    """One of seven, the first of which changes nothing."""
+    side = round(0.2**0.5 * size)
+    return [
+        A.OneOf(
+            [
+                A.NoOp(p=1),
+                A.HorizontalFlip(p=1),
+                A.Rotate((-30, 30), border_mode=cv2.BORDER_CONSTANT, p=1),
+                A.RandomResizedCrop((size, size), scale=(0.64, 1.0), ratio=(0.9, 1.1), p=1),
+                A.CoarseDropout(
+                    num_holes_range=(1, 1),
+                    hole_height_range=(side, side),
+                    hole_width_range=(side, side),
+                    fill=0,
+                    fill_mask=0,
+                    p=1,
+                ),
+                A.RandomBrightnessContrast(0.2, 0.2, p=1),
+                A.GaussianBlur(blur_limit=0, sigma_limit=(0.05, 0.3), p=1),
+            ],
+            p=1,
+        )
+    ]
+
+
+def fourth(size):
+    """Crops of 512 of 768 pixels; the network sees whole images in validation."""
+    border, crop = cv2.BORDER_CONSTANT, 2 * size // 3
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.OneOf([A.RandomBrightnessContrast(0.2, 0.2)], p=0.3),
+        distortions(border),
+        affine(0.2, (0.8, 1.2), 20, 0.5, border),
+        A.RandomCrop(crop, crop),
+    ]
+
+
+def fifth(size):
+    holes = (max(1, size * 5 // 1024), max(1, size * 15 // 1024))
+    return [
+        A.HorizontalFlip(p=0.5),
+        affine(0.0, (0.85, 1.15), 25, 1.0, cv2.BORDER_CONSTANT),
+        A.CoarseDropout(
+            num_holes_range=(1, 1), hole_height_range=holes, hole_width_range=holes, fill=0, p=0.5
+        ),
+        brightness(0.05),
+    ]
+
+
+def seventeenth(size):
+    """SIIM COVID-19's. Its change of hue and saturation is left out, as it does nothing to gray; so is one of its two
+    kinds of Gaussian noise, of variance 10 to 50. Its holes were 25 x 8 of 448 pixels, whatever its settings said."""
+    holes = [(max(1, round(side * size / 448)),) * 2 for side in (25, 8)]
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.VerticalFlip(p=0.5),
+        A.Transpose(p=0.5),
+        affine(0.0625, (0.9, 1.1), 45, 0.3, cv2.BORDER_REFLECT_101),
+        A.GaussNoise(std_range=(10**0.5 / 255, 50**0.5 / 255), p=0.5),
+        A.RandomBrightnessContrast(0.25, 0.25, p=0.5),
+        A.CLAHE(3.0, (8, 8), p=0.5),
+        A.OneOf([A.MotionBlur(3), A.MedianBlur(3), A.Blur(3)], p=0.2),
+        A.CoarseDropout(
+            num_holes_range=(2, 2),
+            hole_height_range=holes[0],
+            hole_width_range=holes[1],
+            fill=0,
+            p=0.5,
+        ),
+    ]
+
+
+RECIPES = {
+    "first": first,
+    "second": second,
+    "third": third,
+    "fourth": fourth,
+    "fifth": fifth,
+    "seventeenth": seventeenth,
+}
+
+
+class MaskAugmentation:
+    """Recipe and side of the input -> callable(image (H, W) uint8, boxes, labels, rng, mask of 0 and 1) -> the same.
+
+    Boxes are given back as they came: nothing that learns masks uses them.
+    """
+
+    def __init__(self, recipe, size):
+        self.size, self.transforms = size, A.Compose(RECIPES[recipe](size))
+
+    def __call__(self, image, boxes, labels, rng, mask):
+        seeds = rng.integers(2**31, size=2).tolist()
+        self.transforms.set_random_state(np.random.default_rng(seeds[0]), random.Random(seeds[1]))
+        found = self.transforms(image=resize(image, self.size), mask=resize_mask(mask, self.size))
+        return found["image"], boxes, labels, found["mask"]

@@ -1,1 +1,0 @@
-"""Networks: an encoder catalogue and what stands on it."""

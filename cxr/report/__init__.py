@@ -1,1 +1,0 @@
-"""report.html: curves, galleries, tables, runs side by side."""

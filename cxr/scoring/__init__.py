@@ -1,1 +1,0 @@
-"""How predictions are judged, and what step 05 may search."""

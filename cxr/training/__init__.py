@@ -1,1 +1,0 @@
-"""Losses, augmentation, the order of images, the loop with exact resume."""

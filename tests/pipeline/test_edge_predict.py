@@ -1,0 +1,409 @@
+"""edge_predict.py: the rules and pictures of cxr without cxr, and where nothing but numpy, OpenCV and pydicom is there."""
+
+import csv
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+import torch
+import typing_extensions
+from exported import SETTINGS, lively
+from PIL import Image
+from steps import ROOT
+from test_images import ODD, RSNA, jpeg_dicom, make_dataset, needs_rsna, save
+
+import edge_predict
+from cxr.config import Config
+from cxr.geometry.boxes import flip_index, make_anchors
+from cxr.images.read import read_image
+from cxr.methods.detector.class_scorer import above, all_boxes
+from cxr.methods.detector.image_scorer import plain_rule
+from cxr.methods.detector.method import best_pairs
+from cxr.methods.detector.records import Candidates, Params, detect_labelled
+from cxr.steps.export.onnx_files import write_fp32
+from edge_predict import Predictor, Refused, decide, read_settings, read_xray
+
+CHEST = sorted((RSNA / "stage_2_train_images").glob("*.dcm"))[:6] if RSNA.is_dir() else []
+SHARED = [path for path in sorted(ODD.rglob("*")) if path.is_file()] if ODD.is_dir() else []
+GATE = (0.0, 0.1, 1.0)
+FRAME = (640, 480)
+# A machine with one core, 1 GB of address space (so at most that in memory), and the three packages.
+BARE = """
+import json, os, resource, sys
+packages, root, model, image, out = sys.argv[1:]
+sys.path[:0] = [packages]
+resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+import importlib.util as known
+assert not [name for name in ("torch", "onnxruntime", "onnx", "PIL", "pandas", "cxr") if known.find_spec(name)]
+import runpy
+edge = runpy.run_path(root + "/edge_predict.py")
+edge["main"]([model, image, "--out", out, "--overlay"])
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps({"MiB": int(status["VmHWM"].split()[0]) // 1024}))
+"""
+
+
+def draw_candidates(rng, count, classes=1):
+    centre, size = rng.uniform(-20, 660, (count, 2)), rng.uniform(0.5, 200, (count, 2))
+    score = np.sort(rng.uniform(0.011, 0.95, count))[::-1]
+    return Candidates(
+        "x",
+        *FRAME,
+        rng.dirichlet(np.ones(3)),
+        centre,
+        size,
+        size * rng.uniform(1, 1.5, (count, 2)),
+        score,
+        rng.integers(0, classes, count).astype(np.int16),
+    )
+
+
+def by_the_edge(found, rule):
+    parts = (found.centre, found.size20, found.size80, found.score, found.label)
+    answer = decide(parts, found.category, FRAME, rule)
+    kept = answer["kept"]
+    return answer["boxes"][kept], answer["scores"][kept], answer["labels"][kept]
+
+
+@pytest.mark.parametrize(
+    "merge, gate, half, count",
+    [
+        *itertools.product(("nms", "wbf"), (False, True), (False, True), (40,)),
+        ("nms", True, True, 0),
+        ("wbf", False, False, 0),
+        ("wbf", True, False, 1),
+        ("wbf", False, False, 400),
+    ],
+)
+def test_boxes_are_those_of_step_05(merge, gate, half, count):
+    rng = np.random.default_rng(count)
+    params = Params(
+        percentile_shrink=1.6, scale=0.875, merge=merge, gate=gate, half=half, threshold=0.9
+    )
+    for _ in range(5):
+        found = draw_candidates(rng, count)
+        expected = detect_labelled(found, params, GATE)
+        for mine, true in zip(
+            by_the_edge(found, plain_rule(asdict(params), GATE)), expected, strict=True
+        ):
+            np.testing.assert_allclose(mine, true, atol=1e-3 if mine.ndim == 2 else 1e-9)
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_each_class_has_its_own_boxes_and_threshold(count):
+    found, thresholds = draw_candidates(np.random.default_rng(1), count, 3), [0.2, 0.5, 0.8]
+    rule = {
+        "percentile_shrink": -0.5,
+        "scale": 1.0,
+        "merge": "nms",
+        "half": False,
+        "score_floor": 0.0,
+        "nms_iou": 0.5,
+        "gate_weights": [],
+        "thresholds": thresholds,
+    }
+    expected = above(all_boxes(found, Params(nms_iou=0.5, score_floor=0.0)), thresholds)
+    for mine, true in zip(by_the_edge(found, rule), expected, strict=True):
+        np.testing.assert_allclose(mine, true, atol=1e-9)
+
+
+@pytest.mark.parametrize("side, levels", [(192, (3, 4, 5)), (256, (2, 3, 4, 5, 6, 7)), (224, (5,))])
+def test_anchors_are_those_of_the_network(side, levels):
+    centre, size = edge_predict.make_anchors(side, levels)
+    anchors = make_anchors(side, levels).numpy()
+    np.testing.assert_allclose(
+        np.concatenate([centre - size / 2, centre + size / 2], 1), anchors, atol=1e-3
+    )
+    np.testing.assert_array_equal(
+        edge_predict.mirror_index(side, levels), flip_index(side, levels).numpy()
+    )
+
+
+@pytest.mark.parametrize("floor", [0.5, 2])
+def test_best_anchors_of_each_class(floor):
+    scores = np.random.default_rng(0).permutation(600).reshape(200, 3) / 600
+    expected = best_pairs(torch.from_numpy(scores), 20, floor)
+    for mine, true in zip(edge_predict.best_anchors(scores, floor, 20), expected, strict=True):
+        np.testing.assert_array_equal(mine, true.numpy())
+
+
+RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+@pytest.mark.parametrize(
+    "pixels, bits, tags",
+    [
+        (RAMP.astype(np.uint8), None, {}),
+        (RAMP.astype(np.uint8), None, {"PhotometricInterpretation": "MONOCHROME1"}),
+        (RAMP, 12, {}),
+        (RAMP, 12, {"PhotometricInterpretation": "MONOCHROME1"}),
+        (RAMP + 0xA000, 12, {}),
+        (RAMP * 7, 16, {}),
+        (RAMP, 12, {"RescaleSlope": 2.5, "RescaleIntercept": -1024}),
+        (RAMP.astype(np.int16) - 2000, 12, {}),
+        (
+            RAMP.astype(np.int16) - 2000,
+            16,
+            {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1500},
+        ),
+        (RAMP, 12, {"WindowCenter": 2000, "WindowWidth": 800}),
+        (RAMP, 12, {"WindowCenter": [900, 5], "WindowWidth": [1, 2]}),
+        (
+            RAMP,
+            12,
+            {
+                "WindowCenter": 2000,
+                "WindowWidth": 800,
+                "RescaleSlope": -1,
+                "RescaleIntercept": 4095,
+            },
+        ),
+        (RAMP, 12, {"WindowCenter": 2000, "WindowWidth": 800, "VOILUTFunction": "SIGMOID"}),
+        (RAMP, 12, {"WindowCenter": 2000, "WindowWidth": 800, "VOILUTFunction": "LINEAR_EXACT"}),
+        (RAMP, 12, {"WindowCenter": 9000, "WindowWidth": 8}),
+        (RAMP, 12, {"WindowCenter": "", "WindowWidth": ""}),
+        (RAMP, 12, {"PresentationLUTShape": "INVERSE"}),
+        (np.full((2, 3), 700, np.uint16), 12, {}),
+    ],
+)
+def test_dicoms_give_the_pictures_of_cxr(tmp_path, pixels, bits, tags):
+    path = save(tmp_path / "x.dcm", make_dataset(pixels, bits, **tags))
+    np.testing.assert_array_equal(read_xray(path), read_image(path)[0])
+
+
+def test_jpeg_inside_dicom_and_pictures(tmp_path):
+    gray = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8), (0, 0), 2
+    )
+    colour = np.stack([gray, 255 - gray, gray // 2, gray], -1)
+    path, _ = jpeg_dicom(tmp_path / "x.dcm", gray)
+    Image.fromarray(gray).save(tmp_path / "gray.jpg")
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    Image.fromarray(gray.astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    Image.fromarray(colour[..., :3]).save(tmp_path / "rgb.png")
+    Image.fromarray(colour).save(tmp_path / "rgba.png")
+    for path in sorted(tmp_path.iterdir()):
+        np.testing.assert_array_equal(read_xray(path), read_image(path)[0], err_msg=path.name)
+
+
+@needs_rsna
+@pytest.mark.parametrize("path", CHEST, ids=lambda path: path.stem[:8])
+def test_real_dicoms_give_the_pictures_of_cxr(path):
+    np.testing.assert_array_equal(read_xray(path), read_image(path)[0])
+
+
+@pytest.mark.skipif(not SHARED, reason=f"no odd files at {ODD} (CXR_SHARED_DATA)")
+def test_odd_files_are_read_as_by_cxr_or_refused():
+    read = 0
+    for path in SHARED:
+        try:
+            picture = read_xray(path)
+        except Refused as error:
+            assert str(path) in str(error)
+            continue
+        np.testing.assert_array_equal(picture, read_image(path)[0], err_msg=path.name)
+        read += 1
+    assert read >= 10
+
+
+def test_refusals_name_file_and_reason(tmp_path):
+    whole, _ = jpeg_dicom(tmp_path / "jpeg.dcm", RAMP.astype(np.uint8))
+    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "whole.png")
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [2, 0, 16], b"\0\0\1\0"
+    cases = {
+        "colours": make_dataset(np.zeros((4, 4, 3), np.uint8)),
+        "lookup table": make_dataset(RAMP, 12, VOILUTSequence=[table]),
+        "2 frames": make_dataset(RAMP, 12, NumberOfFrames=2),
+        "bits": make_dataset(RAMP.astype(np.uint32), 32),
+        "no X-ray has so many": make_dataset(RAMP, 12, Rows=9000, Columns=9000),
+    }
+    files = {
+        words: save(tmp_path / f"{i}.dcm", dataset)
+        for i, (words, dataset) in enumerate(cases.items())
+    }
+    for name, content in {
+        "empty": b"",
+        "text": b"hello",
+        "cut.png": (tmp_path / "whole.png").read_bytes()[:-30],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    files |= {
+        "no DICOM, PNG or JPEG": tmp_path / "text",
+        "cut off": tmp_path / "cut.png",
+        "": tmp_path / "empty",
+    }
+    for words, path in files.items():
+        with pytest.raises(Refused) as caught:
+            read_xray(path)
+        assert (
+            words in str(caught.value)
+            and str(path) in str(caught.value)
+            and "\n" not in str(caught.value)
+        )
+
+
+def test_a_file_that_is_no_model_of_ours_is_refused(exported, tmp_path, monkeypatch):
+    content, path = exported.fp32.read_bytes(), tmp_path / "x.onnx"
+    settings = json.dumps(read_settings(exported.fp32)).encode()
+    with pytest.raises(Refused, match="missing"):
+        read_settings(path)
+    for broken in (
+        b"",
+        b"hello",
+        content[:5000],
+        content[:-100],
+        content.replace(settings, b" " * len(settings)),
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(Refused, match="06_export.py"):
+            read_settings(path)
+    monkeypatch.setattr(edge_predict, "FORMAT", 2)
+    with pytest.raises(Refused, match="format 1"):
+        read_settings(exported.fp32)
+
+
+def test_the_command(exported, tmp_path, capsys):
+    """Nested folders, what is no image passed over, what is broken in failed.csv; tables and pictures agree."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    (source / "deep").mkdir(parents=True)
+    dicoms = sorted((exported.config.working / "dicoms").glob("*.dcm"))
+    os.link(dicoms[0], source / "deep" / "a.dcm")
+    cv2.imwrite(str(source / "b.png"), np.zeros((50, 80), np.uint8))
+    (source / "notes.txt").write_text("no image")
+    (source / "c.dcm").write_bytes(dicoms[1].read_bytes()[:3000])
+    edge_predict.main(
+        [
+            str(exported.int8),
+            str(source),
+            str(dicoms[2]),
+            "--out",
+            str(out),
+            "--overlay",
+            "--threads",
+            "1",
+        ]
+    )
+    images = {
+        entry["file"]: entry
+        for entry in json.loads((out / "predictions.json").read_text())["images"]
+    }
+    assert (
+        list(images) == ["b.png", "deep/a.dcm", dicoms[2].name]
+        and "onnxruntime" in capsys.readouterr().out
+    )
+    assert (images["b.png"]["width"], images["b.png"]["height"]) == (80, 50)
+    assert sum(images["deep/a.dcm"]["image_classes"].values()) == pytest.approx(1, abs=1e-4)
+    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    assert {row["file"] for row in rows} == images.keys() and "p_Normal" in rows[0]
+    for name, entry in images.items():
+        own = [row for row in rows if row["file"] == name and row["x1"]]
+        assert [[float(row[part]) for part in ("x1", "y1", "x2", "y2")] for row in own] == [
+            b["box"] for b in entry["boxes"]
+        ]
+        assert cv2.imread(str(out / "overlays" / f"{name}.png")).shape[:2] == (
+            entry["height"],
+            entry["width"],
+        )
+    assert len(images["deep/a.dcm"]["boxes"]) > 0
+    failed = list(csv.DictReader((out / "failed.csv").open()))
+    assert [row["file"] for row in failed] == ["c.dcm"] and not list(out.rglob(".*.tmp"))
+
+
+def test_the_command_refuses_in_a_sentence(exported, tmp_path):
+    script = [sys.executable, str(ROOT / "edge_predict.py")]
+    (tmp_path / "sub").mkdir()
+    for path in (tmp_path / "x", tmp_path / "sub" / "z"):
+        path.write_text("no image")
+    for model, source, words in (
+        (exported.fp32, tmp_path / "sub" / "z", "failed.csv"),
+        (exported.fp32, tmp_path / "y", "missing"),
+        (tmp_path / "x", tmp_path / "sub" / "z", "06_export.py"),
+        (exported.fp32, tmp_path, "give the folder that holds both"),
+    ):
+        done = subprocess.run(
+            [*script, model, source, tmp_path / "x", "--out", tmp_path / "out"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_onnxruntime_opencv_takes_over(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert edge_predict.open_engine("auto", exported.fp32, 1)[0] == "opencv"
+    with pytest.raises(Refused, match="--engine opencv"):
+        edge_predict.open_engine("onnxruntime", exported.fp32, 1)
+
+
+@pytest.fixture(scope="module")
+def bare_packages(tmp_path_factory):
+    """A folder with numpy, OpenCV and pydicom alone, from this environment; OpenCV looks where its Python files are."""
+
+    def take(source, target):
+        (shutil.copy if source.endswith(".py") else os.symlink)(source, target)
+
+    folder = tmp_path_factory.mktemp("packages")
+    for module in (np, cv2, pydicom):
+        source = Path(module.__file__).parent
+        name = "opencv*" if module is cv2 else source.name
+        for part in (
+            source,
+            *source.parent.glob(f"{name}.libs"),
+            *source.parent.glob(f"{name}-*.dist-info"),
+        ):
+            shutil.copytree(part, folder / part.name, copy_function=take)
+    (folder / "typing_extensions.py").symlink_to(typing_extensions.__file__)  # comes with pydicom
+    return folder
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="limits of Linux")
+def test_a_weak_machine(exported, bare_packages, tmp_path):
+    """A ResNet-18 at 512 pixels and a DICOM, real where there is one, on one core with 1 GB and three packages."""
+    image = CHEST[0] if CHEST else sorted((exported.config.working / "dicoms").glob("*.dcm"))[0]
+    config = Config(
+        **SETTINGS | {"encoder": "resnet18", "image_size": 512, "channels": 128, "head_convs": 4}
+    )
+    torch.manual_seed(0)
+    model, path = lively(config, [read_image(image)[0]]), tmp_path / "small.onnx"
+    write_fp32(
+        path,
+        [model],
+        read_settings(exported.fp32) | {"models": 1, "image_size": 512, "stored_size": 512},
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            BARE,
+            bare_packages,
+            ROOT,
+            path,
+            image,
+            tmp_path / "out",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    print(facts)
+    assert "opencv" in done.stdout and facts["MiB"] < 950
+    mine = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"][0]["boxes"]
+    found = Predictor(path, "onnxruntime", threads=1)(read_image(image)[0])
+    np.testing.assert_allclose(
+        [box["box"] for box in mine], found["boxes"][found["kept"]], atol=0.5
+    )
+    assert len(mine) > 3

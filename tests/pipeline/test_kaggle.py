@@ -1,0 +1,322 @@
+"""The project inside an imitated Kaggle kernel: mounts that are only read, no internet, sessions that end too early."""
+
+import ast
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from steps import ROOT, SLUG, TINY, digest, link_tree, protect, unprotect
+
+from cxr.tasks import TASKS
+
+MAKE = ROOT / "kaggle_kernel" / "make_kernel.py"
+
+
+def make(folder, *flags):
+    return subprocess.run(
+        [sys.executable, str(MAKE), "someone", "--no-wheels", "--output", str(folder), *flags],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def names():
+    """Functions and constants of make_kernel.py."""
+    return runpy.run_path(str(MAKE), run_name="make_kernel")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    done = make(folder, "--preset", "demo", *TINY)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_kernel_metadata_is_written_out(built):
+    metadata = json.loads((built / "kernel" / "kernel-metadata.json").read_text())
+    assert (
+        metadata["enable_internet"] is False
+        and metadata["enable_gpu"] is True
+        and metadata["is_private"] is True
+    )
+    assert metadata["competition_sources"] == [SLUG]
+    assert metadata["id"] == f"someone/{metadata['title']}" and len(metadata["title"]) >= 5
+    assert (built / "kernel" / metadata["code_file"]).is_file()
+    uploaded = json.loads((built / "code" / "dataset-metadata.json").read_text())
+    assert uploaded["id"] in metadata["dataset_sources"]
+    documented = {
+        "id",
+        "title",
+        "code_file",
+        "language",
+        "kernel_type",
+        "is_private",
+        "enable_gpu",
+        "enable_tpu",
+        "enable_internet",
+        "machine_shape",
+        "dataset_sources",
+        "competition_sources",
+        "kernel_sources",
+        "model_sources",
+        "keywords",
+        "docker_image_pinning_type",
+    }
+    assert metadata.keys() == documented
+
+
+def test_kaggle_client_accepts_the_kernel(built, monkeypatch):
+    """The client's own checks, up to the request that it would send."""
+    extended = pytest.importorskip("kaggle.api.kaggle_api_extended")
+    sent = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(self):
+        sent.append(True)
+        raise Stop
+
+    monkeypatch.setattr(extended.KaggleApi, "build_kaggle_client", stop)
+    with pytest.raises(Stop):
+        extended.KaggleApi().kernels_push(str(built / "kernel"))
+    assert sent
+
+
+def test_code_data_set_is_whole_and_clean(built):
+    code = built / "code"
+    for path in [
+        *ROOT.glob("0*.py"),
+        *(ROOT / "cxr").rglob("*.py"),
+        *(ROOT / "cxr").rglob("*.jinja"),
+        *(ROOT / "cxr").rglob("*.txt"),
+        ROOT / "kaggle_kernel" / "wheels.txt",
+    ]:
+        assert (code / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+    assert not list(code.rglob("__pycache__")) and not list(code.rglob("*.pyc"))
+
+
+def test_flags_are_added_to_the_kernel(built):
+    code = (built / "kernel" / "kernel.py").read_text()
+    flags = next(node.value for node in ast.parse(code).body if isinstance(node, ast.Assign))
+    assert ast.literal_eval(flags) == ["--max-hours", "9", "--preset", "demo", *TINY]
+
+
+@pytest.mark.parametrize(
+    "flags, warned", [([], True), (["--preset", "small"], False), (["--weights", "w.pth"], False)]
+)
+def test_weights_that_a_kernel_cannot_download(tmp_path, flags, warned):
+    done = make(tmp_path / "out", *flags)
+    assert done.returncode == 0 and ("the kernel has no internet" in done.stdout) == warned
+
+
+@pytest.mark.parametrize(
+    "flags, status, words",
+    [(["--no-such-flag"], 2, "--no-such-flag"), (["--preset", "big"], 1, "unknown --preset big")],
+)
+def test_wrong_flags_are_refused_before_the_upload(tmp_path, flags, status, words):
+    done = make(tmp_path / "out", *flags)
+    assert done.returncode == status and words in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def wheel_names():
+    lines = (ROOT / "kaggle_kernel" / "wheels.txt").read_text().splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+
+
+def test_wheels_agree_with_the_requirements():
+    wanted = [
+        re.sub(r"\s*#.*", "", line) for line in (ROOT / "requirements.txt").read_text().splitlines()
+    ]
+    by_name = {re.split("[<>=]", line)[0]: line for line in wanted if line}
+    shared = [line for line in wheel_names() if re.split("[<>=]", line)[0] in by_name]
+    assert len(shared) >= 8 and all(line == by_name[re.split("[<>=]", line)[0]] for line in shared)
+
+
+def test_wheels_are_downloaded_for_the_image_and_not_for_this_machine(tmp_path):
+    commands = []
+    names()["write_wheels"](
+        tmp_path / "wheels", "someone", run=lambda words, check: commands.append((words, check))
+    )
+    (download, _), (build, _) = commands
+    assert all(check for _, check in commands)
+    assert download[1:4] == ["-m", "pip", "download"] and "--only-binary=:all:" in download
+    assert (
+        download[download.index("--python-version") + 1] == "3.12"
+        and "manylinux2014_x86_64" in download
+    )
+    assert build[3] == "wheel" and build[-1].startswith("pretrainedmodels")
+    assert sorted(
+        word for words in (download, build) for word in words if word in wheel_names()
+    ) == sorted(wheel_names())
+
+
+class Kernel:
+    """A kernel's folders: mounts that are only read, and /kaggle/working."""
+
+    def __init__(self, root, pipeline, code, layout):
+        self.input, self.root = root / "input", root
+        owner = self.input / "datasets" / "someone" if layout == "new" else self.input
+        data = self.input / "competitions" / SLUG if layout == "new" else self.input / SLUG
+        link_tree(pipeline.source, data)
+        shutil.copytree(code, owner / "cxr-code")
+        (owner / "cxr-wheels").mkdir()
+        with zipfile.ZipFile(owner / "cxr-wheels" / "nothing-1.0-py3-none-any.whl", "w"):
+            pass  # what is in wheels.txt is installed already, so pip only looks at the folder
+        protect(self.input)
+
+    def attach_output(self, session):
+        unprotect(self.input)
+        shutil.copytree(
+            session / "cxr_working", self.input / "notebooks" / "someone" / "kernel" / "cxr_working"
+        )
+        protect(self.input)
+
+    def run(self, script, session, *flags):
+        """CompletedProcess of the kernel's script in /kaggle/working of a new session."""
+        session.mkdir()
+        code = script.read_text()
+        if flags:
+            line = next(line for line in code.splitlines() if line.startswith("FLAGS = "))
+            code = code.replace(
+                line, line.replace("]", "".join(f', "{flag}"' for flag in flags) + "]")
+            )
+        (self.root / "script.py").write_text(code)
+        environment = os.environ | {
+            "CXR_KAGGLE_INPUT": str(self.input),
+            "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+            "PIP_DRY_RUN": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "http_proxy": "http://127.0.0.1:9",
+            "https_proxy": "http://127.0.0.1:9",
+        }
+        return subprocess.run(
+            [sys.executable, str(self.root / "script.py")],
+            cwd=session,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def test_pictures_are_no_output(tmp_path):
+    """Nor those of first lessons, whose weights the next session needs."""
+    kernel = runpy.run_path(str(ROOT / "kaggle_kernel" / "kernel.py"), run_name="kernel")
+    kept = [
+        tmp_path / name
+        for name in ("rsna/train.csv", "pretraining-40-256/rsna/net/fold0/epoch007.pt")
+    ]
+    gone = [
+        tmp_path / name
+        for name in (
+            "rsna/images/a.png",
+            "pretraining-40-256/rsna/images/b.png",
+            "pretraining-40-256/input/slug/c.dcm",
+        )
+    ]
+    for path in (*kept, *gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    kernel["tidy"].__globals__["OUTPUT"] = tmp_path
+    kernel["tidy"]()
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in gone)
+
+
+def test_two_sessions_make_what_one_run_makes(pipeline, built, tmp_path):
+    """Stopped by --max-hours in the first session, continued in the second; the mounts stay as they are."""
+    kernel = Kernel(tmp_path, pipeline, built / "code", "new")
+    script, first, second = built / "kernel" / "kernel.py", tmp_path / "first", tmp_path / "second"
+    mounts = digest(kernel.input)
+    done = kernel.run(script, first, "--max-hours", "0.00001")
+    assert done.returncode == 0 and "stopped by --max-hours: save this version" in done.stdout, (
+        done.stdout
+    )
+    assert "nothing to download" in done.stdout
+    assert (first / "cxr_working" / "rsna" / "tiny" / "fold0" / "last.pt").exists()
+    assert (
+        not (first / "submission.csv").exists()
+        and not (first / "cxr_working" / "rsna" / "images").exists()
+    )
+    assert digest(kernel.input) == mounts
+
+    kernel.attach_output(first)
+    mounts = digest(kernel.input)
+    done = kernel.run(script, second)
+    assert done.returncode == 0 and "fold 0: goes on at epoch 1" in done.stdout, done.stdout
+    assert digest(kernel.input) == mounts
+    assert "score 0." in done.stdout
+    submission, expected = (
+        pd.read_csv(folder / "submission.csv") for folder in (second, pipeline.run)
+    )
+    assert submission.patientId.tolist() == expected.patientId.tolist()
+    assert "<html" in (second / "report.html").read_text(encoding="utf-8")
+    for fold in (0, 1):
+        ours, uninterrupted = (
+            torch.load(folder / f"fold{fold}" / "epoch002.pt", weights_only=True)["model"]
+            for folder in (second / "cxr_working" / "rsna" / "tiny", pipeline.run)
+        )
+        assert all(torch.equal(ours[name], uninterrupted[name]) for name in uninterrupted)
+
+
+def test_old_layout_of_the_mounts(pipeline, built, tmp_path):
+    """Steps 01 and 02; what comes after them reads no mounts."""
+    kernel = Kernel(tmp_path, pipeline, built / "code", "old")
+    mounts = digest(kernel.input)
+    done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "session", "--device", "abacus")
+    assert "to look at the data" in done.stdout and "--device abacus is unknown" in done.stdout, (
+        done.stdout
+    )
+    assert done.returncode == 1  # of step 03: a step that fails makes the session fail
+    assert len(pd.read_csv(tmp_path / "session" / "cxr_working" / "rsna" / "train.csv")) == 24
+    assert digest(kernel.input) == mounts
+
+
+def test_kernel_without_its_inputs(pipeline, built, tmp_path):
+    kernel = Kernel(tmp_path, pipeline, built / "code", "new")
+    unprotect(kernel.input)
+    shutil.rmtree(kernel.input / "competitions")
+    done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "without data")
+    assert done.returncode == 1 and f"{SLUG} is not among the inputs of this kernel" in done.stdout
+    shutil.rmtree(kernel.input / "datasets")
+    done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "without code")
+    assert done.returncode == 1 and "holds 01_download.py" in done.stdout
+
+
+def test_two_outputs_are_refused(pipeline, built, tmp_path):
+    kernel = Kernel(tmp_path, pipeline, built / "code", "new")
+    unprotect(kernel.input)
+    for name in ("one", "two"):
+        (kernel.input / name / "cxr_working").mkdir(parents=True)
+    done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "session")
+    assert done.returncode == 1 and "attach the last one only" in done.stdout
+
+
+def test_readme_names_what_there_is():
+    text = (ROOT / "kaggle_kernel" / "README.md").read_text(encoding="utf-8")
+    for name in (
+        names()["CODE_NAME"],
+        names()["KERNEL_NAME"],
+        "cxr_working",
+        "CXR_KAGGLE_INPUT",
+        "--no-wheels",
+    ):
+        assert name in text
+    assert all(
+        Path(ROOT / found).exists()
+        for found in re.findall(r"`((?:tests|kaggle_kernel)/[\w./]+)`", text)
+    )
+    assert TASKS["rsna"].slug == SLUG

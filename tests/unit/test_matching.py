@@ -1,0 +1,66 @@
+"""Anchors of an image against plain Python, and the thresholds by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr.geometry.boxes import encode, iou, make_anchors
+from cxr.methods.detector.matching import Matcher
+
+ANCHORS = make_anchors(128, [3, 4, 5])
+MATCHER = Matcher(ANCHORS)
+NO_BOXES = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 5))
+def test_the_same_as_all_anchors_against_all_boxes(seed, count):
+    rng = np.random.default_rng(seed)
+    corner, size = (
+        rng.uniform(-20, 110, (count, 2)),
+        np.exp(rng.uniform(np.log(3), np.log(120), (count, 2))),
+    )
+    boxes, labels = (
+        torch.tensor(np.concatenate([corner, corner + size], 1)).float(),
+        torch.arange(count),
+    )
+    found = MATCHER(boxes, labels)
+    overlap = iou(ANCHORS, boxes) if count else torch.zeros(len(ANCHORS), 1)
+    best, owner = overlap.max(1)
+    positive = (best >= 0.5).nonzero()[:, 0]
+    assert found["positive"].tolist() == positive.tolist()
+    assert found["ignored"].tolist() == ((best >= 0.4) & (best < 0.5)).nonzero()[:, 0].tolist()
+    assert found["positive_label"].tolist() == labels[owner[positive]].tolist()
+    if count:
+        assert torch.allclose(found["goal"], encode(boxes[owner[positive]], ANCHORS[positive]))
+
+
+def test_no_boxes():
+    found = MATCHER(*NO_BOXES)
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "positive": (0,),
+        "goal": (0, 4),
+        "positive_label": (0,),
+        "ignored": (0,),
+    }
+
+
+@pytest.mark.parametrize(
+    "height, positive, ignored",
+    [(10, 1, 0), (5, 1, 0), (4.99, 0, 1), (4.5, 0, 1), (4, 0, 1), (3.99, 0, 0)],
+)
+def test_thresholds_by_hand(height, positive, ignored):
+    """The IoU of a 10 x 10 anchor with a box inside it, 10 wide, is a tenth of the height."""
+    found = Matcher(torch.tensor([[0.0, 0, 10, 10]]))(
+        torch.tensor([[0.0, 0, 10, height]]), torch.tensor([0])
+    )
+    assert (len(found["positive"]), len(found["ignored"])) == (positive, ignored)
+
+
+def test_the_box_of_largest_overlap_owns_the_anchor():
+    boxes = torch.tensor([[0.0, 0, 10, 6], [0, 0, 10, 9], [0, 0, 10, 7]])
+    found = Matcher(torch.tensor([[0.0, 0, 10, 10]]))(boxes, torch.tensor([4, 5, 6]))
+    assert found["positive_label"].tolist() == [5]
+    assert found["goal"][0].tolist() == pytest.approx([0, -0.5, 0, np.log(0.9) / 0.2], abs=1e-5)
