@@ -19,7 +19,8 @@ from steps import ROOT, STEPS, digest, link_tree, protect, run_here
 from cxr.config import Config
 from cxr.data.dataset import collate
 from cxr.data.folds import assign_folds
-from cxr.datasets.chestxdet.dataset import FINDINGS, read_tables, result_of
+from cxr.datasets.chestxdet.files import FINDINGS, read_tables
+from cxr.datasets.chestxdet.results import result_of
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
 from cxr.datasets.phantom.chest import draw_chest
 from cxr.datasets.phantom.findings import DRAW, draw_findings, healthy

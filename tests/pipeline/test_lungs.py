@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cxr.config import Config
-from cxr.datasets.lungs.dataset import Lungs, read_tables
+from cxr.datasets.lungs.dataset import Lungs
+from cxr.datasets.lungs.files import read_tables
 from cxr.datasets.lungs.synthetic import draw_picture, write_lungs
 from cxr.geometry.crops import crop_at, cut
 from cxr.geometry.lung_box import lung_box, paste
