@@ -31,7 +31,7 @@ FORMAT = 1  # of the settings in the model file
 KEY = "settings"
 STD = np.array(
     [0.1, 0.1, 0.2, 0.2]
-)  # this and the two below as in cxr/geometry/boxes.py, which made the model
+)  # this and the two below as in cxr/geometry/anchors.py, which made the model
 SHAPES = [(2 ** (i / 3) / r**0.5, 2 ** (i / 3) * r**0.5) for i in range(3) for r in (0.5, 1.0, 2.0)]
 LIMIT = np.log(16)
 FUSED_AT_MOST = 100  # as in cxr/methods/detector/records.py

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from reference import plain_decode, plain_encode, plain_triplets  # noqa: E402
 from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 
-from cxr.geometry.masks import EMPTY, decode, encode  # noqa: E402
+from cxr.geometry.masks import EMPTY, decode_runs, encode_runs  # noqa: E402
 from cxr.methods.segmenter.rules import GRIDS, Measured  # noqa: E402
 from cxr.methods.segmenter.rules import measure as count  # noqa: E402
 
@@ -46,8 +46,8 @@ def random_picture(rng, true):
 
 def check(texts, masks, pictures):
     for text, mask in zip(texts, masks):
-        assert np.array_equal(plain_decode(text, SIDE, SIDE), decode(text, SIDE, SIDE))
-        assert plain_encode(mask) == encode(mask) == text
+        assert np.array_equal(plain_decode(text, SIDE, SIDE), decode_runs(text, SIDE, SIDE))
+        assert plain_encode(mask) == encode_runs(mask) == text
     counts = np.array([count(*pair, GRID) for pair in zip(pictures, masks)])
     means = Measured(GRID, counts, np.zeros(len(counts))).sums()[0] / len(counts)
     picked = np.ix_(
@@ -64,7 +64,7 @@ def main():
     rng = np.random.default_rng(0)
     masks = [random_mask(rng) for _ in range(LOOPED)]
     texts, pictures = (
-        [encode(mask) for mask in masks],
+        [encode_runs(mask) for mask in masks],
         [random_picture(rng, mask) for mask in masks],
     )
     check(texts, masks, pictures)
@@ -75,9 +75,9 @@ def main():
     table = Measured(GRID, counts[np.arange(args.images) % LOOPED], np.zeros(args.images))
     found = measure(
         {
-            "decode": lambda: deque((decode(text, SIDE, SIDE) for text in all_texts), maxlen=0),
+            "decode": lambda: deque((decode_runs(text, SIDE, SIDE) for text in all_texts), maxlen=0),
             "encode": lambda: deque(
-                (encode(masks[k % LOOPED] if k < positives else empty) for k in range(args.images)),
+                (encode_runs(masks[k % LOOPED] if k < positives else empty) for k in range(args.images)),
                 0,
             ),
             "plain decode": lambda: [plain_decode(text, SIDE, SIDE) for text in texts],

@@ -21,7 +21,8 @@ from cxr.config import Config
 from cxr.data.augmentation import of_pixel_centres, random_affine, visible
 from cxr.data.dataset import collate
 from cxr.datasets.rsna.dataset import Rsna
-from cxr.geometry.boxes import PER_CELL, STD, warp_boxes
+from cxr.geometry.anchors import PER_CELL, STD
+from cxr.geometry.boxes import warp_boxes
 from cxr.images.read import resize
 from cxr.networks.retinanet import IMAGENET_MEAN, IMAGENET_STD, flatten
 

@@ -13,7 +13,7 @@ from cxr.data.augmentation import Augmentation
 from cxr.data.copy_paste import draw_findings, paste_findings
 from cxr.data.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.geometry.crops import crop_at, cut, fill_boxes, shift_boxes
-from cxr.geometry.masks import EMPTY, decode, resize_mask
+from cxr.geometry.masks import EMPTY, decode_runs, resize_mask
 from cxr.images.read import resize
 from cxr.system.disk import InputError
 
@@ -126,7 +126,7 @@ def scaled_boxes(row, width, height):
 def true_mask(row):
     """Mask (height, width) of a table row, uint8 of 0 and 1; an empty field is an image without one."""
     runs = row["mask"] if isinstance(row["mask"], str) else EMPTY
-    return decode(runs, int(row["height"]), int(row["width"]))
+    return decode_runs(runs, int(row["height"]), int(row["width"]))
 
 
 def cut_all(image, boxes, labels, masks, row):

@@ -13,7 +13,7 @@ from cxr.images.read import resize
 EMPTY = "-1"
 
 
-def decode(text, height, width):
+def decode_runs(text, height, width):
     """Mask of run lengths. ValueError where they are no pairs of numbers or leave the picture."""
     if text.strip() in (EMPTY, ""):
         return np.zeros((height, width), np.uint8)
@@ -36,7 +36,7 @@ def decode(text, height, width):
     return mask
 
 
-def encode(mask):
+def encode_runs(mask):
     """Run lengths of a mask (height, width), whose pixels count where they are not 0."""
     mask = np.asarray(mask, bool).view(np.uint8)
     first, _, width, _ = cv2.boundingRect(mask)
@@ -54,10 +54,10 @@ def merge(texts, height, width):
     """Run lengths of the pixels that at least one of several masks has: regions of an image may overlap."""
     texts = list(texts)
     if len(texts) == 1:
-        return encode(
-            decode(texts[0], height, width)
+        return encode_runs(
+            decode_runs(texts[0], height, width)
         )  # one form of a mask, whatever zero lengths the source has
-    return encode(np.bitwise_or.reduce([decode(text, height, width) for text in texts]))
+    return encode_runs(np.bitwise_or.reduce([decode_runs(text, height, width) for text in texts]))
 
 
 def resize_mask(mask, size):

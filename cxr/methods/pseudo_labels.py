@@ -11,7 +11,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from cxr.geometry.masks import EMPTY, encode
+from cxr.geometry.masks import EMPTY, encode_runs
 from cxr.system.disk import InputError
 
 SMALLEST = 100 / 1024**2  # of a picture: a mask must be larger to count as a finding
@@ -33,7 +33,7 @@ def mask_row(found):
     pixels = np.count_nonzero(mask)
     if 0 < pixels <= SMALLEST * mask.size:
         return None
-    return plain_row(found) | {"label": int(pixels > 0), "mask": encode(mask) if pixels else EMPTY}
+    return plain_row(found) | {"label": int(pixels > 0), "mask": encode_runs(mask) if pixels else EMPTY}
 
 
 def add_classes(table, predictions):

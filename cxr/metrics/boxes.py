@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cxr.geometry.boxes import iou
+from cxr.geometry.boxes import box_iou
 
 IOU_THRESHOLDS = np.array(
     [0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70, 0.75]
@@ -15,7 +15,7 @@ def pairwise_iou(pred, true):
     pred, true = (
         torch.from_numpy(np.asarray(boxes, np.float64).reshape(-1, 4)) for boxes in (pred, true)
     )
-    return np.nan_to_num(iou(pred, true).numpy())
+    return np.nan_to_num(box_iou(pred, true).numpy())
 
 
 def greedy_hits(overlap, thresholds):

@@ -23,7 +23,7 @@ from test_images import ODD, RSNA, jpeg_dicom, make_dataset, needs_rsna, save
 
 import edge_predict
 from cxr.config import Config
-from cxr.geometry.boxes import flip_index, make_anchors
+from cxr.geometry.anchors import flip_index, make_anchors
 from cxr.images.read import read_image
 from cxr.methods.detector.class_scorer import above, all_boxes
 from cxr.methods.detector.image_scorer import plain_rule

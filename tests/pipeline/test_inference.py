@@ -18,15 +18,8 @@ from tiny_task import SIDE, TinyTask, tiny_config, write_tiny_data
 from cxr.config import Config
 from cxr.data.dataset import read_table
 from cxr.datasets.rsna.dataset import Rsna
-from cxr.geometry.boxes import (
-    centre_size,
-    decode,
-    encode,
-    flip_index,
-    iou,
-    make_anchors,
-    parse_levels,
-)
+from cxr.geometry.anchors import decode_boxes, encode_boxes, flip_index, make_anchors, parse_levels
+from cxr.geometry.boxes import box_iou, centre_size
 from cxr.inference import predictions
 from cxr.inference import run as inference
 from cxr.inference.checkpoint import load_state, plain_config, save_state, stored_config
@@ -162,10 +155,10 @@ def test_flipped_views_of_a_flipped_image_are_the_same(network):
 def perfect_outputs(box, side, levels):
     """What a network that knows the box says of a picture of this side: its IoU as probability, and the box itself."""
     anchors = make_anchors(side, levels)
-    overlap = iou(anchors, box[None])[:, 0].clamp(1e-3, 1 - 1e-3)
+    overlap = box_iou(anchors, box[None])[:, 0].clamp(1e-3, 1 - 1e-3)
     return {
         "scores": overlap.logit()[None, :, None],
-        "deltas": encode(box.expand(len(anchors), 4), anchors)[None],
+        "deltas": encode_boxes(box.expand(len(anchors), 4), anchors)[None],
         "category": torch.zeros(1, 3),
     }
 
@@ -189,7 +182,7 @@ def test_every_view_is_undone(view):
     assert float(seen.float().mean()) == pytest.approx(float(image.float().mean()), rel=0.01)
     undone = task.undo_view(perfect_outputs(in_view, side, levels), view, model)
     assert torch.allclose(
-        decode(all_deltas(undone)[0], model.anchors), box.expand(len(model.anchors), 4), atol=0.05
+        decode_boxes(all_deltas(undone)[0], model.anchors), box.expand(len(model.anchors), 4), atol=0.05
     )
     plain = task.undo_view(perfect_outputs(box, size, levels), (0, False), model)
     difference = (undone["scores"] - plain["scores"]).abs()

@@ -12,7 +12,7 @@ from cxr.datasets.lungs.files import read_tables
 from cxr.datasets.lungs.synthetic import draw_picture, write_lungs
 from cxr.geometry.crops import crop_at, cut
 from cxr.geometry.lung_box import lung_box, paste
-from cxr.geometry.masks import decode
+from cxr.geometry.masks import decode_runs
 from cxr.system.disk import InputError
 
 
@@ -102,7 +102,7 @@ def test_tables_of_drawn_lungs(folder):
         cv2.imread(str(folder / "masks" / f"{train['image_id'][2]}.png"), cv2.IMREAD_GRAYSCALE)
         > 127
     )
-    assert np.array_equal(decode(train["mask"][2], 96, 96), mask) and 0.1 < mask.mean() < 0.6
+    assert np.array_equal(decode_runs(train["mask"][2], 96, 96), mask) and 0.1 < mask.mean() < 0.6
     assert (train["n_boxes"] == 2).mean() > 0.5
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from cxr.config import STOPPED, Config
 from cxr.data.dataset import ResumableSampler, XrayDataset, read_table
-from cxr.geometry.masks import encode
+from cxr.geometry.masks import encode_runs
 from cxr.inference import lung_crops
 from cxr.inference.checkpoint import load_state
 from cxr.inference.predictions import read_predictions
@@ -81,7 +81,7 @@ def working(tmp_path_factory):
                 "height": SIDE,
                 "boxes": "[]",
                 "box_labels": "[]",
-                "mask": encode(mask),
+                "mask": encode_runs(mask),
                 "label": i % 2,
             }
         )

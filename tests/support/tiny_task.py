@@ -19,7 +19,7 @@ from torch import nn
 from cxr.config import Config
 from cxr.datasets.rsna.files import read_tables
 from cxr.datasets.rsna.synthetic import write_rsna
-from cxr.geometry.boxes import make_anchors
+from cxr.geometry.anchors import make_anchors
 from cxr.inference import predictions
 from cxr.inference import run as inference
 from cxr.methods.detector.image_scorer import make_rule, quick_score

@@ -9,20 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr.geometry.boxes import (
+from cxr.geometry.anchors import (
     PER_CELL,
     cell_shapes,
-    centre_size,
-    clip_boxes,
-    decode,
-    encode,
+    decode_boxes,
+    encode_boxes,
     flip_index,
-    iou,
     make_anchors,
     parse_levels,
     scale_index,
-    warp_boxes,
 )
+from cxr.geometry.boxes import box_iou, centre_size, clip_boxes, warp_boxes
 from cxr.system.disk import InputError
 
 EIGHTS = st.integers(0, 8000).map(lambda k: k / 8)
@@ -76,7 +73,7 @@ def test_code_of_a_known_box():
     """An anchor of 20 x 40 moved by (2, -4) and doubled in width: dx = 2/20/0.1, dy = -4/40/0.1, dw = log 2/0.2."""
     anchor, box = torch.tensor([10.0, 10, 30, 50]), torch.tensor([2.0, 6, 42, 46])
     assert torch.allclose(
-        encode(box, anchor), torch.tensor([1.0, -1.0, math.log(2) / 0.2, 0.0]), atol=1e-6
+        encode_boxes(box, anchor), torch.tensor([1.0, -1.0, math.log(2) / 0.2, 0.0]), atol=1e-6
     )
 
 
@@ -85,18 +82,18 @@ def test_decode_inverts_encode(box, anchor):
     box, anchor = torch.tensor(box, dtype=torch.float64), torch.tensor(anchor, dtype=torch.float64)
     growth = ((box[2:] - box[:2]) / (anchor[2:] - anchor[:2])).max()
     if growth < 16:
-        assert torch.allclose(decode(encode(box, anchor), anchor), box, atol=1e-6)
+        assert torch.allclose(decode_boxes(encode_boxes(box, anchor), anchor), box, atol=1e-6)
     else:
         assert (
-            (decode(encode(box, anchor), anchor)[2:] - decode(encode(box, anchor), anchor)[:2])
+            (decode_boxes(encode_boxes(box, anchor), anchor)[2:] - decode_boxes(encode_boxes(box, anchor), anchor)[:2])
             <= 16.001 * (anchor[2:] - anchor[:2])
         ).all()
 
 
 def test_decode_of_extreme_outputs_is_finite():
     anchors = make_anchors(64, [4])
-    assert decode(torch.full((len(anchors), 4), 1e4), anchors).isfinite().all()
-    assert decode(torch.full((len(anchors), 4), -1e4), anchors).isfinite().all()
+    assert decode_boxes(torch.full((len(anchors), 4), 1e4), anchors).isfinite().all()
+    assert decode_boxes(torch.full((len(anchors), 4), -1e4), anchors).isfinite().all()
 
 
 def test_iou_by_hand():
@@ -108,17 +105,17 @@ def test_iou_by_hand():
         ]
     )
     expected = torch.tensor([[[1, 1 / 3, 0], [0, 0, 0]], [[0, 0.5, 0], [0.5, 0, 0]]])
-    assert torch.allclose(iou(anchors, boxes), expected)
+    assert torch.allclose(box_iou(anchors, boxes), expected)
 
 
 @given(BOX, BOX)
 def test_iou_is_symmetric_and_below_one(a, b):
     a, b = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
-    value = float(iou(a, b)[0, 0])
+    value = float(box_iou(a, b)[0, 0])
     assert (
         0 <= value <= 1 + 1e-12
-        and value == pytest.approx(float(iou(b, a)[0, 0]))
-        and float(iou(a, a)) == 1
+        and value == pytest.approx(float(box_iou(b, a)[0, 0]))
+        and float(box_iou(a, a)) == 1
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr.data.dataset import collate
-from cxr.geometry.boxes import make_anchors
+from cxr.geometry.anchors import make_anchors
 from cxr.methods.detector.losses import detection_loss, focal, global_loss
 from cxr.methods.detector.matching import Matcher
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr.geometry.boxes import encode, iou, make_anchors
+from cxr.geometry.anchors import encode_boxes, make_anchors
+from cxr.geometry.boxes import box_iou
 from cxr.methods.detector.matching import Matcher
 
 ANCHORS = make_anchors(128, [3, 4, 5])
@@ -27,14 +28,14 @@ def test_the_same_as_all_anchors_against_all_boxes(seed, count):
         torch.arange(count),
     )
     found = MATCHER(boxes, labels)
-    overlap = iou(ANCHORS, boxes) if count else torch.zeros(len(ANCHORS), 1)
+    overlap = box_iou(ANCHORS, boxes) if count else torch.zeros(len(ANCHORS), 1)
     best, owner = overlap.max(1)
     positive = (best >= 0.5).nonzero()[:, 0]
     assert found["positive"].tolist() == positive.tolist()
     assert found["ignored"].tolist() == ((best >= 0.4) & (best < 0.5)).nonzero()[:, 0].tolist()
     assert found["positive_label"].tolist() == labels[owner[positive]].tolist()
     if count:
-        assert torch.allclose(found["goal"], encode(boxes[owner[positive]], ANCHORS[positive]))
+        assert torch.allclose(found["goal"], encode_boxes(boxes[owner[positive]], ANCHORS[positive]))
 
 
 def test_no_boxes():

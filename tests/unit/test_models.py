@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
-from cxr.geometry.boxes import make_anchors, parse_levels
+from cxr.geometry.anchors import make_anchors, parse_levels
 from cxr.methods.detector.losses import detection_loss
 from cxr.networks import encoders
 from cxr.networks.encoders import build_encoder, load_into, read_weights

@@ -24,7 +24,7 @@ from cxr.datasets.pneumothorax.files import (
     read_tables,
 )
 from cxr.datasets.pneumothorax.synthetic import write_pneumothorax
-from cxr.geometry.masks import decode, dice, encode
+from cxr.geometry.masks import decode_runs, dice, encode_runs
 from cxr.images.read import convert_image
 from cxr.inference.predictions import read_predictions
 from cxr.methods.segmenter.records import MaskPrediction
@@ -345,7 +345,7 @@ def test_written_submission(finished):
     table = pd.read_csv(finished.run / "submission.csv", dtype=str)
     assert table["ImageId"].tolist() == read_sample(finished.source)
     for text in table["EncodedPixels"]:
-        assert encode(decode(text, 1024, 1024)) == text
+        assert encode_runs(decode_runs(text, 1024, 1024)) == text
 
 
 def test_report(finished):
@@ -453,7 +453,7 @@ def test_the_real_sample(tmp_path):
     train, test, notes = read_tables(SHARED)
     assert len(train) == 32 and train["label"].sum() == 14 and len(test) == 12
     assert sorted(Path(path).suffix for path in train["path"]).count(".dcm") == 26
-    assert all(encode(decode(text, 1024, 1024)) == text for text in train["mask"])
+    assert all(encode_runs(decode_runs(text, 1024, 1024)) == text for text in train["mask"])
     for table in (train[train["path"].str.endswith(("png", "jpg"))], train[:3], test[:3]):
         for row in table.itertuples():
             header, reason = convert_image(row.path, tmp_path / f"{row.image_id}.png", 64)

@@ -7,7 +7,7 @@ import cv2
 import pandas as pd
 
 from cxr.data.dataset import read_png
-from cxr.geometry.masks import encode, find_outlines
+from cxr.geometry.masks import encode_runs, find_outlines
 from cxr.system.disk import InputError
 
 CLASSES = ("No lungs", "Lungs")
@@ -54,7 +54,7 @@ def row_of(path, mask_path):
     corners = [cv2.boundingRect(line) for line in find_outlines(mask)]
     boxes = [[x, y, x + width, y + height] for x, y, width, height in corners]
     return common | {
-        "mask": encode(mask),
+        "mask": encode_runs(mask),
         "boxes": json.dumps(boxes),
         "box_labels": json.dumps([0] * len(boxes)),
         "n_boxes": len(boxes),

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cxr.geometry.masks import EMPTY, decode, encode, merge
+from cxr.geometry.masks import EMPTY, decode_runs, encode_runs, merge
 from cxr.system.disk import InputError
 
 CLASSES = ("No pneumothorax", "Pneumothorax")
@@ -84,7 +84,7 @@ def _table(files, regions, groups):
 
 def box_around(text):
     """[x1, y1, x2, y2] around a mask given as run lengths."""
-    x, y, width, height = cv2.boundingRect(decode(text, FRAME, FRAME))
+    x, y, width, height = cv2.boundingRect(decode_runs(text, FRAME, FRAME))
     return [float(x), float(y), float(x + width), float(y + height)]
 
 
@@ -113,7 +113,7 @@ def read_labels(input_dir, notes):
 def _check_runs(path, image_id, texts):
     for text in texts:
         try:
-            decode(text, FRAME, FRAME)
+            decode_runs(text, FRAME, FRAME)
         except ValueError as error:
             raise InputError(
                 f"{path} has a broken mask of {image_id} ({error}): download it again"
@@ -222,7 +222,7 @@ def check_submission(table, ids):
         )
     for image_id, text in zip(table.ImageId, table.EncodedPixels):
         try:
-            same = encode(decode(text, FRAME, FRAME)) == text
+            same = encode_runs(decode_runs(text, FRAME, FRAME)) == text
         except ValueError as error:
             raise InputError(f"the submission is wrong for {image_id}: {error}") from None
         if not same:

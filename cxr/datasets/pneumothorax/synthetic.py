@@ -9,7 +9,7 @@ import numpy as np
 from cxr.datasets.phantom.chest import draw_chest
 from cxr.datasets.phantom.findings import DRAW, collapse, expose, healthy
 from cxr.datasets.rsna.synthetic import FRAME, draw_patients, write_dicom, write_table, write_whole
-from cxr.geometry.masks import EMPTY, encode
+from cxr.geometry.masks import EMPTY, encode_runs
 
 PREFIX = "1.2.276.0.7230010.3.1.{}.8323329.{}.1517875{}.{}"  # 2 study, 3 series, 4 image
 POSITIVE_SHARE, BOTH_SHARE = 0.4, 0.1  # a demo needs more positives than the 22 % of the original
@@ -59,7 +59,7 @@ def write_images(folder, seed, count, side, flat):
         rows.append(
             (
                 uids[2],
-                [encode(mask) for mask in masks] or [EMPTY],
+                [encode_runs(mask) for mask in masks] or [EMPTY],
                 f"{patient:08d}_{image_number:03d}.png",
             )
         )

@@ -2,7 +2,8 @@
 
 import torch
 
-from cxr.geometry.boxes import encode, iou
+from cxr.geometry.anchors import encode_boxes
+from cxr.geometry.boxes import box_iou
 
 POSITIVE, NEGATIVE = 0.5, 0.4  # IoU with a true box
 
@@ -35,7 +36,7 @@ class Matcher:
         anchors, owner = anchor[positive], box[positive]
         return {
             "positive": anchors,
-            "goal": encode(boxes[owner], self.anchors[anchors]),
+            "goal": encode_boxes(boxes[owner], self.anchors[anchors]),
             "positive_label": labels[owner],
             "ignored": anchor[~positive],
         }
@@ -49,7 +50,7 @@ class Matcher:
             own = float((box[2:] - box[:2]).prod())
             for area, index, anchors in self.sizes:
                 if min(area, own) >= 0.99 * NEGATIVE * max(area, own):
-                    overlap = iou(anchors, box[None])[:, 0]
+                    overlap = box_iou(anchors, box[None])[:, 0]
                     near = (overlap >= NEGATIVE).nonzero()[:, 0]
                     found.append((index[near], torch.full_like(near, number), overlap[near]))
         return tuple(torch.cat(part) for part in zip(*found))

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
 from cxr.data.dataset import ResumableSampler, keep_classes
-from cxr.geometry.boxes import (
-    centre_size,
-    decode,
-    encode,
+from cxr.geometry.anchors import (
+    decode_boxes,
+    encode_boxes,
     flip_index,
     make_anchors,
     parse_levels,
     scale_index,
 )
+from cxr.geometry.boxes import centre_size
 from cxr.methods.detector.losses import detection_loss, global_loss
 from cxr.methods.detector.matching import Matcher
 from cxr.methods.detector.records import Candidates
@@ -164,8 +164,8 @@ class DetectionTask:
                 deltas = deltas * deltas.new_tensor([-1, 1, 1, 1])
             if thirds:
                 anchors = make_anchors(side, model.levels)[place[anchor]].to(device)
-                boxes = decode(deltas, anchors) * (model.image_size / side)
-                deltas = encode(boxes, model.anchors[anchor.to(device)])
+                boxes = decode_boxes(deltas, anchors) * (model.image_size / side)
+                deltas = encode_boxes(boxes, model.anchors[anchor.to(device)])
             return deltas
 
         return {
@@ -215,7 +215,7 @@ class DetectionTask:
         else:
             low = high = deltas[0]
         scale = np.array([row["width"], row["height"]]) / model.image_size
-        (centre, size20), (_, size80) = (centre_size(decode(part, anchors)) for part in (low, high))
+        (centre, size20), (_, size80) = (centre_size(decode_boxes(part, anchors)) for part in (low, high))
         centre, size20, size80 = (
             (part.cpu().numpy() * scale).astype(np.float32) for part in (centre, size20, size80)
         )
@@ -247,7 +247,7 @@ class DetectionTask:
             score, anchor, label = best_pairs(
                 outputs["scores"][i].sigmoid(), QUICK_TOP, QUICK_FLOOR
             )
-            boxes = decode(outputs["deltas"][i, anchor], model.anchors[anchor]).clamp(0, size)
+            boxes = decode_boxes(outputs["deltas"][i, anchor], model.anchors[anchor]).clamp(0, size)
             keep = batched_nms(boxes, score, label, self.nms_iou)
             found[row] = (*(part[keep].cpu().numpy() for part in (boxes, score, label)), size)
         return found

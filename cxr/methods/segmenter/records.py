@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from cxr.geometry.masks import decode
+from cxr.geometry.masks import decode_runs
 
 
 @dataclass(eq=False)
@@ -62,7 +62,7 @@ class MaskCase(NamedTuple):
 
     def true(self):
         """(height, width) uint8 of 0 and 1."""
-        return decode(self.runs, self.found.height, self.found.width)
+        return decode_runs(self.runs, self.found.height, self.found.width)
 
 
 def pack_picture(probability, side):

@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from cxr.geometry.masks import dice, encode, find_outlines
+from cxr.geometry.masks import dice, encode_runs, find_outlines
 from cxr.methods.evaluation import Boxes, Evaluation
 from cxr.methods.segmenter.rules import GRIDS, Measured, apply, level, measure, nested
 from cxr.methods.segmenter.stacking import Stack
@@ -228,6 +228,6 @@ def sensitivity(measured, final):
 
 def apply_to(rule, found, stack):
     """Run lengths of a test image, decided by the stack's score, or without a stack by the image's own."""
-    return encode(
+    return encode_runs(
         apply(rule, found.picture(), stack.of_test(found.image_id) if stack else found.head)
     )

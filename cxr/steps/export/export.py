@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from cxr.data.dataset import read_png, read_table, scaled_boxes
-from cxr.geometry.boxes import decode
+from cxr.geometry.anchors import decode_boxes
 from cxr.images.read import resize
 from cxr.inference.checkpoint import fingerprints
 from cxr.inference.run import VIEWS, fold_checkpoints, load_model, stored_config
@@ -174,8 +174,8 @@ def compare(task, networks, found, pictures, frames, views):
         shown = (scores.amax(1) > task.floor).nonzero()[:, 0]
         moved = [
             (
-                decode(mine[shown], anchors[shown])
-                - decode(part["deltas"](0 * shown, shown), anchors[shown])
+                decode_boxes(mine[shown], anchors[shown])
+                - decode_boxes(part["deltas"](0 * shown, shown), anchors[shown])
             ).abs()
             for mine, part in zip(own_deltas, raw)
         ]
