@@ -13,14 +13,14 @@ from dataclasses import replace
 from cxr.config import run_step
 from cxr.data.preparation import prepare
 from cxr.plots.data_overview import write_overview
-from cxr.steps.download.download import find_input
+from cxr.system.kaggle import find_input
 from cxr.tasks import TASKS
 
 
 def step(task, config):
-    found = find_input(config, task.slug, task.expected_files)
-    if found:
-        config = replace(config, input=found.parent)
+    mounted = find_input(config.input, task.slug, task.expected_files)
+    if mounted:
+        config = replace(config, input=mounted.parent)
     prepare(task, config)
     write_overview(config.task_dir, task.class_names, box_classes=task.box_classes)
     print(f"to look at the data: {config.task_dir / 'overview.png'} and samples.png beside it")

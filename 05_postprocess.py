@@ -11,9 +11,9 @@ Kaggle competition gets results in its own format, test_results/ and valid_resul
 """
 
 from cxr.config import run_step
-from cxr.steps.download.download import submit
 from cxr.steps.postprocess.compare import compare, run_folders
 from cxr.steps.postprocess.postprocess import postprocess
+from cxr.system.kaggle import submit
 from cxr.tasks import TASKS
 
 

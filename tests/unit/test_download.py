@@ -1,4 +1,7 @@
-"""Step 01 against a stand-in Kaggle: a local HTTP server for the real client, and client objects that fail to order."""
+"""Step 01 against a stand-in Kaggle.
+
+A local HTTP server answers the real client, and client objects fail to order.
+"""
 
 import io
 import os
@@ -16,7 +19,8 @@ import pytest
 import requests
 
 from cxr.steps.download import download
-from cxr.system.disk import InputError
+from cxr.system import kaggle
+from cxr.system.errors import InputError
 
 SLUG = "some-competition"
 EXPECTED = ("images", "labels.csv")
@@ -25,7 +29,8 @@ Usage = namedtuple("Usage", "total used free")
 
 def make_zip(names=("images/a.dcm", "images/b.dcm", "labels.csv"), size=40_000):
     """A zip of incompressible files, as bytes."""
-    rng, buffer = np.random.default_rng(0), io.BytesIO()
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in names:
             archive.writestr(name, rng.bytes(size))
@@ -39,13 +44,21 @@ BROKEN = GOOD[:20_000] + bytes(100) + GOOD[20_100:]  # right length and director
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `payload` as the competition's archive. `cuts`: bytes after which each next answer breaks off;
-    `status`: the error it answers to the API instead; `ranges` and `uploads`: what it was asked for and sent."""
+    """Serves `payload` as the competition's archive.
+
+    `cuts`: bytes after which each next answer breaks off; `status`: the error it answers to the
+    API instead; `ranges` and `uploads`: what it was asked for and sent.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.payload, self.cuts, self.status, self.headers = GOOD, [], None, {}
-        self.ranges, self.uploads, self.requests = [], [], []
+        self.payload = GOOD
+        self.cuts = []
+        self.status = None
+        self.headers = {}
+        self.ranges = []
+        self.uploads = []
+        self.requests = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address):
@@ -55,9 +68,10 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def answer(self, status, body=b"", kind="application/json", **headers):
+    def answer(self, status, body=b"", content_type="application/json", **headers):
         self.send_response(status)
-        for key, value in {"Content-Type": kind, "Content-Length": len(body), **headers}.items():
+        headers = {"Content-Type": content_type, "Content-Length": len(body)} | headers
+        for key, value in headers.items():
             self.send_header(key.replace("_", "-"), str(value))
         self.end_headers()
         self.wfile.write(body)
@@ -79,19 +93,22 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, b"{}")
 
     def do_GET(self):
-        asked = self.headers.get("Range")
-        self.server.ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        byte_range = self.headers.get("Range")
+        self.server.ranges.append(byte_range)
+        start = 0
+        if byte_range:
+            start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
         body = self.server.payload[start:]
         cut = self.server.cuts.pop(0) if self.server.cuts else len(body)
-        self.send_response(206 if asked else 200)
-        for key, value in {
+        self.send_response(206 if byte_range else 200)
+        headers = {
             "Content-Type": "application/zip",
             "Content-Length": len(body),
             "Accept-Ranges": "bytes",
             "ETag": '"1"',
             "Last-Modified": "Wed, 01 Aug 2018 00:00:00 GMT",
-        }.items():
+        }
+        for key, value in headers.items():
             self.send_header(key, str(value))
         self.end_headers()
         self.wfile.write(body[:cut])
@@ -115,7 +132,8 @@ def server():
 
 @pytest.fixture
 def no_credentials(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+    variables = [name for name in os.environ if name.startswith("KAGGLE_")]
+    for name in variables:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()
@@ -127,7 +145,7 @@ def no_credentials(monkeypatch, tmp_path):
 
 @pytest.fixture
 def kaggle_server(monkeypatch, no_credentials, server):
-    """The real client, signed in with an old-style key and talking to the local server, without its pauses."""
+    """The real client, signed in with an old-style key; it asks the local server without pauses."""
     environment = pytest.importorskip(
         "kagglesdk.kaggle_env", reason="this kaggle version has another transport"
     )
@@ -145,18 +163,18 @@ def kaggle_server(monkeypatch, no_credentials, server):
 
 
 class StandIn:
-    """A client that continues a partial file by HTTP range and gives up at the first error, as old versions do."""
+    """A client that continues a partial file and gives up at the first error, as old ones do."""
 
     def __init__(self, url):
-        self.url, self.calls = url, 0
+        self.url = url
+        self.calls = 0
 
-    def competition_download_files(self, competition, path=None, force=False, quiet=True):
+    def competition_download_files(self, competition, path, **_):
         self.calls += 1
         file = Path(path) / f"{competition}.zip"
-        have = file.stat().st_size if file.exists() else 0
-        request = urllib.request.Request(
-            self.url, headers={"Range": f"bytes={have}-"} if have else {}
-        )
+        present = file.stat().st_size if file.exists() else 0
+        headers = {"Range": f"bytes={present}-"} if present else {}
+        request = urllib.request.Request(self.url, headers=headers)
         with urllib.request.urlopen(request) as answer, file.open("ab") as out:
             while block := answer.read(1024):
                 out.write(block)
@@ -174,21 +192,20 @@ class Failing:
     competition_submit = competition_download_files
 
 
-def get(folder, api=None, zip_bytes=len(GOOD), extracted_bytes=120_000):
-    return download.download(SLUG, folder, EXPECTED, zip_bytes, extracted_bytes, api=api)
+def get(folder, client=None, zip_bytes=40_000, extracted_bytes=120_000):
+    download.download(SLUG, folder, EXPECTED, zip_bytes, extracted_bytes, client=client)
 
 
 def is_complete(folder, size=40_000):
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
-    return (
-        names == ["images/a.dcm", "images/b.dcm", "labels.csv"]
-        and (folder / "labels.csv").stat().st_size == size
-    )
+    if names != ["images/a.dcm", "images/b.dcm", "labels.csv"]:
+        return False
+    return (folder / "labels.csv").stat().st_size == size
 
 
-def only(folder):
+def is_alone(folder):
     """Nothing but the data set lies in its parent: no archive, no temporary folder, no marker."""
     return [path.name for path in folder.parent.iterdir()] == [folder.name]
 
@@ -200,38 +217,36 @@ def folder(tmp_path):
 
 def test_real_client_downloads_and_unzips(kaggle_server, folder):
     get(folder)
-    assert is_complete(folder) and only(folder)
-    assert (
-        kaggle_server.requests[0][0].endswith("/DownloadDataFiles")
-        and SLUG.encode() in kaggle_server.requests[0][1]
-    )
+    assert is_complete(folder) and is_alone(folder)
+    path, body = kaggle_server.requests[0]
+    assert path.endswith("/DownloadDataFiles")
+    assert SLUG.encode() in body
 
 
 def test_real_client_recovers_from_a_broken_connection(kaggle_server, folder):
-    kaggle_server.payload, kaggle_server.cuts = BIG, [2_500_000]
+    kaggle_server.payload = BIG
+    kaggle_server.cuts = [2_500_000]
     get(folder)
-    assert is_complete(folder, 1_000_000) and kaggle_server.ranges == [None, f"bytes={2 * CHUNK}-"]
+    assert is_complete(folder, 1_000_000)
+    assert kaggle_server.ranges == [None, f"bytes={2 * CHUNK}-"]
 
 
 def test_real_client_resumes_in_a_later_run(kaggle_server, folder):
-    kaggle_server.payload, kaggle_server.cuts = (
-        BIG,
-        [1_500_000, 9, 9, 9, 9, 9],
-    )  # first answer and all its retries
+    kaggle_server.payload = BIG
+    kaggle_server.cuts = [1_500_000, 9, 9, 9, 9, 9]  # first answer and all its retries
     with pytest.raises(InputError, match="same command continues"):
         get(folder)
-    assert not folder.exists() and folder.with_name(f"{SLUG}.zip").stat().st_size == CHUNK
+    assert not folder.exists()
+    assert folder.with_name(f"{SLUG}.zip").stat().st_size == CHUNK
     kaggle_server.ranges.clear()
     get(folder)
-    assert (
-        is_complete(folder, 1_000_000)
-        and only(folder)
-        and kaggle_server.ranges[-1] == f"bytes={CHUNK}-"
-    )
+    assert is_complete(folder, 1_000_000)
+    assert is_alone(folder)
+    assert kaggle_server.ranges[-1] == f"bytes={CHUNK}-"
 
 
 @pytest.mark.parametrize(
-    "status, words",
+    "status, sentence",
     [
         (401, "new token"),
         (403, f"https://www.kaggle.com/competitions/{SLUG}/rules"),
@@ -239,16 +254,17 @@ def test_real_client_resumes_in_a_later_run(kaggle_server, folder):
         (503, "error 503"),
     ],
 )
-def test_real_client_errors_are_explained(kaggle_server, folder, status, words):
+def test_real_client_errors_are_explained(kaggle_server, folder, status, sentence):
     kaggle_server.status = status
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=sentence) as caught:
         get(folder)
     assert str(status) in str(caught.value) and not folder.exists()
 
 
 def test_real_client_429_names_the_time_to_wait(kaggle_server, folder):
-    kaggle_server.status, kaggle_server.headers = 429, {"Retry_After": 17}
-    with pytest.raises(InputError, match="429.*17 seconds"):
+    kaggle_server.status = 429
+    kaggle_server.headers = {"Retry_After": 17}
+    with pytest.raises(InputError, match=r"429.*17 seconds"):
         get(folder)
 
 
@@ -262,9 +278,10 @@ def test_real_client_without_server(kaggle_server, folder):
 def test_real_client_submits(kaggle_server, tmp_path, capsys):
     file = tmp_path / "submission.csv"
     file.write_text("patientId,PredictionString\n")
-    assert download.submit(SLUG, file, "a message") == "Successfully submitted"
+    assert kaggle.submit(SLUG, file, "a message") == "Successfully submitted"
     assert kaggle_server.uploads == [file.read_bytes()]
-    assert b"a message" in kaggle_server.requests[-1][1] and "submitted" in capsys.readouterr().out
+    assert b"a message" in kaggle_server.requests[-1][1]
+    assert "submitted" in capsys.readouterr().out
 
 
 def test_real_client_without_credentials(no_credentials, monkeypatch, folder):
@@ -272,14 +289,8 @@ def test_real_client_without_credentials(no_credentials, monkeypatch, folder):
     monkeypatch.setattr(extended.KaggleApi, "config", str(no_credentials / "kaggle.json"))
     with pytest.raises(InputError) as caught:
         get(folder)
-    for words in (
-        "access_token",
-        "KAGGLE_API_TOKEN",
-        "KAGGLE_KEY",
-        "kaggle.json",
-        f"{SLUG}/rules",
-        "--demo",
-    ):
+    named = ["access_token", "KAGGLE_API_TOKEN", "KAGGLE_KEY", "kaggle.json", "--demo"]
+    for words in [*named, f"{SLUG}/rules"]:
         assert words in str(caught.value)
 
 
@@ -297,7 +308,7 @@ def raising(error):
 
 
 @pytest.mark.parametrize(
-    "error, words",
+    "error, sentence",
     [
         (
             OSError("Could not find kaggle.json. Make sure it's located in ..."),
@@ -308,9 +319,9 @@ def raising(error):
         (requests.exceptions.ConnectionError("name resolution"), "connection to Kaggle failed"),
     ],
 )
-def test_every_way_in_which_signing_in_fails(monkeypatch, folder, error, words):
+def test_every_way_in_which_signing_in_fails(monkeypatch, folder, error, sentence):
     imitate_kaggle(monkeypatch, KaggleApi=raising(error))
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=sentence):
         get(folder)
 
 
@@ -340,12 +351,13 @@ class ApiException(Exception):
 
     def __init__(self, status, headers=None):
         super().__init__(f"({status})")
-        self.status, self.headers = status, headers
+        self.status = status
+        self.headers = headers
 
 
 @pytest.mark.parametrize("make", [http_error, ApiException])
 @pytest.mark.parametrize(
-    "status, words",
+    "status, sentence",
     [
         (401, "token"),
         (403, "rules"),
@@ -354,8 +366,8 @@ class ApiException(Exception):
         (500, "error 500"),
     ],
 )
-def test_both_kinds_of_http_errors(folder, make, status, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_both_kinds_of_http_errors(folder, make, status, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
         get(folder, Failing(make(status)))
     assert "same command continues" in str(caught.value)
 
@@ -394,11 +406,14 @@ def test_other_errors_pass(folder, error):
 
 
 def test_stand_in_client_resumes(server, folder):
-    api, server.cuts = StandIn(server.url), [30_000]
+    client = StandIn(server.url)
+    server.cuts = [30_000]
     with pytest.raises(InputError, match="same command continues"):
-        get(folder, api)
-    get(folder, api)
-    assert is_complete(folder) and only(folder) and server.ranges == [None, "bytes=30000-"]
+        get(folder, client)
+    get(folder, client)
+    assert is_complete(folder)
+    assert is_alone(folder)
+    assert server.ranges == [None, "bytes=30000-"]
 
 
 def test_client_that_writes_nothing(folder):
@@ -407,16 +422,19 @@ def test_client_that_writes_nothing(folder):
 
 
 def test_damaged_archive_is_deleted_and_downloaded_again(server, folder, capsys):
-    api, server.payload = StandIn(server.url), BROKEN
-    original = api.competition_download_files
+    client = StandIn(server.url)
+    server.payload = BROKEN
+    original = client.competition_download_files
 
     def heal(*arguments, **settings):
         original(*arguments, **settings)
         server.payload = GOOD
 
-    api.competition_download_files = heal
-    get(folder, api)
-    assert is_complete(folder) and only(folder) and api.calls == 2
+    client.competition_download_files = heal
+    get(folder, client)
+    assert is_complete(folder)
+    assert is_alone(folder)
+    assert client.calls == 2
     assert "damaged" in capsys.readouterr().out
 
 
@@ -425,14 +443,15 @@ def test_archive_that_stays_damaged(server, folder, payload):
     server.payload = payload
     with pytest.raises(InputError, match="damaged 2 times"):
         get(folder, StandIn(server.url))
-    assert not folder.exists() and not folder.with_name(f"{SLUG}.zip").exists()
+    assert not folder.exists()
+    assert not folder.with_name(f"{SLUG}.zip").exists()
 
 
 def test_archive_put_there_by_hand_needs_no_client(folder):
     folder.parent.mkdir()
     folder.with_name(f"{SLUG}.zip").write_bytes(GOOD)
     get(folder, Failing(AssertionError("not needed")))
-    assert is_complete(folder) and only(folder)
+    assert is_complete(folder) and is_alone(folder)
 
 
 def test_archive_of_something_else(folder):
@@ -448,10 +467,8 @@ def test_archive_cannot_write_outside(folder):
     names = ["../../escaped.txt", "images/a.dcm", "labels.csv"]
     folder.with_name(f"{SLUG}.zip").write_bytes(make_zip(names))
     get(folder)
-    assert (
-        not (folder.parent.parent / "escaped.txt").exists()
-        and not (folder.parent / "escaped.txt").exists()
-    )
+    assert not (folder.parent.parent / "escaped.txt").exists()
+    assert not (folder.parent / "escaped.txt").exists()
 
 
 def test_kill_while_unzipping(folder, monkeypatch):
@@ -462,11 +479,11 @@ def test_kill_while_unzipping(folder, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(download, "missing", killed)
+        patch.setattr(download, "missing_names", killed)
         get(folder)
     assert not folder.exists()
     get(folder)
-    assert is_complete(folder) and only(folder)
+    assert is_complete(folder) and is_alone(folder)
 
 
 def test_disk_too_small(monkeypatch, folder):
@@ -476,11 +493,14 @@ def test_disk_too_small(monkeypatch, folder):
 
 
 def test_what_a_killed_unzipping_left_does_not_count(monkeypatch, folder):
-    left = folder.with_name(f".{folder.name}.unzipping")
-    left.mkdir(parents=True)
-    monkeypatch.setattr(
-        download.shutil, "disk_usage", lambda _: Usage(0, 0, 10e9 if not left.exists() else 6e9)
-    )
+    left_over = folder.with_name(f".{folder.name}.unzipping")
+    left_over.mkdir(parents=True)
+
+    def disk_usage(_):
+        free = 6e9 if left_over.exists() else 10e9
+        return Usage(0, 0, free)
+
+    monkeypatch.setattr(download.shutil, "disk_usage", disk_usage)
     with pytest.raises(AssertionError, match="asked"):  # the disk is large enough
         get(folder, Failing(AssertionError("asked")), zip_bytes=3.7e9, extracted_bytes=3.8e9)
 
@@ -505,18 +525,16 @@ def fill(folder):
     return folder
 
 
-def a_task(**more):
-    return SimpleNamespace(
-        **{
-            "slug": SLUG,
-            "expected_files": EXPECTED,
-            "zip_bytes": 10,
-            "extracted_bytes": 10,
-            "by_hand": "",
-            "archives": (),
-        }
-        | more
-    )
+def a_task(**changes):
+    facts = {
+        "slug": SLUG,
+        "expected_files": EXPECTED,
+        "zip_bytes": 10,
+        "extracted_bytes": 10,
+        "by_hand": "",
+        "archives": (),
+    }
+    return SimpleNamespace(**(facts | changes))
 
 
 def a_config(folder, demo=False):
@@ -542,45 +560,47 @@ def kernel(monkeypatch, tmp_path):
 def test_kernel_mounts(kernel, tmp_path, layout):
     fill(kernel / layout)
     assert download.obtain(a_task(), a_config(tmp_path / "input")) == kernel / layout
-    assert (
-        download.find_input(a_config(tmp_path), SLUG, EXPECTED, kaggle_input=kernel)
-        == kernel / layout
-    )
+    found = kaggle.find_input(tmp_path, SLUG, EXPECTED, kaggle_input=kernel)
+    assert found == kernel / layout
 
 
-def test_kernel_without_the_data(kernel):
+@pytest.mark.usefixtures("kernel")
+def test_kernel_without_the_data():
     with pytest.raises(InputError, match="Add input"):
         download.obtain(a_task(), a_config(Path("input")))
 
 
-def test_mounts_are_not_looked_at_outside_a_kernel(outside, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("outside")
+def test_mounts_are_not_looked_at_outside_a_kernel(monkeypatch, tmp_path):
     fill(tmp_path / "kaggle" / SLUG)
     monkeypatch.setenv("CXR_KAGGLE_INPUT", str(tmp_path / "kaggle"))
-    assert download.find_input(a_config(tmp_path / "input"), SLUG, EXPECTED) is None
+    assert kaggle.find_input(tmp_path / "input", SLUG, EXPECTED) is None
 
 
-def test_what_is_there_is_used(outside, tmp_path, capsys):
+@pytest.mark.usefixtures("outside")
+def test_what_is_there_is_used(tmp_path, capsys):
     fill(tmp_path / SLUG)
     assert download.obtain(a_task(), a_config(tmp_path)) == tmp_path / SLUG
     assert "nothing to download" in capsys.readouterr().out
 
 
-def test_incomplete_folder(outside, tmp_path):
+@pytest.mark.usefixtures("outside")
+def test_incomplete_folder(tmp_path):
     fill(tmp_path / SLUG)
     (tmp_path / SLUG / "images" / "a.dcm").unlink()
     with pytest.raises(InputError, match="lacks images"):
         download.obtain(a_task(), a_config(tmp_path))
 
 
-def test_input_that_does_not_exist(outside, tmp_path):
+@pytest.mark.usefixtures("outside")
+def test_input_that_does_not_exist(tmp_path):
     with pytest.raises(InputError, match="--input"):
         download.obtain(a_task(), a_config(tmp_path / "nowhere"))
 
 
+@pytest.mark.usefixtures("kaggle_server")
 @pytest.mark.parametrize("empty_folder", [False, True])
-def test_obtain_downloads_into_the_default_input(
-    kaggle_server, monkeypatch, tmp_path, empty_folder
-):
+def test_obtain_downloads_into_the_default_input(monkeypatch, tmp_path, empty_folder):
     monkeypatch.chdir(tmp_path)
     if empty_folder:
         Path("input", SLUG).mkdir(parents=True)
@@ -588,7 +608,8 @@ def test_obtain_downloads_into_the_default_input(
     assert is_complete(Path("input", SLUG))
 
 
-def test_demo_draws_and_keeps(outside, tmp_path, capsys):
+@pytest.mark.usefixtures("outside")
+def test_demo_draws_and_keeps(tmp_path, capsys):
     calls = []
 
     def write(folder, n_train):
@@ -604,11 +625,11 @@ def test_demo_draws_and_keeps(outside, tmp_path, capsys):
 
 def test_submit_needs_a_file(tmp_path):
     with pytest.raises(InputError, match="missing"):
-        download.submit(SLUG, tmp_path / "submission.csv", "text", Failing(AssertionError()))
+        kaggle.submit(SLUG, tmp_path / "submission.csv", "text", Failing(AssertionError()))
 
 
 @pytest.mark.parametrize(
-    "api, words",
+    "client, sentence",
     [
         (Failing(http_error(403)), "rules.*was not submitted"),
         (Failing(http_error(400)), "400 refused"),
@@ -622,7 +643,7 @@ def test_submit_needs_a_file(tmp_path):
         ),
     ],
 )
-def test_submit_that_fails(tmp_path, api, words):
+def test_submit_that_fails(tmp_path, client, sentence):
     (tmp_path / "submission.csv").write_text("x")
-    with pytest.raises(InputError, match=words):
-        download.submit(SLUG, tmp_path / "submission.csv", "text", api)
+    with pytest.raises(InputError, match=sentence):
+        kaggle.submit(SLUG, tmp_path / "submission.csv", "text", client)
