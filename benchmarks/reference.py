@@ -24,7 +24,8 @@ from cxr.datasets.rsna.dataset import Rsna
 from cxr.geometry.anchors import PER_CELL, STD
 from cxr.geometry.boxes import warp_boxes
 from cxr.images.read import resize
-from cxr.networks.retinanet import IMAGENET_MEAN, IMAGENET_STD, flatten
+from cxr.networks.heads import flatten_maps
+from cxr.networks.network import IMAGENET_MEAN, IMAGENET_STD
 
 FRAME = 1024  # pixels on each side of an RSNA image
 
@@ -104,8 +105,8 @@ def plain_forward(model, images):
     features = model.encoder(x.expand(-1, 3, -1, -1).contiguous())
     maps = model.pyramid(features)
     return {
-        "scores": flatten([model.score_head(x) for x in maps], model.box_classes),
-        "deltas": flatten([model.box_head(x) for x in maps], 4),
+        "scores": flatten_maps([model.score_head(x) for x in maps], model.box_classes),
+        "deltas": flatten_maps([model.box_head(x) for x in maps], 4),
         "category": model.global_head(features[5]),
     }
 

@@ -12,7 +12,8 @@ from cxr.inference.lung_crops import with_crops
 from cxr.inference.predictions import PART, part_count, part_path, read_predictions, write_part
 from cxr.system import distributed
 from cxr.system.device import autocast, choose_device, choose_precision, describe
-from cxr.system.disk import InputError, read_json, write_json
+from cxr.system.disk import read_json, write_json
+from cxr.system.errors import InputError
 
 # A view is (thirds of an octave larger, flipped). Scales in steps of the anchors' own three scales per octave keep the
 # outputs of all views on one set of anchors. Where only the class counts, whether it is upside down may follow.
@@ -163,8 +164,7 @@ def load_model(task, path, device):
         )
     model = task.build_model(stored_config(state["config"]), load_weights=False)
     model.load_state_dict(state["model"])
-    if hasattr(model, "drop_auxiliary"):
-        model.drop_auxiliary()
+    model.prepare_for_prediction()
     return model.to(device, memory_format=torch.channels_last).eval()
 
 

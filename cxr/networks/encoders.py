@@ -12,7 +12,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
 from cxr.inference.checkpoint import BROKEN, first_line
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 OFFLINE = (
     "give a downloaded file with --weights FILE (a state dict), or --weights none to train from random weights "

@@ -7,12 +7,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cxr.geometry.boxes import PER_CELL, make_anchors, parse_levels
+from cxr.geometry.anchors import PER_CELL, make_anchors, parse_levels
 from cxr.networks.encoders import build_encoder
-from cxr.networks.heads import GlobalHead, build_tower, flatten_maps, outputs_at, tower_reach
+from cxr.networks.heads import (
+    GlobalHead,
+    build_tower,
+    check_channels,
+    flatten_maps,
+    outputs_at,
+    tower_reach,
+)
 from cxr.networks.network import Network, freeze_norms
 from cxr.networks.pyramid import Pyramid
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 PRIOR = 0.01  # first probability of every anchor, Lin et al. 2017, section 4.1
 
@@ -48,6 +55,7 @@ class RetinaNet(Network):
         super().__init__(image_size, pretrained=weights != "none")
         self.levels = parse_levels(levels)
         check_levels(image_size, self.levels)
+        check_channels(channels, head_norm)
         self.box_classes = box_classes
         self.reach = tower_reach(head_convs, head_norm, image_size)
 

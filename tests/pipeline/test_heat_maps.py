@@ -17,25 +17,24 @@ from cxr.config import Config
 from cxr.inference.checkpoint import plain_config, save_state
 from cxr.inference.predictions import write_part
 from cxr.methods.detector.records import Candidates
+from cxr.networks.network import Network
 from cxr.steps.grad_cam import heat_maps
 from cxr.steps.grad_cam.grad_cam import energy_share
 from cxr.steps.grad_cam.grad_cam import heat_maps as cam_of
 from cxr.steps.postprocess.report import write_report
-from cxr.system.disk import InputError, read_json, write_json
+from cxr.system.disk import read_json, write_json
+from cxr.system.errors import InputError
 
 SIDE = 64
 
 
-class Bright(nn.Module):
+class Bright(Network):
     """Class 1 where a part of the picture is bright, 2 never; like a classifier that also draws masks."""
 
     def __init__(self, image_size):
-        super().__init__()
-        self.image_size, self.scale, self.cam_layer = (
-            image_size,
-            nn.Parameter(torch.ones(1)),
-            nn.Identity(),
-        )
+        super().__init__(image_size, pretrained=False)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.cam_layer = nn.Identity()
 
     def forward(self, images):
         features = self.cam_layer(F.relu(F.avg_pool2d(images / 255, 8) * self.scale - 0.5))
@@ -251,8 +250,8 @@ def test_any_images_with_the_lungs_cut_out(run, tmp_path):
 def test_a_network_without_cam_layer_and_a_run_without_predictions(run, monkeypatch):
     with pytest.raises(InputError, match="run 04_predict.py"):
         heat_maps.look(Brightness(), replace(run, predictions="others"))
-    monkeypatch.setattr(
-        Brightness, "build_model", lambda *_, **__: nn.ParameterDict({"scale": torch.ones(1)})
-    )
+    without = Bright(SIDE)
+    without.cam_layer = None
+    monkeypatch.setattr(Brightness, "build_model", lambda *_, **__: without)
     with pytest.raises(InputError, match="choose another --task"):
         heat_maps.look(Brightness(), run)

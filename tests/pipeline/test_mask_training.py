@@ -29,19 +29,18 @@ from cxr.methods.segmenter.mean_teacher import (
 )
 from cxr.methods.segmenter.method import MaskTask
 from cxr.methods.segmenter.records import MaskPrediction
+from cxr.networks.network import Network
 from cxr.steps.train.engine import train_folds
 from cxr.steps.train.schedules import after_epoch, after_update, make_scheduler
 from cxr.steps.train.state import Training
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 SIDE, CPU = 64, torch.device("cpu")
 
 
-class TinyNet(nn.Module):
-    pretrained, image_size = False, SIDE
-
+class TinyNet(Network):
     def __init__(self):
-        super().__init__()
+        super().__init__(SIDE, pretrained=False)
         self.encoder = nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.BatchNorm2d(4), nn.ReLU())
         self.mask, self.label = nn.Conv2d(4, 1, 1), nn.Linear(4, 1)
 

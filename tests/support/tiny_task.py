@@ -24,7 +24,8 @@ from cxr.inference import predictions
 from cxr.inference import run as inference
 from cxr.methods.detector.image_scorer import make_rule, quick_score
 from cxr.methods.detector.method import DetectionTask
-from cxr.networks.retinanet import flatten
+from cxr.networks.heads import flatten_maps
+from cxr.networks.network import Network
 from cxr.steps.train import engine
 from cxr.steps.train.engine import train_folds
 from cxr.system import distributed
@@ -32,12 +33,12 @@ from cxr.system import distributed
 SIDE, LEVELS = 192, (5, 6)
 
 
-class TinyNet(nn.Module):
+class TinyNet(Network):
     """405 anchors from one convolution of 32x32 pixels; batch norm and dropout, so that their state matters, too."""
 
     def __init__(self, pretrained, dropout):
-        super().__init__()
-        self.levels, self.image_size, self.pretrained = LEVELS, SIDE, pretrained
+        super().__init__(SIDE, pretrained)
+        self.levels = LEVELS
         self.encoder = nn.Sequential(nn.Conv2d(1, 8, 32, stride=32), nn.BatchNorm2d(8), nn.ReLU())
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(8, 9 * 5, 1)
@@ -46,7 +47,7 @@ class TinyNet(nn.Module):
 
     def forward(self, images):
         x = self.dropout(self.encoder(images / 128 - 1))
-        raw = flatten([self.head(x), self.head(nn.functional.avg_pool2d(x, 2))], 5)
+        raw = flatten_maps([self.head(x), self.head(nn.functional.avg_pool2d(x, 2))], 5)
         return {
             "scores": raw[..., :1] - 2,
             "deltas": raw[..., 1:],
@@ -58,9 +59,6 @@ class TinyNet(nn.Module):
         if self.pretrained:
             self.encoder[1].eval()
         return self
-
-    def freeze_encoder(self, frozen):
-        self.encoder.requires_grad_(not frozen)
 
 
 class TinyTask(DetectionTask):

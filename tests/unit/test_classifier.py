@@ -12,7 +12,7 @@ from cxr.methods.classifier.losses import classifier_loss
 from cxr.networks import encoders
 from cxr.networks.classifier import Classifier, build_classifier, gray_constants
 from cxr.networks.decoders import BlocksDecoder
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 SMALL = "tu-mobilenetv3_small_050"
 
@@ -72,7 +72,7 @@ def test_without_the_auxiliary_head(blocks):
     images = pictures()
     before = blocks(images)["label"]
     twin = network()
-    twin.drop_auxiliary()
+    twin.prepare_for_prediction()
     after = twin(images)
     assert list(after) == ["label"] and torch.equal(after["label"], before)
     assert list(network(auxiliary=False)(images)) == ["label"]

@@ -15,8 +15,10 @@ from cxr.geometry.anchors import make_anchors, parse_levels
 from cxr.methods.detector.losses import detection_loss
 from cxr.networks import encoders
 from cxr.networks.encoders import build_encoder, load_into, read_weights
-from cxr.networks.retinanet import GlobalHead, RetinaNet, flatten
-from cxr.system.disk import InputError
+from cxr.networks.heads import GlobalHead, flatten_maps
+from cxr.networks.network import batch_norms
+from cxr.networks.retinanet import RetinaNet
+from cxr.system.errors import InputError
 
 SMALL = "tu-resnet10t"
 
@@ -86,7 +88,7 @@ def test_outputs_stand_in_the_order_of_the_anchors():
         place = (torch.arange(cells) + 0.5) * 2**level
         y, x = torch.meshgrid(place, place, indexing="ij")
         maps.append(torch.stack([x, y] * 9)[None])
-    assert torch.allclose(flatten(maps, 2)[0], (anchors[:, :2] + anchors[:, 2:]) / 2, atol=1e-4)
+    assert torch.allclose(flatten_maps(maps, 2)[0], (anchors[:, :2] + anchors[:, 2:]) / 2, atol=1e-4)
 
 
 def test_an_output_depends_on_the_picture_about_its_anchor():
@@ -163,18 +165,14 @@ def test_first_probability_is_one_percent():
     assert float(first) == pytest.approx(len(model.anchors) * 0.75 * 0.01**2 * 0.01005, rel=1e-3)
 
 
-def norms(model):
-    return [m for m in model.encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
 def test_batch_norm_is_frozen_exactly_when_pretrained(resnet18_file):
     for weights in ("none", str(resnet18_file)):
         model = build("resnet18", weights).train()
-        before = norms(model)[0].running_mean.clone()
+        before = batch_norms(model.encoder)[0].running_mean.clone()
         model(picture(number=2))
-        frozen = torch.equal(before, norms(model)[0].running_mean)
+        frozen = torch.equal(before, batch_norms(model.encoder)[0].running_mean)
         assert frozen == (weights != "none") == model.pretrained
-        assert all(norm.training != model.pretrained for norm in norms(model))
+        assert all(norm.training != model.pretrained for norm in batch_norms(model.encoder))
         assert model.score_head[-2].training and model.encoder.training
         assert not any(module.training for module in model.eval().modules())
 
@@ -196,7 +194,7 @@ def test_dropout_acts_on_scores_and_category_only_in_training():
     model = build(dropout=0.9)
     for layer in (model.score_head[-1], model.box_head[-1]):
         nn.init.normal_(layer.weight)
-    for norm in norms(model):
+    for norm in batch_norms(model.encoder):
         norm.momentum = 0
     a, b = (model.train()(picture(number=2)) for _ in range(2))
     assert not torch.equal(a["scores"], b["scores"]) and not torch.equal(

@@ -17,8 +17,10 @@ from cxr.inference.checkpoint import plain_config, save_state
 from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.pseudo_labels import add_classes, add_masks
 from cxr.methods.segmenter.records import MaskPrediction, pack_picture
+from cxr.networks.network import Network
 from cxr.steps.train.engine import training_tables
-from cxr.system.disk import InputError, write_json
+from cxr.system.disk import write_json
+from cxr.system.errors import InputError
 from cxr.tasks import TASKS
 
 FOLDS = 5
@@ -85,13 +87,11 @@ def test_nothing_is_learned_from_noise_but_by_leaking():
     assert leaky > 0.9  # so the check above would find a leak
 
 
-class Constant(torch.nn.Module):
+class Constant(Network):
     """Says the same of every image."""
 
-    image_size = 32
-
     def __init__(self, value=0.0):
-        super().__init__()
+        super().__init__(image_size=32, pretrained=False)
         self.logits = torch.nn.Parameter(torch.tensor([value, 0.0, 0.0, 0.0]))
 
     def forward(self, images):

@@ -11,8 +11,9 @@ from cxr.config import Config, flags
 from cxr.datasets.pneumothorax.presets import PRESETS
 from cxr.methods.segmenter.losses import mask_loss
 from cxr.networks.decoders import DECODERS
-from cxr.networks.unet import Segmenter, build_segmenter, norms
-from cxr.system.disk import InputError
+from cxr.networks.network import batch_norms
+from cxr.networks.unet import Segmenter, build_segmenter
+from cxr.system.errors import InputError
 
 HEADS = {"unet": "double", "plain": "linear", "aspp": "narrow"}
 SMALL = Config(encoder="resnet18", weights="none", image_size=64)
@@ -125,10 +126,10 @@ def test_frozen_norms_of_the_fourth():
     """Neither statistics nor scales move, in the encoder only, and only where the weights are worth keeping."""
     torch.manual_seed(0)
     model = Segmenter("resnet18", "none", "unet", "none", True, 64)
-    assert all(norm.training for norm in norms(model.train()))
+    assert all(norm.training for norm in batch_norms(model.train()))
     model.pretrained = True
-    assert not any(norm.training for norm in norms(model.train().encoder))
-    assert all(norm.training for norm in norms(model.decoder))
+    assert not any(norm.training for norm in batch_norms(model.train().encoder))
+    assert all(norm.training for norm in batch_norms(model.decoder))
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
     model.freeze_encoder(False)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0)
@@ -155,7 +156,7 @@ def test_pretrained_follows_the_settings_even_without_loading():
     model = build_segmenter(
         replace(SMALL, weights="imagenet", encoder_norm="frozen"), load_weights=False
     )
-    assert model.pretrained and not any(norm.training for norm in norms(model.train().encoder))
+    assert model.pretrained and not any(norm.training for norm in batch_norms(model.train().encoder))
 
 
 @pytest.mark.parametrize("size", [48, 32, 500])

@@ -22,7 +22,7 @@ from cxr.methods.detector.matching import Matcher
 from cxr.methods.detector.records import Candidates
 from cxr.methods.detector.search import Case
 from cxr.networks.retinanet import RetinaNet
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 QUICK_FLOOR, QUICK_TOP = 0.005, 100
 # Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow pyramid that two CPU
@@ -87,20 +87,19 @@ class DetectionTask:
 
     def build_model(self, config, load_weights=True):
         """RetinaNet of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
-        model = RetinaNet(
-            config.encoder,
-            config.weights if load_weights else "none",
-            config.levels,
-            config.channels,
-            config.head_convs,
-            config.head_norm,
-            config.dropout,
-            len(self.used_classes(config)),
-            len(self.class_names),
-            config.image_size,
+        return RetinaNet(
+            encoder=config.encoder,
+            weights=config.weights,
+            levels=config.levels,
+            channels=config.channels,
+            head_convs=config.head_convs,
+            head_norm=config.head_norm,
+            dropout=config.dropout,
+            box_classes=len(self.used_classes(config)),
+            image_classes=len(self.class_names),
+            image_size=config.image_size,
+            load_weights=load_weights,
         )
-        model.pretrained = config.weights != "none"
-        return model
 
     def sampler(self, table, config, rank, world):
         """The order of the training images."""
@@ -137,7 +136,8 @@ class DetectionTask:
 
     def outputs(self, model, images):
         """What step 04 wants to know of images before it knows which boxes it wants."""
-        return model.look(images)
+        outputs, maps = model.forward_scores(images)
+        return outputs | {"maps": maps}
 
     def undo_view(self, outputs, view, model):
         """Outputs of a view, of `forward` or of `look` -> what the unchanged image's anchors would have said.

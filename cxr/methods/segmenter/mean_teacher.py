@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from cxr.data.dataset import ResumableSampler, XrayDataset, count_workers, make_loader
-from cxr.networks.unet import freeze_norms
+from cxr.networks.network import freeze_norms
 from cxr.system.device import autocast
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 START, FULL = (
     5,

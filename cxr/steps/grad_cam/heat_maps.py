@@ -23,7 +23,8 @@ from cxr.inference.run import load_model, run_checkpoints
 from cxr.plots.heat_maps import Shown, write_sheet
 from cxr.steps.grad_cam.grad_cam import energy_share, heat_maps
 from cxr.system.device import choose_device
-from cxr.system.disk import InputError, read_json, write_json
+from cxr.system.disk import read_json, write_json
+from cxr.system.errors import InputError
 
 MOST_IN_SHEET = 64  # cases; each has its own picture, too
 OF_EACH = 2  # studies shown of each pair of true and predicted class, as the 17th place of SIIM COVID-19 looked at them
@@ -122,7 +123,7 @@ def lung_networks(run, config, device):
 def classifier(task, config, fold, device):
     """The last network of a fold. InputError where it does not tell what its class head reads."""
     model = load_model(task, run_checkpoints(task, config, fold)[-1], device)
-    if not hasattr(model, "cam_layer"):
+    if model.cam_layer is None:
         raise InputError(
             f"{task.name} does not classify whole images by one map, which Grad-CAM needs: choose another "
             "--task"

@@ -1,0 +1,56 @@
+"""What all networks have in common: how gray images come in, and what training and prediction may ask of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Mean and deviation of gray values in 0 ... 1: the mean over the three channels of ImageNet's usual
+# constants (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
+IMAGENET_MEAN = 0.449
+IMAGENET_STD = 0.226
+
+
+class Network(nn.Module):
+    """Base of the detectors, U-Nets and classifiers; a subclass builds `encoder`.
+
+    image_size: side of the whole image in network pixels.
+    pretrained: the encoder started from weights worth keeping, which decides what is frozen.
+    input_mean, input_std: of gray values in 0 ... 1, as the encoder's weights expect them.
+    cam_layer: puts out the map whose mean the class head reads; None where no class is read from
+    one map. Grad-CAM looks there.
+    """
+
+    encoder: nn.Module
+
+    def __init__(self, image_size: int, pretrained: bool) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.pretrained = pretrained
+        self.input_mean = IMAGENET_MEAN
+        self.input_std = IMAGENET_STD
+        self.cam_layer: nn.Module | None = None
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Gray images (B, 1, S, S), 0 ... 255 -> what the encoder reads, (B, 3, S, S)."""
+        normalised = (images / 255 - self.input_mean) / self.input_std
+        return normalised.expand(-1, 3, -1, -1)
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Without gradients or with them."""
+        self.encoder.requires_grad_(not frozen)
+
+    def prepare_for_prediction(self) -> None:
+        """Leave out what only training needs. Nothing here."""
+
+
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    return [
+        child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)
+    ]
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Batch norms of a module keep to their statistics until its next `train()`."""
+    for norm in batch_norms(module):
+        norm.eval()
