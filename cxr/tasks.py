@@ -1,13 +1,130 @@
-"""The data sets this project knows. A further one is a further file and a line here."""
+"""Which data set is learned by which method, with which presets: one line a task.
 
-from cxr.datasets.chestxdet.dataset import ChestXDet
-from cxr.datasets.covid.boxes import CovidBoxes
-from cxr.datasets.covid.dataset import Covid
-from cxr.datasets.lungs.dataset import Lungs
-from cxr.datasets.pneumothorax.dataset import Pneumothorax
-from cxr.datasets.rsna.dataset import Rsna
+Data sets and methods are named by where their classes stand and loaded when they are asked for, so
+that `--help` need not wait for PyTorch.
+"""
 
-TASKS = {
-    task.name: task
-    for task in (Rsna(), ChestXDet(), Pneumothorax(), Lungs(), Covid(), CovidBoxes())
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr import settings as areas
+from cxr.datasets.chestxdet.presets import PRESETS as CHESTXDET
+from cxr.datasets.covid.presets import BOX_PRESETS, STUDY_PRESETS, CovidSettings
+from cxr.datasets.lungs.presets import PRESETS as LUNGS
+from cxr.datasets.pneumothorax.presets import PRESETS as PNEUMOTHORAX
+from cxr.datasets.rsna.presets import PRESETS as RSNA
+from cxr.presets import Preset
+from cxr.settings import DatasetSettings, MethodSettings, Settings
+from cxr.system.errors import InputError
+
+if TYPE_CHECKING:
+    from cxr.datasets.base import Dataset
+    from cxr.methods.base import Method
+
+METHODS: dict[str, tuple[str, type[MethodSettings]]] = {
+    "detector": ("cxr.methods.detector.method:Detector", areas.DetectorSettings),
+    "segmenter": ("cxr.methods.segmenter.method:Segmenter", areas.SegmenterSettings),
+    "classifier": ("cxr.methods.classifier.method:Classifier", areas.ClassifierSettings),
 }
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, learned by a method, with named sets of settings."""
+
+    name: str
+    gloss: str  # for --help
+    dataset_class: str  # "module:Class" of the data set
+    method_name: str  # a key of METHODS
+    presets: Mapping[str, Preset]
+    dataset_settings: type[DatasetSettings] = DatasetSettings
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return _load(self.dataset_class)()
+
+    @cached_property
+    def method(self) -> Method:
+        return _load(METHODS[self.method_name][0])()
+
+    @property
+    def method_settings(self) -> type[MethodSettings]:
+        return METHODS[self.method_name][1]
+
+    def make_settings(self, values: Mapping[str, Any], given: tuple[str, ...] = ()) -> Settings:
+        """Settings of this task from {setting: value}; the others keep their defaults."""
+        return areas.make_settings(values, self.method_settings, self.dataset_settings, given)
+
+    def settings_of(self, values: Mapping[str, Any]) -> Settings:
+        """Settings as the command line makes them: preset, then `values`, checked, with a run.
+
+        values: what was given, {setting: value}. Raises InputError for what cannot be used.
+        """
+        demo = bool(values.get("demo", False))
+        preset = values.get("preset") or ("demo" if demo else "paper")
+        if preset not in self.presets:
+            raise InputError(
+                f"unknown --preset {preset} of task {self.name}: choose from "
+                f"{', '.join(self.presets)}"
+            )
+        base: dict[str, Any] = {}
+        if demo:
+            base = {"input": Path("input/demo"), "working": Path("working/demo")}
+        base |= self.presets[preset].values
+        base |= {"task": self.name, "preset": preset}
+        usual = self.make_settings(base)
+        settings = self.make_settings(base | dict(values) | {"preset": preset}, tuple(values))
+        areas.check_values(settings)
+        name = settings.place.run or areas.run_name(usual, settings)
+        return settings.replace(run=name)
+
+
+def _load(where: str) -> Any:
+    """The class that "module:Class" names."""
+    module, name = where.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+_TASKS = (
+    Task("rsna", "lung opacities, boxes", "cxr.datasets.rsna.dataset:Rsna", "detector", RSNA),
+    Task(
+        "chestxdet",
+        "ChestX-Det10: boxes of ten findings",
+        "cxr.datasets.chestxdet.dataset:ChestXDet",
+        "detector",
+        CHESTXDET,
+    ),
+    Task(
+        "pneumothorax",
+        "SIIM-ACR: masks of pneumothoraces",
+        "cxr.datasets.pneumothorax.dataset:Pneumothorax",
+        "segmenter",
+        PNEUMOTHORAX,
+    ),
+    Task(
+        "lungs", "masks of the lungs", "cxr.datasets.lungs.dataset:Lungs", "segmenter", LUNGS
+    ),
+    Task(
+        "covid",
+        "SIIM COVID-19: classes of studies",
+        "cxr.datasets.covid.dataset:CovidStudies",
+        "classifier",
+        STUDY_PRESETS,
+        CovidSettings,
+    ),
+    Task(
+        "covid-boxes",
+        "SIIM COVID-19: boxes of opacities",
+        "cxr.datasets.covid.dataset:CovidOpacities",
+        "detector",
+        BOX_PRESETS,
+        CovidSettings,
+    ),
+)
+TASKS = {task.name: task for task in _TASKS}

@@ -1,29 +1,32 @@
-"""Files that are whole or absent, and the one error a user is meant to read."""
+"""Files that are whole or absent, locks of folders, JSON."""
+
+from __future__ import annotations
 
 import errno
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 from filelock import FileLock, Timeout
+
+from cxr.system.errors import InputError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
-class InputError(Exception):
-    """What is wrong, with which file, and what to do about it, in one sentence. Scripts print it and exit with 1."""
-
-
 @contextmanager
-def atomic(path):
-    """Yield a temporary path beside `path`; it becomes `path` when the block ends well and vanishes when not."""
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which becomes `path` when the block ends well.
+
+    When it does not end well, the temporary file vanishes and `path` stays as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.stem}.tmp{path.suffix}"
-    )  # one name, so that what a kill left is overwritten
+    # One name, so that what a kill left is overwritten.
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -32,10 +35,11 @@ def atomic(path):
 
 
 @contextmanager
-def alone(folder, patience=-1):
+def alone(folder: Path, patience: float = -1) -> Iterator[None]:
     """Hold the lock of a folder, which falls with this process and those that it forked.
 
-    Waits `patience` seconds for another process that holds it, or as long as it takes (-1), and then raises InputError.
+    Waits `patience` seconds for another process that holds it, or as long as it takes (-1), and
+    then raises InputError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -51,7 +55,7 @@ def alone(folder, patience=-1):
         lock.release()
 
 
-def acquire(lock, timeout):
+def acquire(lock: FileLock, timeout: float) -> bool:
     """False if another process holds the lock. On a drive that knows no locks nobody waits."""
     try:
         lock.acquire(timeout=timeout)
@@ -65,12 +69,14 @@ def acquire(lock, timeout):
     return True
 
 
-def write_json(path, content):
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all; what JSON does not know, such as a Path, as its text."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def read_json(path):
+def read_json(path: str | Path) -> Any:
+    """Content of a JSON file. Raises InputError where it is missing or broken."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -80,29 +86,3 @@ def read_json(path):
             f"{path} is not readable JSON ({error}): delete it and run the step that writes it "
             "again"
         ) from None
-
-
-def read_csv(path, columns, may_be_empty=False, rename=None):
-    """The columns of a csv file as text, missing values NaN. InputError where the file, a column or all rows lack.
-
-    `rename` {other name that the file may have: name in columns}.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str).rename(columns=rename or {})
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: run 01_download.py") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not a readable csv file ({error}): download it again"
-        ) from None
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise InputError(f"{path} lacks the column {', '.join(missing)}: download it again")
-    if table.empty and not may_be_empty:
-        raise InputError(f"{path} has no rows: download it again")
-    return table[columns]
-
-
-def write_csv(path, table):
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False)

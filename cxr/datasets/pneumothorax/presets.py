@@ -4,13 +4,17 @@ Network, loss, sampling, schedule, augmentation and rule are those of the winner
 in several steps, its preset is the first one and `pneumothorax_places.sh` runs all.
 """
 
+from typing import Any
+
+from cxr.presets import Preset
+
 # All worked at up to 1,024 pixels. They made 4 to 10 folds, of images; five here, of patients, so that one step 02
 # serves every preset. No place froze its encoder in the first epoch.
-WINNERS = {"size": 1024, "folds": 5, "freeze_epochs": 0, "probability_size": 512}
+WINNERS: dict[str, Any] = {"size": 1024, "folds": 5, "freeze_epochs": 0, "probability_size": 512}
 
 # 1st: Adam, clipped at 0.1, the rate falls when the validation score stands still; an epoch is four fifths positive at
 # first. Images of 512 pixels, 1,024 from the second step on (resnet50: throughout).
-FIRST = WINNERS | {
+FIRST: dict[str, Any] = WINNERS | {
     "image_size": 512,
     "batch_size": 2,
     "lr": 1e-4,
@@ -28,7 +32,7 @@ FIRST = WINNERS | {
 
 # 2nd: warm restarts every five epochs and a tail of four; nothing is clipped, no flips in prediction. What was merged
 # were the averaged weights of the last epochs and ends of cycles; here it is the predictions of the last epochs.
-SECOND = WINNERS | {
+SECOND: dict[str, Any] = WINNERS | {
     "encoder": "se_resnext50_32x4d",
     "decoder": "unet",
     "lr": 5e-4,
@@ -40,7 +44,7 @@ SECOND = WINNERS | {
     "rule": "second",
 }
 
-PRESETS = {
+PLACES: dict[str, dict[str, Any]] = {
     "first-albunet": FIRST
     | {"encoder": "resnet34", "decoder": "albunet", "mask_loss": "bce=3,dice=1,focal=4"},
     "first-resnet50": FIRST
@@ -134,4 +138,44 @@ PRESETS = {
         "augmentation": "fifth",
         "rule": "fifth",
     },
+}
+
+# Tens to hundreds of images and no pretrained weights, on two CPU cores.
+FROM_SCRATCH: dict[str, Any] = {
+    "encoder": "resnet18",
+    "weights": "none",
+    "label_head": "linear",
+    "mask_loss": "bce=3,dice=1,label=0.3",
+    "optimizer": "adamw",
+    "weight_decay": 0.02,
+    "schedule": "cosine",
+    "clip": 1.0,
+    "ema": 0.99,
+    "augmentation": "15",
+    "sampling": "share",
+    "positive_share": 0.6,
+}
+
+GLOSSES = {
+    "first-albunet": "1st place's AlbuNet on ResNet-34",
+    "first-resnet50": "1st place's U-Net on ResNet-50",
+    "first-scse": "1st place's scSE U-Net on SE-ResNeXt-50",
+    "second-classifier": "2nd place: is there a pneumothorax?",
+    "second-segmenter": "2nd place: where is it? learned from positives",
+    "third": "3rd place's U-Net with CBAM, symmetric Lovasz loss",
+    "fourth": "4th place's U-Net with a label head, crops of 512",
+    "fifth": "5th place's U-Net with ASPP; --unlabelled adds its mean teacher",
+}
+
+PRESETS = {name: Preset(GLOSSES[name], values) for name, values in PLACES.items()} | {
+    "paper": Preset(GLOSSES["first-albunet"], PLACES["first-albunet"]),
+    "small": Preset(
+        "hundreds of images, two CPU cores, no pretrained weights",
+        FROM_SCRATCH
+        | {"size": 512, "image_size": 192, "epochs": 24, "batch_size": 4, "lr": 1e-3},
+    ),
+    "demo": Preset(
+        "synthetic X-rays, some minutes on two CPU cores",
+        FROM_SCRATCH | {"size": 256, "image_size": 96, "epochs": 8, "batch_size": 8, "lr": 2e-3},
+    ),
 }

@@ -1,0 +1,247 @@
+"""The command line of all scripts: a task's flags, grouped help, errors as sentences, exit codes.
+
+Every step accepts the flags of all steps of its task, so that `run_all.sh FLAGS` hands the same
+words to each, and refuses those that the task does not read, naming who does. PyTorch is not
+imported before the flags are understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cxr.settings import AREAS, Settings, flag, setting_fields, setting_types
+from cxr.system.disk import atomic
+from cxr.system.errors import InputError
+from cxr.tasks import METHODS, TASKS, Task
+
+Step = Callable[[Task, Settings], int | None]
+
+# What each step reads, and so what its --help lists. "method" and "dataset" are the task's own.
+READS = {
+    "download": ("place", "data"),
+    "preprocess": ("place", "data", "dataset", "machine"),
+    "train": ("place", "data", "training", "method", "machine"),
+    "predict": ("place", "prediction", "images", "machine"),
+    "postprocess": ("place", "judging", "prediction", "method"),
+    "export": ("place", "prediction", "extra"),
+    "grad_cam": ("place", "extra", "images", "prediction"),
+    "serve": ("place", "prediction", "extra", "machine"),
+}
+TITLES = {
+    "place": "which data set and run, and where they are",
+    "data": "from files to stored pictures and folds",
+    "training": "how a network learns",
+    "machine": "how it runs on this machine",
+    "prediction": "networks and views that answer",
+    "images": "any X-rays instead of the data set's",
+    "judging": "how answers are judged",
+    "extra": "further steps",
+}
+# Not taken from a --config file that is a run's own record: they say where and what that run was.
+OF_THE_RECORD = ("run", "fold")
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def run_step(name: str, step: Step, description: str, arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, call step(task, settings) and exit with its status.
+
+    What a user can repair becomes one sentence and exit status 1.
+    """
+    try:
+        task, settings = read_command_line(name, description, arguments)
+        status = step(task, settings)
+    except InputError as error:
+        sys.exit(f"error: {plain_sentence(error)}")
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        sys.exit(
+            f"error: cannot write {error.filename or 'a file'} ({error.strerror}): free space or "
+            "choose another --working folder, then run the same command again"
+        )
+    except KeyboardInterrupt:
+        sys.exit("stopped by Ctrl-C: finished parts are kept, the same command continues")
+    sys.exit(status or 0)
+
+
+def read_command_line(
+    step: str, description: str, arguments: Sequence[str] | None = None
+) -> tuple[Task, Settings]:
+    """(task, settings) of the flags, checked. Raises InputError for what cannot be used."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    first = _first_parser().parse_known_args(words)[0]
+    values = read_config_file(Path(first.config)) if first.config else {}
+    task_name = first.task or values.get("task") or "rsna"
+    if task_name not in TASKS:
+        raise InputError(f"unknown --task {task_name}: choose from {', '.join(TASKS)}")
+    task = TASKS[task_name]
+
+    parser = build_parser(step, description, task)
+    given, unknown = parser.parse_known_args(words)
+    refuse_unknown(task, unknown)
+    flags = {key: value for key, value in vars(given).items() if key not in ("config", "save_config")}
+    settings = task.settings_of(keep_known(task, values) | flags)
+    if "save_config" in given:
+        save_config(Path(given.save_config), settings)
+    return task, settings
+
+
+def _first_parser() -> argparse.ArgumentParser:
+    """Only what decides which flags there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task")
+    parser.add_argument("--config")
+    return parser
+
+
+def build_parser(step: str, description: str, task: Task) -> argparse.ArgumentParser:
+    """The parser of a step and task: what the step reads is listed, the rest accepted silently."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=describe_tasks(task),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        usage="%(prog)s [flags]",
+    )
+    areas = AREAS | {"dataset": task.dataset_settings, "method": task.method_settings}
+    titles = TITLES | {
+        "method": f"how a {task.method_name} learns and answers",
+        "dataset": f"the data set of {task.name}",
+    }
+    for area, settings_class in areas.items():
+        listed = area in READS[step]
+        group = parser.add_argument_group(titles[area]) if listed else parser
+        types = setting_types(settings_class)
+        for name, setting_field in setting_fields(settings_class).items():
+            _add_flag(group, name, setting_field, types[name], listed)
+    files = parser.add_argument_group("settings in files")
+    files.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings from a YAML file, or from a run's config.json; flags override them",
+    )
+    files.add_argument("--save-config", metavar="FILE", help="write all settings to a YAML file")
+    return parser
+
+
+def _add_flag(
+    group: Any, name: str, setting_field: dataclasses.Field, wanted: Any, listed: bool
+) -> None:
+    text: str = argparse.SUPPRESS
+    if listed:
+        text = setting_field.metadata["reason"].replace("%", "%%")
+        if setting_field.default not in (None, "", ()):
+            text += f" [{setting_field.default}]"
+    if wanted is bool:
+        group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+    elif wanted == tuple[str, ...]:
+        group.add_argument(flag(name), nargs="+", metavar="NAME", help=text)
+    else:
+        value_type = int if wanted == (int | None) else wanted
+        choices = setting_field.metadata["choices"]
+        metavar = None if choices else "X"
+        group.add_argument(flag(name), type=value_type, choices=choices, metavar=metavar, help=text)
+
+
+def describe_tasks(task: Task) -> str:
+    """The end of --help: tasks and the presets of this one."""
+    lines = ["tasks (--task NAME):"]
+    lines += [f"  {each.name:<14} {each.gloss}" for each in TASKS.values()]
+    lines += ["", f"presets of {task.name} (--preset NAME):"]
+    lines += [f"  {name:<18} {preset.gloss}" for name, preset in task.presets.items()]
+    lines += ["", "Flags of the other steps are accepted, too: each step's --help lists its own."]
+    return "\n".join(lines)
+
+
+def refuse_unknown(task: Task, unknown: list[str]) -> None:
+    """Raises InputError for words that are no flags of this task, saying who reads them."""
+    if not unknown:
+        return
+    word = unknown[0].split("=")[0]
+    readers = tasks_that_read(word)
+    if readers:
+        raise InputError(
+            f"{word} is read by --task {', '.join(readers)} and not by {task.name}: leave it out, "
+            "or choose another --task"
+        )
+    if word.startswith("--"):
+        raise InputError(f"{word} is no flag of any step: see --help")
+    raise InputError(f"{word!r} is no flag, and no flag before it takes it: see --help")
+
+
+def tasks_that_read(word: str) -> list[str]:
+    """Names of the tasks that have a flag."""
+    name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
+    readers = []
+    for task in TASKS.values():
+        if name in {**setting_fields(task.method_settings), **setting_fields(task.dataset_settings)}:
+            readers.append(task.name)
+    return readers
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """{setting: value} of a YAML file or a run's config.json. Raises InputError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(f"--config {path} does not exist") from None
+    except (ValueError, yaml.YAMLError, OSError) as error:
+        reason = str(error).replace("\n", " ")
+        raise InputError(f"--config {path} is not readable ({reason})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} must hold settings, one `name: value` a line")
+    values = {str(name).replace("-", "_"): value for name, value in content.items()}
+    known = known_settings()
+    if path.suffix == ".json":  # a record, perhaps of an older version: what nobody reads is past
+        return {k: v for k, v in values.items() if k in known and k not in OF_THE_RECORD}
+    for name in values:
+        if name not in known:
+            raise InputError(f"--config {path} has the unknown setting {name}: see --help")
+    return values
+
+
+def known_settings() -> set[str]:
+    """Names of the settings of all tasks."""
+    classes = [*AREAS.values(), *(settings_class for _, settings_class in METHODS.values())]
+    classes += [task.dataset_settings for task in TASKS.values()]
+    return {name for settings_class in classes for name in setting_fields(settings_class)}
+
+
+def keep_known(task: Task, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file, checked like flags: choices, and whether the task reads them."""
+    areas = [*AREAS.values(), task.method_settings, task.dataset_settings]
+    known: dict[str, dataclasses.Field] = {}
+    for area in areas:
+        known |= setting_fields(area)
+    for name, value in values.items():
+        if name not in known:
+            refuse_unknown(task, [flag(name)])
+        choices = known[name].metadata["choices"]
+        if choices and str(value) not in choices:
+            raise InputError(f"{name} in --config is {value!r}: choose from {', '.join(choices)}")
+    return values
+
+
+def save_config(path: Path, settings: Settings) -> None:
+    """All settings as YAML, in the order of --help."""
+    content = {k: v for k, v in settings.plain().items() if k not in OF_THE_RECORD}
+    with atomic(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    print(f"settings written to {path}: --config {path} repeats them")
+
+
+def plain_sentence(error: InputError) -> str:
+    """The words of an InputError, also where PyTorch's loader has put a traceback before them."""
+    name = f"{InputError.__module__}.{InputError.__name__}: "
+    return str(error).rpartition(name)[2].strip()

@@ -1,0 +1,116 @@
+"""What a data set must say: facts and files. It knows no network and no step.
+
+A new one is a folder with one such class (docs/add_a_dataset.md shows it).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from cxr.methods.base import Judging, Labels, Scorer
+from cxr.methods.evaluation import Evaluation
+from cxr.settings import Settings
+
+
+@dataclass
+class Tables:
+    """What the files of a data set say.
+
+    train: a row per labelled image: image_id, path, group (patient), stratum, label (class of the
+    image, -1 unknown), boxes (JSON text, [[x1, y1, x2, y2], ...] in original pixels), box_labels
+    (JSON text), n_boxes, and `mask` (run lengths) where there are masks. test: the same columns.
+    notes: sentences about what is unusual.
+    """
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class AnswerRequest:
+    """What step 05 hands over for the answer to be written.
+
+    answers: {image_id: what the rule says of a test image}, or None without test predictions.
+    cases: yields the out-of-fold cases. judging: settings, run folder, labels, judged rows.
+    further_boxes: of --opacities for the test images. warnings: sentences for the report, to be
+    added to.
+    """
+
+    answers: Mapping[str, Any] | None
+    cases: Callable[[], Iterator[Any]]
+    evaluation: Evaluation
+    judging: Judging
+    further_boxes: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was written: path (None if nothing), and further entries of results.json."""
+
+    path: Path | None
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Dataset(ABC):
+    """Base of the data sets."""
+
+    slug: ClassVar[str]  # Kaggle's, and the name of its folder in input/
+    title: ClassVar[str]  # for the report
+    image_classes: ClassVar[tuple[str, ...]]
+    classes: ClassVar[tuple[str, ...]]  # of boxes or masks
+    expected_files: ClassVar[tuple[str, ...]]  # without which it is not there
+    by_hand: ClassVar[str] = ""  # where it comes from if not from Kaggle; {folder} is filled in
+    archives: ClassVar[tuple[str, ...]] = ()  # names of its zips, which step 01 unpacks
+    zip_bytes: ClassVar[int] = 0
+    extracted_bytes: ClassVar[int] = 0
+    takes_submissions: ClassVar[bool] = False
+    answer_name: ClassVar[str]  # what step 05 calls the answer: submission, results
+    finding: ClassVar[tuple[str, str]] = ("box", "boxes")  # what the report calls a mark
+    groups_by_picture: ClassVar[bool] = False  # whether `group_rows` needs the stored pictures
+    box_task: ClassVar[str] = ""  # the task whose runs --opacities names
+
+    @property
+    @abstractmethod
+    def scorer(self) -> Scorer:
+        """How answers are judged."""
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self.classes, self.image_classes)
+
+    @abstractmethod
+    def read_tables(self, folder: Path, settings: Settings) -> Tables:
+        """Labelled and test images. Raises InputError, with file and line."""
+
+    def table_settings(self, settings: Settings) -> dict[str, Any]:
+        """The settings by which `read_tables` chooses rows; a task folder holds one value each."""
+        del settings
+        return {}
+
+    def group_rows(self, table: pd.DataFrame, folder: Path, notes: list[str]) -> pd.DataFrame:
+        """The converted rows with groups that no fold may divide; `folder` is working/<task>.
+
+        Asked only where `groups_by_picture`; else the column `group` of `read_tables` serves.
+        """
+        raise NotImplementedError(f"{self.slug} needs no pictures to group its rows")
+
+    def select_rows(self, table: pd.DataFrame, labels: Labels) -> pd.DataFrame:
+        """The rows that are learned and judged, after the method's own choice. Here: all."""
+        del labels
+        return table
+
+    @abstractmethod
+    def write_answer(self, request: AnswerRequest) -> Answer:
+        """Write the answer, read it back and check it before it counts as written."""
+
+    @abstractmethod
+    def write_synthetic(self, folder: Path, n_train: int) -> bool:
+        """The same layout with drawn X-rays; False if it is there already."""

@@ -1,0 +1,237 @@
+"""What a method must say: how networks learn and answer one kind of target.
+
+A method knows no data set and no step. The steps ask it in this order:
+
+    training    check, select_rows, sample_content, make_target, train_sampler, build_model,
+                network_inputs, loss, quick_predictions
+    prediction  build_model, apply_view, raw_outputs, undo_view, merge, to_prediction
+    judging     the scorer's part (below), on the predictions that step 04 kept
+
+A new kind of target is a folder with one such class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from cxr.data.batch import Batch, SampleContent, TargetMaker
+from cxr.data.samplers import ResumableSampler
+from cxr.methods.evaluation import Evaluation, Rule
+from cxr.networks.network import Network
+from cxr.run_folder import RunFolder
+from cxr.settings import Settings
+from cxr.system.runtime import Runtime
+
+Outputs = dict[str, Any]  # of a network or a view: tensors by name
+
+
+class View(NamedTuple):
+    """How an image is shown to the networks: test-time augmentation that can be undone.
+
+    thirds: thirds of an octave larger; scales in steps of the anchors' own three scales per octave
+    keep the outputs of all views on one set of anchors.
+    """
+
+    thirds: int = 0
+    mirrored: bool = False  # left-right
+    upside_down: bool = False
+
+
+PLAIN = View()
+MIRRORED = View(mirrored=True)
+VIEW_SETS: dict[str, tuple[View, ...]] = {
+    "none": (PLAIN,),
+    "flip": (PLAIN, MIRRORED),
+    "flip+scale": (PLAIN, MIRRORED, View(1), View(1, True), View(-1), View(-1, True)),
+    "flips": (PLAIN, MIRRORED, View(0, False, True), View(0, True, True)),
+}
+
+
+class Prediction(Protocol):
+    """The record that step 04 keeps of an image, in original pixels."""
+
+    image_id: str
+    width: int
+    height: int
+
+    @staticmethod
+    def columns(predictions: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Arrays of some predictions, for one file."""
+
+    @classmethod
+    def rows(cls, part: Mapping[str, np.ndarray]) -> Iterator[Any]:
+        """Yield the predictions of what `columns` gave."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a prediction needs to know of an image: its id, size, and crop in original pixels."""
+
+    image_id: str
+    width: int
+    height: int
+    crop: tuple[int, int, int, int] | None = None  # x1 y1 x2 y2 that the network saw
+
+    @classmethod
+    def of_row(cls, row: pd.Series) -> ImageFacts:
+        """Of a row of step 02's tables, with the columns crop_x1 to crop_y2 where it was cut."""
+        crop = None
+        if "crop_x1" in row:
+            crop = tuple(int(row[f"crop_{corner}"]) for corner in ("x1", "y1", "x2", "y2"))
+        return cls(row["image_id"], int(row["width"]), int(row["height"]), crop)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a task's labels are called. classes: of boxes or masks, as far as they are used."""
+
+    classes: tuple[str, ...]
+    image_classes: tuple[str, ...]
+
+
+class Method(ABC):
+    """Base of Detector, Segmenter and Classifier."""
+
+    name: ClassVar[str]
+    prediction_class: ClassVar[type[Any]]
+    view_sets: ClassVar[tuple[str, ...]]  # names in VIEW_SETS of those it can undo
+    augmentations: ClassVar[tuple[str, ...]]  # values of --augmentation that it can use
+    plateau_term: ClassVar[str]  # the validation loss that --schedule plateau watches
+
+    @abstractmethod
+    def check(self, settings: Settings, labels: Labels) -> None:
+        """Raises InputError for what cannot work, before anything is loaded or written."""
+
+    def used_labels(self, settings: Settings, labels: Labels) -> Labels:
+        """The labels as far as these settings use them. Here: all."""
+        del settings
+        return labels
+
+    def select_rows(self, table: pd.DataFrame, settings: Settings, labels: Labels) -> pd.DataFrame:
+        """The table of step 02 as far as these settings learn and judge it. Here: all of it."""
+        del settings, labels
+        return table
+
+    @abstractmethod
+    def sample_content(self, settings: Settings) -> SampleContent:
+        """What samples carry in training."""
+
+    def make_target(self, settings: Settings) -> TargetMaker | None:
+        """A picklable callable for the loader's processes; None where the losses need no more."""
+        del settings
+
+    @abstractmethod
+    def train_sampler(
+        self, table: pd.DataFrame, settings: Settings, runtime: Runtime
+    ) -> ResumableSampler:
+        """The order of the training images."""
+
+    @abstractmethod
+    def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
+        """The network. load_weights=False leaves random weights for a checkpoint to replace."""
+
+    def network_inputs(self, batch: Batch, settings: Settings) -> tuple[Any, ...]:
+        """What the network is told in training beside the images. Here: nothing."""
+        del batch, settings
+        return ()
+
+    @abstractmethod
+    def loss(
+        self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
+    ) -> dict[str, Tensor]:
+        """Weighted terms by name; their sum is what is minimised."""
+
+    @abstractmethod
+    def quick_predictions(
+        self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
+    ) -> dict[int, Any]:
+        """{row of the table: what the scorer's quick figures after an epoch need of it}."""
+
+    def add_pseudo_labels(self, table: pd.DataFrame, predictions: Iterable[Any]) -> pd.DataFrame:
+        """The training table with what a run says of further images, marked by `pseudo`."""
+        raise NotImplementedError(f"{self.name} learns no pseudo labels")
+
+    @abstractmethod
+    def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
+        """Images (B, 1, S, S) uint8 as the view shows them, (B, 1, s, s)."""
+
+    def raw_outputs(self, model: Network, images: Tensor) -> Outputs:
+        """What step 04 wants to know of images, before it knows which parts of it."""
+        return model(images)
+
+    @abstractmethod
+    def undo_view(self, outputs: Outputs, view: View, model: Network) -> Any:
+        """Outputs of one view -> what the unchanged images would have given."""
+
+    @abstractmethod
+    def merge(self, outputs: Iterable[Any], settings: Settings) -> list[Any]:
+        """One merged answer per image, over models and views."""
+
+    @abstractmethod
+    def to_prediction(
+        self, merged: Any, image: ImageFacts, model: Network, settings: Settings
+    ) -> Any:
+        """What step 04 keeps of an image: all that a scorer may search over."""
+
+
+PredictionType = TypeVar("PredictionType", bound=Prediction)
+Cases = Callable[[], Iterator[Any]]  # yields each out-of-fold case, as often as it is called
+
+
+@dataclass
+class Judging:
+    """What a scorer is told beside the cases.
+
+    table: the judged rows of train.csv. further_boxes: {image_id: Detections-like (boxes, scores)}
+    of --opacities for these rows; empty without.
+    """
+
+    settings: Settings
+    run: RunFolder
+    labels: Labels
+    table: pd.DataFrame
+    further_boxes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Scorer(ABC):
+    """How answers are judged, what is searched, and the rule that params.json holds."""
+
+    score_name: ClassVar[str]
+    score_meaning: str  # for someone who has never heard of it
+    fit_choices: ClassVar[tuple[str, ...]] = ("folds",)  # values of --fit-on that make sense
+    fit_refusal: ClassVar[str] = ""  # why the others make none
+    logged: tuple[str, ...] = ("metric",)  # what step 03 prints of `quick_score`
+
+    @abstractmethod
+    def make_case(self, prediction: Any, row: pd.Series, fold: int) -> Any:
+        """An out-of-fold image with its truth, from its row of train.csv."""
+
+    @abstractmethod
+    def evaluate(self, cases: Cases, judging: Judging) -> Evaluation:
+        """The honest estimate, and the parameters for new images."""
+
+    @abstractmethod
+    def quick_score(
+        self, predictions: Mapping[int, Any], table: pd.DataFrame, settings: Settings, labels: Labels
+    ) -> dict[str, float]:
+        """{"metric": ..., ...} after an epoch, of quick predictions: for curves, not for claims."""
+
+    @abstractmethod
+    def make_rule(self, params: Mapping[str, Any] | None, settings: Settings, labels: Labels) -> Rule:
+        """The rule of params.json for new images, or the plainest one for None.
+
+        Raises TypeError, LookupError or ValueError where params is something else.
+        """
+
+
+if TYPE_CHECKING:  # the protocol is met by the records of each method
+    from cxr.methods.detector.records import Candidates
+
+    _checked: type[Prediction] = Candidates

@@ -1,0 +1,185 @@
+"""The disk contract as code: every path, record and checkpoint query of a task and its runs.
+
+    working/<task>/                     TaskFolder, written by step 02
+        train.csv test.csv failed.csv preprocess.json images/<image_id>.png
+        <run>/                          RunFolder
+            params.json results.json submission.csv report.html         step 05
+            test_<name>/                                                step 04
+            fold<k>/                    FoldFolder, written by step 03
+                config.json manifest.json log.csv last.pt best.pt epoch<N>.pt
+                valid_<name>/ test_<name>/                              step 04
+
+Nobody else spells these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr.settings import PlaceSettings
+from cxr.system.disk import read_json, write_json
+from cxr.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class TaskFolder:
+    """working/<task>/: what step 02 made of a data set."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, place: PlaceSettings) -> TaskFolder:
+        return cls(place.working / place.task)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images"
+
+    def image(self, image_id: str) -> Path:
+        return self.images / f"{image_id}.png"
+
+    def table(self, name: str) -> Path:
+        """train.csv, test.csv or failed.csv, by the name without ending."""
+        return self.path / f"{name}.csv"
+
+    @property
+    def preprocess_record(self) -> Path:
+        return self.path / "preprocess.json"
+
+    def read_notes(self) -> list[str]:
+        """Sentences of step 02 for the reader of a report."""
+        return read_json(self.preprocess_record).get("notes", [])
+
+    def read_input_folder(self) -> Path:
+        """The data set's folder that step 02 read. Raises InputError where it is gone."""
+        source = Path(read_json(self.preprocess_record)["input"])
+        if not source.is_dir():
+            raise InputError(
+                f"{source} is missing, and the ids of a submission are in it: bring it back, or "
+                "run step 02 with the --input where it is now"
+            )
+        return source
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(self.path / name)
+
+    def run_names(self) -> list[str]:
+        """Names of the runs that have begun training."""
+        return sorted({path.parts[-3] for path in self.path.glob("*/fold*/config.json")})
+
+    def crops(self, run: str) -> Path:
+        """The boxes of the lungs that a run of the task lungs found in the images."""
+        return self.path / f"crops-{run}.csv"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """working/<task>/<run>/."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, place: PlaceSettings) -> RunFolder:
+        return cls(place.working / place.task / place.run)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def task(self) -> TaskFolder:
+        return TaskFolder(self.path.parent)
+
+    def fold(self, number: int) -> FoldFolder:
+        return FoldFolder(self.path / f"fold{number}")
+
+    def trained_folds(self) -> list[int]:
+        """The folds that have begun training, in order."""
+        names = [path.parent.name for path in self.path.glob("fold*/config.json")]
+        return sorted(int(name.removeprefix("fold")) for name in names)
+
+    def test_predictions(self, name: str) -> Path:
+        return self.path / f"test_{name}"
+
+    @property
+    def params(self) -> Path:
+        return self.path / "params.json"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def submission(self) -> Path:
+        return self.path / "submission.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def heat_maps(self) -> Path:
+        return self.path / "heat_maps"
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """working/<task>/<run>/fold<k>/."""
+
+    path: Path
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.path.parent)
+
+    @property
+    def number(self) -> int:
+        return int(self.path.name.removeprefix("fold"))
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.csv"
+
+    @property
+    def last(self) -> Path:
+        """Everything that is needed to go on."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.pt"
+
+    def epoch(self, number: int) -> Path:
+        return self.path / f"epoch{number:03d}.pt"
+
+    def epochs(self) -> list[Path]:
+        """The kept epochs' checkpoints, in order."""
+        return sorted(self.path.glob("epoch*.pt"))
+
+    def valid_predictions(self, name: str) -> Path:
+        return self.path / f"valid_{name}"
+
+    def test_predictions(self, name: str) -> Path:
+        return self.path / f"test_{name}"
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings that the fold was trained with, as JSON's own types."""
+        return read_json(self.config)
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        write_json(self.config, dict(values))

@@ -1,0 +1,680 @@
+"""Every setting, once: small dataclasses by area, and one for each method.
+
+A field is a flag of the command line. It says why it exists, whether it changes the trained
+weights, which values it takes, and under which condition anybody reads it. Nothing here imports
+PyTorch, so that `--help` is there at once.
+
+A task has the settings of all areas, of its method and of its data set. `run_all.sh FLAGS` hands
+the same words to each step, so every step accepts all flags of its task; a flag that the task
+does not read is refused by `cxr/command_line.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cxr.system.errors import InputError
+
+LONGEST_NAME = 200  # letters of a run's name; file systems take 255
+
+
+def setting(
+    default: Any,
+    reason: str,
+    *,
+    training: bool = False,
+    choices: tuple[str, ...] | None = None,
+    needs: str = "",
+) -> Any:
+    """One field of a settings class.
+
+    reason: what it does and why one would change it. training: whether it changes the trained
+    weights, and so the name of the run. choices: the values it takes, if these are few.
+    needs: another setting without which nobody reads this one: "pseudo" (must be set), or
+    "schedule=waves,restarts" (must have one of these values).
+    """
+    metadata = {"reason": reason, "training": training, "choices": choices, "needs": needs}
+    return field(default=default, metadata=metadata)
+
+
+# ------------------------------------------------------------------------------ areas
+
+
+@dataclass(frozen=True)
+class PlaceSettings:
+    """Which data set, which run, and where they lie."""
+
+    task: str = setting("rsna", "which data set, learned by which method")
+    preset: str = setting("", "a named set of values; default: paper, or demo with --demo")
+    demo: bool = setting(
+        False, "synthetic data in input/demo, results in working/demo, preset demo"
+    )
+    input: Path = setting(
+        Path("input"), "folder that holds the data set's folder; only step 01 writes there"
+    )
+    working: Path = setting(Path("working"), "everything the steps write goes below this folder")
+    run: str = setting(
+        "", "name of the run's folder; default: the preset and what differs from it in training"
+    )
+    fold: int | None = setting(None, "only this fold, counted from 0; default: all folds")
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """How the networks run on this machine; nothing here changes what they learn."""
+
+    workers: int = setting(
+        -1, "processes that load images; -1: one for each core, 2 at least, 8 at most"
+    )
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
+    precision: str = setting(
+        "auto",
+        "auto: bf16 where the processor has it, fp16 on older GPUs, else fp32",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    compile: bool = setting(False, "torch.compile the network; costs minutes at the start")
+    max_hours: float = setting(
+        0.0, "stop training cleanly after this many hours, to be resumed; 0: no limit"
+    )
+    save_minutes: float = setting(10.0, "state is saved this often inside an epoch, too")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """From the files of the data set to stored pictures, tables and folds."""
+
+    size: int = setting(
+        512, "side of the stored PNGs in pixels; the paper found 256 too small and 1024 impractical"
+    )
+    folds: int = setting(4, "number of folds; the 2nd place used 4")
+    seed: int = setting(
+        42,
+        "seed of folds, weights, sampling and augmentation; 42 made the published folds",
+        training=True,
+    )
+    demo_images: int = setting(160, "number of synthetic training images of --demo", needs="demo")
+    max_failed_share: float = setting(
+        0.05, "step 02 ends with an error if more than this share of the images fails"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network learns, whatever it learns."""
+
+    encoder: str = setting(
+        "se_resnext101_32x4d",
+        "an encoder of segmentation-models-pytorch, or tu-NAME of timm",
+        training=True,
+    )
+    weights: str = setting(
+        "imagenet",
+        "imagenet, pretrainedmodels, wheel, none (random), or a file with a state dict",
+        training=True,
+    )
+    image_size: int = setting(512, "side of the network's input in pixels", training=True)
+    epochs: int = setting(12, "passes over the training folds", training=True)
+    batch_size: int = setting(4, "images in a step and process", training=True)
+    accumulate: int = setting(
+        1, "steps whose gradients are added before one update", training=True
+    )
+    optimizer: str = setting(
+        "adam",
+        "adam as published; adamw decouples the weight decay; sgd with momentum 0.9",
+        training=True,
+        choices=("adam", "adamw", "sgd"),
+    )
+    lr: float = setting(
+        1e-5,
+        "learning rate; 1e-5 suits pretrained weights, random ones need 3e-4 to 1e-3",
+        training=True,
+    )
+    weight_decay: float = setting(0.0, "weight decay", training=True)
+    schedule: str = setting(
+        "plateau",
+        "plateau: x0.2 after 4 epochs without a lower validation loss; metric: x0.1 after 2 "
+        "without a better metric; cosine: per step to 1 % after a warm-up of 3 %; waves: down and "
+        "up again in --cycle epochs each; restarts: down in --cycle epochs, then anew, in the last "
+        "four at 1/50 and 1/100; constant",
+        training=True,
+        choices=("plateau", "metric", "cosine", "waves", "restarts", "constant"),
+    )
+    cycle: int = setting(
+        8,
+        "epochs of a wave's fall, or between restarts",
+        training=True,
+        needs="schedule=waves,restarts",
+    )
+    lr_min: float = setting(
+        1e-7,
+        "lowest learning rate of waves and restarts",
+        training=True,
+        needs="schedule=waves,restarts",
+    )
+    clip: float = setting(0.05, "gradient norm is clipped here; 0.05 as published", training=True)
+    freeze_epochs: int = setting(
+        1, "first epochs with a frozen encoder, only if it is pretrained", training=True
+    )
+    augmentation: str = setting(
+        "20",
+        "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, 21 = 20 without "
+        "rotation; for masks and classes also first to fifth and seventeenth, after these places",
+        training=True,
+        choices=(
+            *("1", "10", "11", "15", "20", "21"),
+            *("first", "second", "third", "fourth", "fifth", "seventeenth"),
+        ),
+    )
+    ema: float = setting(
+        0.0,
+        "decay of the moving average of the weights that is evaluated and kept; 0 is off",
+        training=True,
+    )
+    ema_from: int = setting(
+        1,
+        "epoch, counted from 1, in which the average begins; before, it is a copy",
+        training=True,
+        needs="ema",
+    )
+    start: str = setting(
+        "",
+        "the first weights: a run's last ones of the same fold, for larger images or another "
+        "share of positives, or a file epoch*.pt",
+        training=True,
+    )
+    pretrain: int = setting(
+        0,
+        "synthetic X-rays to learn from before the real ones; 0: none. For random weights and "
+        "some hundred images",
+        training=True,
+    )
+    keep: int = setting(
+        3, "the last epochs whose checkpoints are kept for merging", training=True
+    )
+    patience: int = setting(
+        0, "stop a fold after this many epochs without a better metric; 0: never", training=True
+    )
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """Which networks and views answer, and under which name the answers are kept."""
+
+    predictions: str = setting(
+        "predictions", "name of the prediction folders, to keep several variants side by side"
+    )
+    tta: str = setting(
+        "flip",
+        "views that are merged: none, flip, flip+scale (adds x1.26 and /1.26), or flips "
+        "(left-right, upside down, both; for classes)",
+        choices=("none", "flip", "flip+scale", "flips"),
+    )
+    checkpoints: int = setting(
+        0, "merge only the last so many kept checkpoints; 0: all that were kept"
+    )
+    merge: tuple[str, ...] = setting(
+        (),
+        "further runs whose networks are merged in, fold by fold; they must see images of the "
+        "same size, and --predictions keeps the result apart",
+    )
+    partial: bool = setting(False, "predict with folds whose training is not finished")
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Prediction of any X-rays: steps 04 and 07 with --images."""
+
+    images: tuple[str, ...] = setting(
+        (), "these files and folders of X-rays, not the data set's"
+    )
+    out: Path = setting(
+        Path("predicted"),
+        "folder for what --images gives: tables, pictures, index.html",
+        needs="images",
+    )
+    dicom_sr: bool = setting(
+        False, "with --images, write a DICOM Structured Report for each DICOM, too", needs="images"
+    )
+
+
+@dataclass(frozen=True)
+class JudgingSettings:
+    """How out-of-fold answers are judged, and what happens with the result."""
+
+    fit_on: str = setting(
+        "folds",
+        "where step 05 fits its parameters: folds (nested), testlike (the 1,000 images labelled "
+        "like the test set), or published (nothing is fitted, the place's own values of --rule)",
+        choices=("folds", "testlike", "published"),
+    )
+    leaderboard: float = setting(
+        0.0, "score that Kaggle gave for this run's submission, to stand beside its own"
+    )
+    submit: str = setting("", "send submission.csv to Kaggle with this message")
+    compare: tuple[str, ...] = setting(
+        (), "names of runs to show side by side, or all, instead of post-processing one"
+    )
+
+
+@dataclass(frozen=True)
+class ExtraSettings:
+    """What only the further steps read: 06, 07 and the page."""
+
+    judge_images: int = setting(
+        200, "step 06 judges the files, and 07 measures, on at most so many validation images"
+    )
+    lungs_run: str = setting(
+        "", "step 07: a run of the task lungs that says where these are; default: that of --lungs"
+    )
+    port: int = setting(8000, "port of the local page of serve.py")
+
+
+# ---------------------------------------------------------------------------- methods
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What a method reads beside the areas."""
+
+
+@dataclass(frozen=True)
+class DetectorSettings(MethodSettings):
+    """Boxes: the pyramid, its heads, their losses, and which anchors step 04 keeps."""
+
+    head: str = setting(
+        "retinanet",
+        "retinanet: anchors and offsets, as published; fcos: points and distances",
+        training=True,
+        choices=("retinanet", "fcos"),
+    )
+    levels: str = setting(
+        "2-7", "pyramid levels; level 2 is the paper's addition for small boxes", training=True
+    )
+    channels: int = setting(
+        256, "channels of the pyramid and heads; 256 as in RetinaNet", training=True
+    )
+    head_convs: int = setting(
+        4, "3x3 convolutions in each head; 4 as in RetinaNet", training=True
+    )
+    head_norm: str = setting(
+        "none",
+        "group normalisation in the heads: none as published, group helps random weights",
+        training=True,
+        choices=("none", "group"),
+    )
+    classes: int = setting(
+        0, "only the first so many box classes of the task's list; 0: all of them", training=True
+    )
+    dropout: float = setting(
+        0.75, "dropout before the class and the global output; 0.75 in the best model", training=True
+    )
+    class_weight: float = setting(
+        1.0,
+        "weight of the anchor class loss; 0 and --global-weight 0: boxes only",
+        training=True,
+    )
+    divide_by: str = setting(
+        "image",
+        "whose positive anchors divide the detection losses: each image's as published, or their "
+        "running mean, which suits random weights",
+        training=True,
+        choices=("image", "running"),
+    )
+    global_weight: float = setting(0.1, "weight of the image class loss", training=True)
+    paste: float = setting(
+        0.0,
+        "probability that an image gets boxes of another training image, too, and what they show",
+        training=True,
+    )
+    nms_iou: float = setting(
+        0.05, "boxes of a class that overlap more are one finding; opacities hardly overlap"
+    )
+    candidate_floor: float = setting(
+        0.01, "score above which step 04 keeps an anchor for step 05, which uses those above 0.025"
+    )
+    candidates: int = setting(1000, "anchors that step 04 keeps of an image and class")
+
+
+@dataclass(frozen=True)
+class MaskLearningSettings(MethodSettings):
+    """What segmenters and classifiers share: a decoder that draws, sampling, pseudo labels."""
+
+    decoder: str = setting(
+        "unet",
+        "unet (segmentation-models-pytorch's), albunet, plain (no normalisation), scse "
+        "(attention), deeplab (V3+), cbam or aspp (with hypercolumns), blocks (without skips)",
+        training=True,
+        choices=("unet", "albunet", "plain", "scse", "deeplab", "cbam", "aspp", "blocks"),
+    )
+    mask_loss: str = setting(
+        "bce=1,dice=1",
+        "weighted terms of a segmentation loss: bce, dice, squared_dice, focal and lovasz of the "
+        "mask, label and label_focal of the image",
+        training=True,
+    )
+    sampling: str = setting(
+        "all",
+        "images of an epoch with masks to learn: all once; share: all positives and as many "
+        "negatives as --positive-share leaves room for; balanced: as many draws as images, half "
+        "of them positive; positives: these alone",
+        training=True,
+        choices=("all", "share", "balanced", "positives"),
+    )
+    positive_share: float = setting(
+        0.8,
+        "share of positives of --sampling share in the first epoch; 1: no negatives",
+        training=True,
+        needs="sampling=share",
+    )
+    positive_share_end: float = setting(
+        0.0,
+        "the share moves evenly towards this after the last epoch; 0: it stays",
+        training=True,
+        needs="sampling=share",
+    )
+    lungs: str = setting(
+        "", "a run of the task lungs; images are cut to the lungs that it finds", training=True
+    )
+    pseudo: str = setting(
+        "",
+        "a run whose masks or classes of the test images are learned, too; a fold learns what "
+        "that run's models of the same fold say",
+        training=True,
+    )
+    pseudo_ratio: float = setting(
+        0.5,
+        "images of --pseudo in an epoch from the second on, for each other image",
+        training=True,
+        needs="pseudo",
+    )
+    stack: tuple[str, ...] = setting(
+        (),
+        "further runs to mix in: their image scores decide which images get a mask, or their "
+        "classes are averaged with fitted weights",
+    )
+
+
+@dataclass(frozen=True)
+class SegmenterSettings(MaskLearningSettings):
+    """Masks: the U-Net's heads, a mean teacher, and the rule from probabilities to a mask."""
+
+    label_head: str = setting(
+        "none",
+        "head for the whole image of a segmentation network: none, linear, or two layers, of "
+        "which the first gives as many numbers as it gets (double) or 64 (narrow)",
+        training=True,
+        choices=("none", "linear", "double", "narrow"),
+    )
+    encoder_norm: str = setting(
+        "train",
+        "batch norm in a segmentation network's pretrained encoder: train, or frozen as the 4th "
+        "place had it",
+        training=True,
+        choices=("train", "frozen"),
+    )
+    unlabelled: str = setting(
+        "", "a folder of PNG X-rays without labels, from which a mean teacher teaches", training=True
+    )
+    unlabelled_batch: int = setting(
+        4, "pictures of --unlabelled in a step; 4 as published", training=True, needs="unlabelled"
+    )
+    consistency: float = setting(
+        2.0,
+        "weight of student and teacher agreeing, reached in 30 epochs",
+        training=True,
+        needs="unlabelled",
+    )
+    probability_size: int = setting(
+        0, "side of the probability pictures that step 04 keeps; 0: that of the network"
+    )
+    rule: str = setting(
+        "first",
+        "how probabilities become a mask or none: first (triplet), second (image scores of "
+        "--stack), third (0.5), fourth (label head and triplet), fifth (highest pixel)",
+        choices=("first", "second", "third", "fourth", "fifth"),
+    )
+    component: int = setting(
+        0, "parts of a mask of up to so many pixels are removed; the 1st place removed 100"
+    )
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(MaskLearningSettings):
+    """Classes of images and studies, learned beside masks of what they rest on."""
+
+    dropout: float = setting(0.75, "dropout before the class output", training=True)
+    aux_weight: float = setting(
+        10.0,
+        "weight of --mask-loss beside the class loss, 10 as published; 0: no masks are learned",
+        training=True,
+    )
+    label_smoothing: float = setting(
+        0.05,
+        "share of a class label that is spread over all classes; it helped the 17th place, and "
+        "0.05 was the 47th's best value",
+        training=True,
+    )
+    opacities: tuple[str, ...] = setting(
+        (),
+        "runs of a detection task whose boxes, fused, stand for the opacities of the images",
+    )
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What a data set reads beside the areas; most read nothing."""
+
+
+# ------------------------------------------------------------------------ all of a task
+
+AREAS: dict[str, type] = {
+    "place": PlaceSettings,
+    "data": DataSettings,
+    "training": TrainingSettings,
+    "machine": MachineSettings,
+    "prediction": PredictionSettings,
+    "images": ImageSettings,
+    "judging": JudgingSettings,
+    "extra": ExtraSettings,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one task, by area. `given`: names of those set by flags or --config."""
+
+    place: PlaceSettings = field(default_factory=PlaceSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+    images: ImageSettings = field(default_factory=ImageSettings)
+    judging: JudgingSettings = field(default_factory=JudgingSettings)
+    extra: ExtraSettings = field(default_factory=ExtraSettings)
+    method: Any = field(default_factory=MethodSettings)  # of the task's method
+    dataset: Any = field(default_factory=DatasetSettings)  # of the task's data set
+    given: tuple[str, ...] = ()
+
+    def areas(self) -> dict[str, Any]:
+        """{area: its dataclass}, the method's and the data set's among them."""
+        names = [f.name for f in dataclasses.fields(self) if f.name != "given"]
+        return {name: getattr(self, name) for name in names}
+
+    def flat(self) -> dict[str, Any]:
+        """{setting: value} over all areas."""
+        values: dict[str, Any] = {}
+        for area in self.areas().values():
+            for name in setting_fields(type(area)):
+                values[name] = getattr(area, name)
+        return values
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON's own types, as config.json and checkpoints hold it."""
+        return {name: _plain_value(value) for name, value in self.flat().items()}
+
+    def training_values(self) -> dict[str, Any]:
+        """The settings that decide the trained weights."""
+        values: dict[str, Any] = {}
+        for area in self.areas().values():
+            for name, setting_field in setting_fields(type(area)).items():
+                if setting_field.metadata["training"]:
+                    values[name] = getattr(area, name)
+        return values
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with other values of single settings, named as flags are.
+
+        Names that this task does not have are an error of the caller (KeyError).
+        """
+        changed: dict[str, Any] = {}
+        for area_name, area in self.areas().items():
+            names = setting_fields(type(area))
+            mine = {name: changes.pop(name) for name in list(changes) if name in names}
+            if mine:
+                changed[area_name] = dataclasses.replace(area, **mine)
+        if changes:
+            raise KeyError(f"no such setting: {', '.join(changes)}")
+        return dataclasses.replace(self, **changed)
+
+    def wanted_folds(self) -> list[int]:
+        """The folds to work on. Raises InputError for a fold that does not exist."""
+        fold, folds = self.place.fold, self.data.folds
+        if fold is None:
+            return list(range(folds))
+        if not 0 <= fold < folds:
+            raise InputError(
+                f"--fold {fold} does not exist: there are {folds} folds, 0 to {folds - 1}"
+            )
+        return [fold]
+
+
+def setting_fields(area: type) -> dict[str, dataclasses.Field]:
+    """{name: field} of a settings class."""
+    return {f.name: f for f in dataclasses.fields(area) if f.metadata}
+
+
+def setting_types(area: type) -> dict[str, Any]:
+    """{name: type} of a settings class."""
+    hints = typing.get_type_hints(area)
+    return {name: hints[name] for name in setting_fields(area)}
+
+
+def make_settings(
+    values: Mapping[str, Any],
+    method: type[MethodSettings],
+    dataset: type[DatasetSettings] = DatasetSettings,
+    given: tuple[str, ...] = (),
+) -> Settings:
+    """Settings of a task of these classes, from {setting: value}; the others keep their defaults.
+
+    Values may be JSON's own types. Names that the task does not have are left out: records of
+    older versions hold more.
+    """
+    areas: dict[str, Any] = {}
+    for area_name, area in [*AREAS.items(), ("method", method), ("dataset", dataset)]:
+        types = setting_types(area)
+        mine = {name: _typed(values[name], types[name]) for name in types if name in values}
+        areas[area_name] = area(**mine)
+    return Settings(**areas, given=given)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value
+
+
+def _typed(value: Any, wanted: Any) -> Any:
+    """A value of a JSON or YAML file, or of a flag, as the field's own type."""
+    if wanted is Path:
+        return Path(value)
+    if wanted == tuple[str, ...]:
+        return tuple(value)
+    if wanted is float and isinstance(value, int):
+        return float(value)
+    if wanted is str and isinstance(value, int | float):  # YAML reads `augmentation: 20` as a number
+        return str(value)
+    return value
+
+
+def run_name(base: Settings, settings: Settings) -> str:
+    """`preset` or `preset-setting=value-...` for every training setting that differs."""
+    old = base.training_values()
+    changed = []
+    for name, value in settings.training_values().items():
+        if value != old[name]:
+            changed.append(f"{name}={Path(str(value)).name}")
+    name = "-".join([settings.place.preset, *changed])
+    if len(name) > LONGEST_NAME:
+        raise InputError(
+            "the settings make too long a name for the folder of the run: give one with --run"
+        )
+    return name
+
+
+# ------------------------------------------------------------------------------ checks
+
+POSITIVE = (
+    *("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip"),
+    *("channels", "judge_images", "cycle", "unlabelled_batch", "candidates"),
+)
+SHARES = ("positive_share", "positive_share_end", "paste", "nms_iou")
+BELOW_ONE = ("dropout", "ema", "label_smoothing", "candidate_floor")
+FEWEST_LESSONS = 40  # synthetic X-rays; fewer teach nothing
+
+
+def check_values(settings: Settings) -> None:
+    """Raises InputError for a value that no task can use, or one that nobody would read."""
+    values = settings.flat()
+    for name in POSITIVE:
+        if name in values and values[name] <= 0:
+            raise InputError(f"{flag(name)} must be above 0, not {values[name]}")
+    for name in SHARES:
+        if name in values and not 0 <= values[name] <= 1:
+            raise InputError(f"{flag(name)} must be between 0 and 1, not {values[name]}")
+    for name in BELOW_ONE:
+        if name in values and not 0 <= values[name] < 1:
+            raise InputError(f"{flag(name)} must be at least 0 and below 1, not {values[name]}")
+    if values.get("positive_share") == 0:
+        raise InputError("--positive-share must be between 0 and 1, not 0.0")
+    if 0 < values["pretrain"] < FEWEST_LESSONS:
+        raise InputError(
+            f"--pretrain must be 0 or at least {FEWEST_LESSONS}, not {values['pretrain']}: fewer "
+            "pictures teach nothing"
+        )
+    if values.get("aux_weight", 0) < 0:
+        raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")
+    if values["folds"] < 2:
+        raise InputError("--folds must be at least 2: one part is for validation")
+    if {"start", "pretrain"} <= set(settings.given) and values["start"] and values["pretrain"]:
+        raise InputError("--start and --pretrain both say where the weights begin: leave one out")
+    for name, need in unmet_needs(settings):
+        raise InputError(f"{flag(name)} is only read with {need}: add that, or leave it out")
+    settings.wanted_folds()
+
+
+def unmet_needs(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield (setting, words of what it needs) of what was given and nobody reads."""
+    values = settings.flat()
+    for area in settings.areas().values():
+        for name, setting_field in setting_fields(type(area)).items():
+            need = setting_field.metadata["needs"]
+            if not need or name not in settings.given:
+                continue
+            other, _, wanted = need.partition("=")
+            if wanted and str(values[other]) not in wanted.split(","):
+                yield name, f"{flag(other)} {' or '.join(wanted.split(','))}"
+            elif not wanted and not values[other]:
+                yield name, flag(other)
+
+
+def flag(name: str) -> str:
+    """The command line's word for a setting."""
+    return "--" + name.replace("_", "-")
