@@ -32,8 +32,10 @@ from cxr.config import Config  # noqa: E402
 from cxr.data.preparation import convert_all  # noqa: E402
 from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
 from cxr.datasets.rsna.files import TRAIN_IMAGES  # noqa: E402
-from cxr.datasets.rsna.synthetic import write_images  # noqa: E402
-from cxr.images.read import convert_image, resize, write_png  # noqa: E402
+from cxr.datasets.rsna.synthetic import write_rsna_images  # noqa: E402
+from cxr.images.png import write_png  # noqa: E402
+from cxr.images.read import convert_image  # noqa: E402
+from cxr.images.resize import resize  # noqa: E402
 
 DECODERS = {
     "OpenCV": lambda jpeg: cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE),
@@ -51,7 +53,7 @@ def find_files(args, folder):
         return sorted(source.glob("*.dcm"))[: args.images] or sys.exit(
             f"error: {source} holds no DICOM files"
         )
-    write_images(folder / "dicoms", [0], args.images, 512)
+    write_rsna_images(folder / "dicoms", [0], args.images, 512)
     return sorted((folder / "dicoms").glob("*.dcm"))
 
 

@@ -23,7 +23,7 @@ from cxr.data.dataset import collate
 from cxr.datasets.rsna.dataset import Rsna
 from cxr.geometry.anchors import PER_CELL, STD
 from cxr.geometry.boxes import warp_boxes
-from cxr.images.read import resize
+from cxr.images.resize import resize
 from cxr.networks.heads import flatten_maps
 from cxr.networks.network import IMAGENET_MEAN, IMAGENET_STD
 

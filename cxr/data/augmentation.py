@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from cxr.geometry.boxes import clip_boxes, warp_boxes
-from cxr.images.read import resize
+from cxr.images.resize import resize
 
 os.environ.setdefault(
     "NO_ALBUMENTATIONS_UPDATE", "1"

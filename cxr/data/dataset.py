@@ -14,8 +14,8 @@ from cxr.data.copy_paste import draw_findings, paste_findings
 from cxr.data.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.geometry.crops import crop_at, cut, fill_boxes, shift_boxes
 from cxr.geometry.masks import EMPTY, decode_runs, resize_mask
-from cxr.images.read import resize
-from cxr.system.disk import InputError
+from cxr.images.resize import resize
+from cxr.system.errors import InputError
 
 TEXT_COLUMNS = (
     "image_id",

@@ -13,7 +13,7 @@ from cxr.data.augmentation import (
     A,
 )  # imported there, with its question for news to pypi.org switched off
 from cxr.geometry.masks import resize_mask
-from cxr.images.read import resize
+from cxr.images.resize import resize
 
 ELASTIC = {
     "alpha": 120,

@@ -8,7 +8,7 @@ run lengths of most other competitions count from the first pixel.)
 import cv2
 import numpy as np
 
-from cxr.images.read import resize
+from cxr.images.resize import resize
 
 EMPTY = "-1"
 

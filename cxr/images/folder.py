@@ -1,70 +1,96 @@
-"""Files and folders of X-rays as people keep them: finding the images, and what is written about each of them.
+"""Files and folders of X-rays as people keep them: finding the images, and what is written of each.
 
-`out` holds boxes/<name>.json, overlays/<name>.png and structured_reports/<name>.dcm for each image, where the name is
-its path below the folder it was found in. The .json comes last: where it is, the image is done.
+`out` holds boxes/<name>.json, overlays/<name>.png and structured_reports/<name>.dcm for each image,
+where the name is its path below the folder it was found in. The .json comes last: where it is, the
+image is done.
 """
+
+from __future__ import annotations
 
 import csv
 import json
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
+from cxr.images.isolated import Picture
 from cxr.images.read import PICTURE_STARTS
-from cxr.system.disk import InputError, atomic, read_json, write_json
+from cxr.system.disk import atomic, read_json, write_json
+from cxr.system.errors import InputError
 
 ENDINGS = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
-BOX = ("finding", "score", "above_threshold", "x1", "y1", "x2", "y2")
+BOX_COLUMNS = ("finding", "score", "above_threshold", "x1", "y1", "x2", "y2")
+# Fields of a record that only serve to go on after a stop.
+HIDDEN = ("bytes", "modified", "dicom")
+
+Record = dict[str, Any]
+Failure = Sequence[object]  # image, path, what, reason
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image file. `name` is unique and keeps the file's ending, so a.dcm and a.png do not meet."""
+    """One image file. `name` is unique and keeps the file's ending, so a.dcm and a.png differ."""
 
     name: str  # relative, with slashes
     path: Path
 
-    def in_folder(self, folder, ending=""):
+    def in_folder(self, folder: Path, ending: str = "") -> Path:
         return folder / f"{self.name}{ending}"
 
-    def state(self):
+    def state(self) -> dict[str, int]:
         """Facts that change when another image takes the file's place."""
         facts = self.path.stat()
         return {"bytes": facts.st_size, "modified": facts.st_mtime_ns}
 
 
-def find_images(paths, out):
+def find_image_files(paths: Sequence[str | Path], out: str | Path) -> tuple[list[Item], int]:
     """([Item] sorted by name, number of other files that were left alone).
 
-    A file that is named is always taken. In a folder, and the folders in it, those that end like an X-ray or begin like
-    one are; hidden files and the folder `out` are not. InputError where a path does not exist or there is no image.
+    A file that is named is always taken. In a folder, and the folders in it, those that end like an
+    X-ray or begin like one are; hidden files and the folder `out` are not. InputError where a path
+    does not exist or there is no image.
     """
-    found, others = set(), 0
-    for path in (Path(os.path.abspath(path)) for path in paths):
+    absolute_paths = [Path(os.path.abspath(path)) for path in paths]
+    out = Path(os.path.abspath(out))
+    files: set[Path] = set()
+    others = 0
+    for path in absolute_paths:
         if not path.exists():
             raise InputError(f"{path} does not exist: --images takes files and folders of X-rays")
-        inside = list(walk(path, Path(os.path.abspath(out)))) if path.is_dir() else [path]
-        taken = {file for file in inside if file == path or looks_like_image(file)}
-        found, others = found | taken, others + len(inside) - len(taken)
-    if not found:
-        raise InputError(f"there is no DICOM, PNG or JPEG file in {', '.join(map(str, paths))}")
-    base = common_folder([Path(os.path.abspath(path)) for path in paths])
-    return sorted(
-        (Item(file.relative_to(base).as_posix(), file) for file in found),
-        key=lambda item: item.name,
-    ), others
+        if not path.is_dir():
+            files.add(path)
+            continue
+        for file in walk(path, out):
+            if looks_like_image(file):
+                files.add(file)
+            else:
+                others += 1
+    if not files:
+        searched = ", ".join(str(path) for path in paths)
+        raise InputError(f"there is no DICOM, PNG or JPEG file in {searched}")
+
+    base = common_folder(absolute_paths)
+    items = [Item(file.relative_to(base).as_posix(), file) for file in files]
+    items.sort(key=lambda item: item.name)
+    return items, others
 
 
-def walk(folder, out):
-    """Every file below a folder, in the order of the names."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(place, name) != out
-        )
-        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+def walk(folder: Path, out: Path) -> Iterator[Path]:
+    """Every file below a folder, in the order of the names; not what is hidden or in `out`."""
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and Path(parent, name) != out
+        ]
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(parent, name)
 
 
-def looks_like_image(path):
+def looks_like_image(path: Path) -> bool:
     if not path.is_file():  # a pipe would never end, a link may lead nowhere
         return False
     if path.suffix.lower() in ENDINGS:
@@ -77,102 +103,118 @@ def looks_like_image(path):
     return start.startswith(PICTURE_STARTS) or start[128:] == b"DICM"
 
 
-def common_folder(paths):
+def common_folder(paths: Iterable[Path]) -> Path:
     folders = [path if path.is_dir() else path.parent for path in paths]
     try:
         return Path(os.path.commonpath(folders))
     except ValueError:  # drives of Windows
         raise InputError(
-            "the images lie on different drives: run the command once for each, with an --out of its "
-            "own"
+            "the images lie on different drives: run the command once for each, with an --out of "
+            "its own"
         ) from None
 
 
-def read_record(out, item, dicom_sr):
-    """What an earlier run wrote about an image; None if it was not done, or the file has changed since."""
+def read_record(out: Path, item: Item, dicom_sr: bool) -> Record | None:
+    """What an earlier run wrote about an image.
+
+    None if it was not done, the file has changed since, or (`dicom_sr`) no report was made of it.
+    """
     path = item.in_folder(out / "boxes", ".json")
-    if not path.exists() or not item.in_folder(out / "overlays", ".png").exists():
+    overlay = item.in_folder(out / "overlays", ".png")
+    if not path.exists() or not overlay.exists():
         return None
     record = read_json(path)
-    same = record["source"] == os.fspath(item.path) and item.state().items() <= record.items()
-    return record if same and (not dicom_sr or record["structured_report"] is not None) else None
+    if record["source"] != os.fspath(item.path):
+        return None
+    if not item.state().items() <= record.items():
+        return None
+    if dicom_sr and record["structured_report"] is None:
+        return None
+    return record
 
 
-def write_record(out, item, picture, found, structured_report):
-    """`structured_report`: its path relative to `out`, or why there is none; None if none was wanted."""
-    write_json(
-        item.in_folder(out / "boxes", ".json"),
-        {
-            "image": item.name,
-            "source": os.fspath(item.path),
-            **item.state(),
-            "width": picture.width,
-            "height": picture.height,
-            "dicom": picture.dicom,
-            **found,
-            "structured_report": structured_report,
-        },
-    )
+def write_record(
+    out: Path, item: Item, picture: Picture, prediction: Record, structured_report: str | None
+) -> None:
+    """Write what was predicted, its last file.
 
-
-def write_tables(out, records, failed, header):
-    """predictions.csv, predictions.json and failed.csv.
-
-    records: a function that yields the records, so that they need not fit into memory. failed: [(image, path, what,
-    reason)]. header: what the .json says before its images.
+    `structured_report`: its path relative to `out`, or why there is none; None if none was wanted.
     """
-    with (
-        atomic(out / "predictions.csv") as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        write_rows(csv.writer(file), records, list(header["image_classes"]))
-    with (
-        atomic(out / "predictions.json") as temporary,
-        open(temporary, "w", encoding="utf-8") as file,
-    ):
-        file.write(json.dumps(header, indent=1)[:-2] + ',\n "images": [')
-        for number, record in enumerate(records()):
-            file.write((",\n  " if number else "\n  ") + json.dumps(public(record)))
-        file.write("\n ]\n}\n")
-    with (
-        atomic(out / "failed.csv") as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        csv.writer(file).writerows(
-            [
-                ("image", "path", "what", "reason"),
-                *([printable(text) for text in row] for row in failed),
-            ]
-        )
-
-
-def write_rows(table, records, classes):
-    """A row for each box; an image without boxes has one row with empty cells."""
-    table.writerow(
-        ["image", "path", "width", "height", *BOX, *(f"probability of {name}" for name in classes)]
-    )
-    for record in records():
-        facts = [
-            printable(record["image"]),
-            printable(record["source"]),
-            record["width"],
-            record["height"],
-        ]
-        chances = [record["probabilities"][name] for name in classes]
-        for box in record["boxes"] or [dict.fromkeys(BOX, "")]:
-            table.writerow([*facts, *(box[name] for name in BOX), *chances])
-
-
-def public(record):
-    """The record as others read it, without what only serves to go on after a stop."""
-    hidden = ("bytes", "modified", "dicom")
-    return {
-        name: printable(value) if isinstance(value, str) else value
-        for name, value in record.items()
-        if name not in hidden
+    record = {
+        "image": item.name,
+        "source": os.fspath(item.path),
+        **item.state(),
+        "width": picture.width,
+        "height": picture.height,
+        "dicom": picture.dicom,
+        **prediction,
+        "structured_report": structured_report,
     }
+    write_json(item.in_folder(out / "boxes", ".json"), record)
 
 
-def printable(text):
+def write_prediction_tables(
+    out: Path,
+    records: Callable[[], Iterable[Record]],
+    failed: Iterable[Failure],
+    header: dict[str, Any],
+) -> None:
+    """Write predictions.csv, predictions.json and failed.csv.
+
+    records: a function that yields the records, so that they need not fit into memory. failed:
+    [(image, path, what, reason)]. header: what the .json says before its images.
+    """
+    with open_atomic(out / "predictions.csv") as file:
+        write_rows(file, records(), list(header["image_classes"]))
+
+    with open_atomic(out / "predictions.json") as file:
+        file.write(json.dumps(header, indent=1)[:-2] + ',\n "images": [')
+        separator = "\n  "
+        for record in records():
+            file.write(separator + json.dumps(public(record)))
+            separator = ",\n  "
+        file.write("\n ]\n}\n")
+
+    with open_atomic(out / "failed.csv") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "path", "what", "reason"])
+        for row in failed:
+            table.writerow([printable(text) for text in row])
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[TextIO]:
+    """A text file that is whole or absent."""
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        yield file
+
+
+def write_rows(file: TextIO, records: Iterable[Record], image_classes: Sequence[str]) -> None:
+    """A row for each box; an image without boxes has one row with empty cells."""
+    table = csv.writer(file)
+    probability_columns = [f"probability of {name}" for name in image_classes]
+    table.writerow(["image", "path", "width", "height", *BOX_COLUMNS, *probability_columns])
+    no_box = dict.fromkeys(BOX_COLUMNS, "")
+    for record in records:
+        image = printable(record["image"])
+        path = printable(record["source"])
+        facts = [image, path, record["width"], record["height"]]
+        probabilities = [record["probabilities"][name] for name in image_classes]
+        for box in record["boxes"] or [no_box]:
+            cells = [box[column] for column in BOX_COLUMNS]
+            table.writerow([*facts, *cells, *probabilities])
+
+
+def public(record: Record) -> Record:
+    """The record as others read it."""
+    facts = {}
+    for name, value in record.items():
+        if name in HIDDEN:
+            continue
+        facts[name] = printable(value) if isinstance(value, str) else value
+    return facts
+
+
+def printable(text: object) -> str:
     """Names of files may hold bytes that are no text; they become question marks."""
     return str(text).encode("utf-8", "replace").decode()

@@ -1,9 +1,12 @@
 """Decoding of files from anywhere in processes of their own.
 
-A file may hang a decoder, crash it, or unpack to more than the memory; then that process ends, and the file gets a
-sentence. `python -m cxr.images.isolated` is such a process: requests as lines of JSON in, a line of JSON and raw arrays
-out. It imports no PyTorch and does not run the caller's script again, so it starts within a second.
+A file may hang a decoder, crash it, or unpack to more than the memory; then that process ends, and
+the file gets a sentence. `python -m cxr.images.isolated` is such a process: requests as lines of
+JSON in, a line of JSON and raw arrays out. It imports no PyTorch and does not run the caller's
+script again, so it starts within a second.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -12,25 +15,33 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
 
 import numpy as np
 
-from cxr.images.deep import Deep, read_deep, shrink
-from cxr.images.read import PICTURE_STARTS, read_image, resize
-from cxr.system.disk import InputError
+from cxr.images.deep import Deep, read_deep
+from cxr.images.read import PICTURE_STARTS, read_image
+from cxr.images.resize import resize, shrink
+from cxr.system.errors import InputError
 
+resource: ModuleType | None
 try:
     import resource
 except ImportError:  # Windows has no limits of this kind
     resource = None
 
 READ_SECONDS = 60  # the largest compressed X-ray takes some seconds on a slow machine
-MOST_MEMORY = 3 * 2**30  # bytes of address space; images.MOST_PIXELS of 16 bits take 1.7 GB
+# Bytes of address space; header.MOST_PIXELS of 16 bits take 1.7 GB.
+MOST_MEMORY = 3 * 2**30
 LONGEST = 1280  # pixels of the longer side of what people look at
 AHEAD = 2  # files for each process that are read before they are asked for
+# Each thread of these libraries reserves memory.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -48,70 +59,106 @@ class Picture:
 class Reader:
     """One such process, started when it is first needed and again after it died."""
 
-    def __init__(self, seconds=READ_SECONDS):
-        self.seconds, self.process, self.late = seconds, None, False
+    def __init__(self, seconds: float = READ_SECONDS) -> None:
+        self.seconds = seconds
+        self.process: subprocess.Popen[bytes] | None = None
+        self.late = False
 
-    def read(self, path, sides, deep=False):
-        """Picture of a file. `sides`: the picture becomes square of the first, then of the second side and so on, as on
-        its way through step 02 to the network. Raises InputError, naming the file and the reason."""
-        self.start()
+    def read(self, path: str | Path, sides: Sequence[int], deep: bool = False) -> Picture:
+        """Picture of a file.
+
+        `sides`: the picture becomes square of the first, then of the second side and so on, as on
+        its way through step 02 to the network. `deep`: with its deep values. Raises InputError,
+        naming the file and the reason.
+        """
+        process = self.start()
         request = {"path": os.path.abspath(path), "sides": list(sides), "deep": deep}
         timer = threading.Timer(self.seconds, self.stop_late)
         timer.start()
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
-            facts, arrays = receive(self.process.stdout)
+            send_line(stdin_of(process), request)
+            facts, arrays = receive(stdout_of(process))
         except (OSError, EOFError):
             raise InputError(f"{path}: {self.why_it_ended()}") from None
         finally:
             timer.cancel()
             timer.join()
-        if "error" in facts:
-            raise InputError(facts["error"])
-        deep = Deep(arrays.pop("stored"), **facts.pop("deep")) if "stored" in arrays else None
-        return Picture(**facts, **arrays, deep=deep)
+        return to_picture(facts, arrays)
 
-    def start(self):
-        if self.process and self.process.poll() is None and not self.late:
-            return
+    def start(self) -> subprocess.Popen[bytes]:
+        """The running process."""
+        if self.process is not None and self.process.poll() is None and not self.late:
+            return self.process
         self.late = False
-        one = {
-            name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        }  # each thread reserves memory
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cxr.images.isolated"],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | one,
+            env=os.environ | ONE_THREAD,
         )
+        return self.process
 
-    def stop_late(self):
+    def stop_late(self) -> None:
         self.late = True
-        self.process.kill()
+        if self.process is not None:
+            self.process.kill()
 
-    def why_it_ended(self):
-        self.process.kill()
-        self.process.wait()
+    def why_it_ended(self) -> str:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
         if self.late:
             return f"took more than {self.seconds} seconds to decode"
         return "crashes the decoder, so it is damaged or made to do harm"
 
-    def close(self):
-        if self.process:
+    def close(self) -> None:
+        if self.process is not None:
             self.process.kill()
             self.process.communicate()
 
 
-def read_all(paths, sides, workers):
-    """Yield the Picture of each path, or the InputError that it ended with, in order, from `workers` processes."""
+def stdin_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdin is not None  # it was asked for as a pipe
+    return process.stdin
+
+
+def stdout_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdout is not None
+    return process.stdout
+
+
+def to_picture(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Picture:
+    """The Picture that a process has sent, or the InputError."""
+    if "error" in facts:
+        raise InputError(facts["error"])
+    deep = None
+    if "stored" in arrays:
+        deep = Deep(arrays["stored"], **facts["deep"])
+    return Picture(
+        width=facts["width"],
+        height=facts["height"],
+        dicom=facts["dicom"],
+        network=arrays["network"],
+        shown=arrays["shown"],
+        deep=deep,
+    )
+
+
+def read_all(
+    paths: Iterable[str | Path], sides: Sequence[int], workers: int
+) -> Iterator[Picture | InputError]:
+    """Yield the Picture of each path, or the InputError that it ended with.
+
+    In the order of the paths, from `workers` processes.
+    """
     readers = [Reader() for _ in range(workers)]
-    free = queue.SimpleQueue()
+    free: queue.SimpleQueue[Reader] = queue.SimpleQueue()
     for reader in readers:
         free.put(reader)
-    pool, waiting = ThreadPoolExecutor(workers), deque()
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Picture | InputError]] = deque()
     try:
         for path in paths:
             waiting.append(pool.submit(read_by_any, free, path, sides))
@@ -125,7 +172,10 @@ def read_all(paths, sides, workers):
             reader.close()
 
 
-def read_by_any(free, path, sides):
+def read_by_any(
+    free: queue.SimpleQueue[Reader], path: str | Path, sides: Sequence[int]
+) -> Picture | InputError:
+    """What the first free reader makes of a file."""
     reader = free.get()
     try:
         return reader.read(path, sides)
@@ -135,31 +185,37 @@ def read_by_any(free, path, sides):
         free.put(reader)
 
 
-def send(stream, facts, arrays):
+def send_line(stream: IO[bytes], content: dict[str, Any]) -> None:
+    stream.write(json.dumps(content).encode() + b"\n")
+    stream.flush()
+
+
+def send(stream: IO[bytes], facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """One line of JSON with the shapes of the arrays in it, then their bytes."""
     shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-    stream.write(json.dumps(facts | {"arrays": shapes}).encode() + b"\n")
+    send_line(stream, facts | {"arrays": shapes})
     for array in arrays.values():
         stream.write(np.ascontiguousarray(array).tobytes())
     stream.flush()
 
 
-def receive(stream):
+def receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(facts, {name: array}) of `send`. EOFError if the other side ended before."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         raise EOFError
-    facts, arrays = json.loads(line), {}
-    for name, (kind, *shape) in facts.pop("arrays").items():
-        wanted = int(np.prod(shape)) * np.dtype(kind).itemsize
-        content = stream.read(wanted)
-        if len(content) < wanted:
+    facts = json.loads(line)
+    arrays = {}
+    for name, (dtype, *shape) in facts.pop("arrays").items():
+        length = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        content = stream.read(length)
+        if len(content) < length:
             raise EOFError
-        arrays[name] = np.frombuffer(content, kind).reshape(shape)
+        arrays[name] = np.frombuffer(content, dtype).reshape(shape)
     return facts, arrays
 
 
-def answer(request):
+def answer(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(facts, arrays) for `send`."""
     path = Path(request["path"])
     try:
@@ -168,31 +224,31 @@ def answer(request):
     except InputError as error:
         return {"error": str(error)}, {}
     except MemoryError:
-        return {"error": f"{path}: needs more than {MOST_MEMORY >> 30} GB of memory to decode"}, {}
-    arrays = {"network": image, "shown": shrink(image, LONGEST)}
+        gigabytes = MOST_MEMORY >> 30
+        return {"error": f"{path}: needs more than {gigabytes} GB of memory to decode"}, {}
+
+    network = image
     for side in request["sides"]:
-        arrays["network"] = resize(arrays["network"], side)
+        network = resize(network, side)
     with open(path, "rb") as file:
-        facts = {
-            "width": header.width,
-            "height": header.height,
-            "dicom": not file.read(8).startswith(PICTURE_STARTS),
-        }
+        is_dicom = not file.read(8).startswith(PICTURE_STARTS)
+    facts: dict[str, Any] = {"width": header.width, "height": header.height, "dicom": is_dicom}
+    arrays = {"network": network, "shown": shrink(image, LONGEST)}
     if deep is not None:
-        values = asdict(deep)
-        arrays["stored"] = values.pop("stored")
-        facts["deep"] = values
+        facts["deep"] = asdict(deep)
+        arrays["stored"] = facts["deep"].pop("stored")
     return facts, arrays
 
 
-def main():
+def main() -> None:
     """Answer requests until the parent is gone."""
-    if resource:
+    if resource is not None:
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a C library prints must not get between the answers
     for line in sys.stdin.buffer:
-        send(answers, *answer(json.loads(line)))
+        facts, arrays = answer(json.loads(line))
+        send(answers, facts, arrays)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,17 @@ from test_images import ODD, make_dataset, save
 from tiny_task import TinyTask
 
 from cxr.images.deep import read_deep
-from cxr.images.folder import find_images
+from cxr.images.folder import find_image_files
 from cxr.images.isolated import Reader, read_all
-from cxr.images.read import read_image, resize
+from cxr.images.read import read_image
+from cxr.images.resize import resize
 from cxr.inference.predictions import read_predictions
 from cxr.inference.predictor import Predictor
 from cxr.methods.detector.records import Params, detect_labelled
 from cxr.steps.predict import predict_images as flow
 from cxr.steps.predict.predict_images import predict_images
-from cxr.system.disk import InputError, write_json
+from cxr.system.disk import write_json
+from cxr.system.errors import InputError
 from cxr.tasks import TASKS
 
 TASK = TinyTask()
@@ -113,7 +115,7 @@ def images_of(config):
 
 
 def names_of(*paths, out="nowhere"):
-    items, others = find_images(paths, out)
+    items, others = find_image_files(paths, out)
     assert all(item.path.is_absolute() for item in items)
     return [item.name for item in items], others
 
@@ -160,7 +162,7 @@ def test_things_that_are_no_files(tmp_path):
 )
 def test_nothing_to_predict(tmp_path, make, sentence):
     with pytest.raises(InputError, match=sentence):
-        find_images([make(tmp_path)], tmp_path / "out")
+        find_image_files([make(tmp_path)], tmp_path / "out")
 
 
 # --- reading
@@ -415,7 +417,7 @@ def whole_table(tiny_run, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "function, call", [("write_record", 1), ("write_overlay", 4), ("write_tables", 1)]
+    "function, call", [("write_record", 1), ("write_overlay", 4), ("write_prediction_tables", 1)]
 )
 def test_a_killed_run_goes_on(config, whole_table, monkeypatch, function, call):
     folder, whole = whole_table
@@ -433,7 +435,7 @@ def test_a_killed_run_goes_on(config, whole_table, monkeypatch, function, call):
             predict_images(TASK, wanted)
     kept = stamps(config)
     assert (
-        len(kept) == {"write_tables": 5}.get(function, call - 1)
+        len(kept) == {"write_prediction_tables": 5}.get(function, call - 1)
         and not (config.out / "index.html").exists()
     )
     predict_images(TASK, wanted)

@@ -12,8 +12,10 @@ from torch import nn
 
 from cxr.config import Config
 from cxr.datasets.rsna.dataset import Rsna
-from cxr.datasets.rsna.synthetic import write_images
-from cxr.images.read import read_image, resize, write_png
+from cxr.datasets.rsna.synthetic import write_rsna_images
+from cxr.images.png import write_png
+from cxr.images.read import read_image
+from cxr.images.resize import resize
 from cxr.inference.checkpoint import plain_config, save_state
 from cxr.methods.detector.records import Params
 from cxr.system.disk import write_json
@@ -65,9 +67,11 @@ def lively(config, pictures, per_image=60):
 def write_run(working, images=10):
     """Config of a run below `working`: tables and PNGs of drawn X-rays, a checkpoint for each fold, params.json."""
     config = Config(**SETTINGS, working=Path(working))
-    drawn = write_images(config.working / "dicoms", [0], images, 256)
+    drawn = write_rsna_images(config.working / "dicoms", [0], images, 256)
     rows = []
-    for number, (image_id, _, boxes, *_) in enumerate(drawn):
+    for number, image in enumerate(drawn):
+        image_id = image.image_id
+        boxes = image.boxes
         picture, header = read_image(config.working / "dicoms" / f"{image_id}.dcm")
         write_png(config.task_dir / "images" / f"{image_id}.png", resize(picture, STORED), header)
         rows.append(

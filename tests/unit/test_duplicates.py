@@ -25,7 +25,8 @@ from cxr.data.duplicates import (
 from cxr.data.folds import assign_folds
 from cxr.datasets.covid.files import read_tables
 from cxr.datasets.covid.synthetic import write_covid
-from cxr.images.read import convert_image, write_png
+from cxr.images.png import write_png
+from cxr.images.read import convert_image
 from cxr.plots import duplicate_sheet
 from cxr.plots.duplicate_sheet import PER_LINE, pick_pairs, write_sheet
 

@@ -17,18 +17,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from cxr.images.read import (
-    Header,
-    convert_image,
-    parse_age,
-    read_image,
-    read_png_header,
-    resize,
-    to_uint8,
-    window,
-    write_png,
-)
-from cxr.system.disk import InputError
+from cxr.images.gray import to_uint8, window
+from cxr.images.header import Header, parse_age
+from cxr.images.png import read_png_header, write_png
+from cxr.images.read import convert_image, read_image
+from cxr.images.resize import resize
+from cxr.system.errors import InputError
 
 SHARED = Path(
     os.environ.get("CXR_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data")

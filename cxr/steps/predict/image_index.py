@@ -10,7 +10,7 @@ from cxr.system.disk import atomic
 
 
 def write_index(out, records, failed, header):
-    """Write the page at out/index.html and return its path. Arguments as of image_folder.write_tables."""
+    """Write the page at out/index.html and return its path. Arguments as of image_folder.write_prediction_tables."""
     cards = [card(record) for record in records()]
     cards.sort(key=lambda card: -card["score"])
     colours = colours_of(header["thresholds"], BRIGHT)

@@ -7,14 +7,15 @@ from functools import partial
 from tqdm import tqdm
 
 from cxr.data.dataset import count_workers
-from cxr.images.folder import find_images, read_record, write_record, write_tables
+from cxr.images.folder import find_image_files, read_record, write_record, write_prediction_tables
 from cxr.images.isolated import read_all
 from cxr.inference.predictor import Predictor
 from cxr.plots.overlay import draw_overlay, write_overlay
 from cxr.plots.panels import BRIGHT, colours_of
 from cxr.steps.predict.image_index import write_index
 from cxr.steps.predict.structured_report import write_structured_report
-from cxr.system.disk import InputError, read_json, write_json
+from cxr.system.disk import read_json, write_json
+from cxr.system.errors import InputError
 
 
 def predict_images(task, config):
@@ -24,7 +25,7 @@ def predict_images(task, config):
     """
     if "RANK" in os.environ:
         raise InputError("--images runs in one process: start it without torchrun")
-    items, others = find_images(config.images, config.out)
+    items, others = find_image_files(config.images, config.out)
     predictor = Predictor(task, config)
     check_settings(config.out, predictor.settings())
     waiting = [item for item in items if read_record(config.out, item, config.dicom_sr) is None]
@@ -145,7 +146,7 @@ def write_results(predictor, items, failed):
         "thresholds": predictor.rule.thresholds,
         "image_classes": predictor.image_classes,
     }
-    write_tables(out, records, failed, header)
+    write_prediction_tables(out, records, failed, header)
     page = write_index(out, records, failed, header)
     print(
         "\n".join(
