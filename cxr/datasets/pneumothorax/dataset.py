@@ -1,5 +1,11 @@
-"""SIIM-ACR Pneumothorax Segmentation (Kaggle 2019): masks of pneumothoraces, one or none for an image."""
+"""SIIM-ACR Pneumothorax Segmentation (Kaggle 2019): masks of pneumothoraces, one or none an image."""
 
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from cxr.datasets.base import Answer, AnswerRequest, Dataset, Tables
 from cxr.datasets.pneumothorax.files import (
     CLASSES,
     TRAIN_IMAGES,
@@ -8,77 +14,61 @@ from cxr.datasets.pneumothorax.files import (
     read_sample,
     read_tables,
 )
-from cxr.datasets.pneumothorax.presets import PRESETS
 from cxr.datasets.pneumothorax.synthetic import write_pneumothorax
-from cxr.datasets.submission_ids import input_folder
-from cxr.methods.segmenter.method import MaskTask
-from cxr.methods.segmenter.scorer import evaluate
-from cxr.system.disk import write_csv
-
-# Tens to hundreds of images and no pretrained weights, on two CPU cores.
-FROM_SCRATCH = {
-    "encoder": "resnet18",
-    "weights": "none",
-    "label_head": "linear",
-    "mask_loss": "bce=3,dice=1,label=0.3",
-    "optimizer": "adamw",
-    "weight_decay": 0.02,
-    "schedule": "cosine",
-    "clip": 1.0,
-    "ema": 0.99,
-    "augmentation": "15",
-    "sampling": "share",
-    "positive_share": 0.6,
-}
+from cxr.methods.base import Scorer
+from cxr.methods.segmenter.scorer import Dice
+from cxr.settings import Settings
+from cxr.system.tables import write_csv
 
 
-class Pneumothorax(MaskTask):
-    name = "pneumothorax"
+class Pneumothorax(Dataset):
     slug = "siim-acr-pneumothorax-segmentation"
     title = "SIIM-ACR Pneumothorax Segmentation"
-    answer = "submission"
-    score_name = "Mean Dice of the images"
-    score_meaning = (
-        "For each image twice the pixels that the predicted and the marked area share, divided by the sum "
-        "of both areas; 1 where nothing is marked and nothing predicted, 0 where only one is empty. "
-        "Most images show no pneumothorax, so an answer that never marks anything scores high: look at "
-        "how far the system is above it."
-    )
-    class_names, box_classes = CLASSES, ("Pneumothorax",)
+    image_classes = CLASSES
+    classes = ("Pneumothorax",)
     expected_files = (TRAIN_IMAGES,)
     takes_submissions = True
+    answer_name = "submission"
+    finding = ("region", "regions")
     by_hand = (
-        "Kaggle gives the test images and labels of this competition, the training images are on mirrors: the "
-        "Kaggle data set jesperdramsch/siim-acr-pneumothorax-segmentation-data, or Academic Torrents "
-        f"6ef7c6d039e85152c4d0f31d83fa70edc4aba088. Put {TRAIN_IMAGES}, stage_2_train.csv and stage_2_images "
-        "into {folder} and run the same command again; or add --demo to use synthetic data"
+        "Kaggle gives the test images and labels of this competition, the training images are on "
+        "mirrors: the Kaggle data set jesperdramsch/siim-acr-pneumothorax-segmentation-data, or "
+        f"Academic Torrents 6ef7c6d039e85152c4d0f31d83fa70edc4aba088. Put {TRAIN_IMAGES}, "
+        "stage_2_train.csv and stage_2_images into {folder} and run the same command again; or add "
+        "--demo to use synthetic data"
     )
-    zip_bytes, extracted_bytes = int(2e9), int(4e9)
-    logged = ("metric", "all_empty", "dice_positive", "sensitivity", "specificity")
-    presets = PRESETS | {
-        "paper": PRESETS["first-albunet"],
-        "small": FROM_SCRATCH
-        | {"size": 512, "image_size": 192, "epochs": 24, "batch_size": 4, "lr": 1e-3},
-        "demo": FROM_SCRATCH
-        | {"size": 256, "image_size": 96, "epochs": 8, "batch_size": 8, "lr": 2e-3},
-    }
-    read_tables = staticmethod(read_tables)
-    write_synthetic = staticmethod(write_pneumothorax)
+    zip_bytes = int(2e9)
+    extracted_bytes = int(4e9)
 
-    def evaluate(self, config, cases, train):
-        return evaluate(config, cases, len(train))
+    @cached_property
+    def scorer(self) -> Scorer:
+        return Dice(
+            "For each image twice the pixels that the predicted and the marked area share, divided "
+            "by the sum of both areas; 1 where nothing is marked and nothing predicted, 0 where "
+            "only one is empty. Most images show no pneumothorax, so an answer that never marks "
+            "anything scores high: look at how far the system is above it.",
+            logged=("metric", "all_empty", "dice_positive", "sensitivity", "specificity"),
+        )
 
-    def write_results(self, config, answers, cases, evaluation, warnings):
-        """(path of submission.csv, read again and checked, or None without test predictions, {})."""
-        if answers is None:
-            return None, {}
-        ids = read_sample(input_folder(config)) or list(answers)
-        absent = len(set(ids) - answers.keys())
+    def read_tables(self, folder: Path, settings: Settings) -> Tables:
+        del settings
+        return Tables(*read_tables(folder))
+
+    def write_synthetic(self, folder: Path, n_train: int) -> bool:
+        return write_pneumothorax(folder, n_train=n_train)
+
+    def write_answer(self, request: AnswerRequest) -> Answer:
+        """submission.csv, checked against the ids of the sample submission."""
+        if request.answers is None:
+            return Answer(None)
+        run = request.judging.run
+        ids = read_sample(run.task.read_input_folder()) or list(request.answers)
+        absent = len(set(ids) - request.answers.keys())
         if absent:
-            warnings.append(
+            request.warnings.append(
                 f"{absent} images of the sample submission have no picture and get no mask."
             )
-        table = format_submission(ids, answers)
+        table = format_submission(ids, request.answers)
         check_submission(table, ids)
-        write_csv(config.run_dir / "submission.csv", table)
-        return config.run_dir / "submission.csv", {}
+        write_csv(run.submission, table)
+        return Answer(run.submission)

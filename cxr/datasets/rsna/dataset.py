@@ -1,5 +1,11 @@
-"""RSNA Pneumonia Detection Challenge (Kaggle 2018): boxes of lung opacities, and three classes of images."""
+"""RSNA Pneumonia Detection Challenge (Kaggle 2018): boxes of lung opacities, classes of images."""
 
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from cxr.datasets.base import Answer, AnswerRequest, Dataset, Tables
 from cxr.datasets.rsna.files import (
     BOX_CLASSES,
     CLASSES,
@@ -9,30 +15,22 @@ from cxr.datasets.rsna.files import (
     read_tables,
 )
 from cxr.datasets.rsna.synthetic import write_rsna
-from cxr.datasets.submission_ids import input_folder
-from cxr.methods.detector.image_scorer import (
-    evaluate,
-    make_rule,
-    plain_rule,
-    plain_score,
-    quick_score,
-)
-from cxr.methods.detector.method import FROM_SCRATCH, DetectionTask
-from cxr.system.disk import write_csv
+from cxr.methods.base import Scorer
+from cxr.methods.detector.image_scorer import RsnaMap
+from cxr.settings import Settings
+from cxr.system.tables import write_csv
+
+# How much each image class speaks for boxes; the 2nd place's values.
+GATE_WEIGHTS = (0.0, 0.1, 1.0)
+# The best single answer that ignores the image: the two boxes of the mean positive image.
+CONSTANT_GUESS = ((0.6, (203, 335, 439, 694)), (0.5, (594, 328, 844, 724)))
 
 
-class Rsna(DetectionTask):
-    name = "rsna"
+class Rsna(Dataset):
     slug = "rsna-pneumonia-detection-challenge"
     title = "RSNA Pneumonia Detection"
-    answer = "submission"
-    score_name = "mAP at IoU 0.40 to 0.75"
-    score_meaning = (
-        "For every image and eight demands on how well a box must fit (overlap 40 % to 75 %), the share "
-        "of hits among hits, false boxes and missed boxes; averaged. 0 is the worst, 1 is perfect. Images "
-        "without opacity count 0 as soon as one box is drawn on them and are left out otherwise."
-    )
-    class_names, box_classes = CLASSES, BOX_CLASSES
+    image_classes = CLASSES
+    classes = BOX_CLASSES
     expected_files = (
         "stage_2_train_images",
         "stage_2_test_images",
@@ -40,75 +38,38 @@ class Rsna(DetectionTask):
         "stage_2_detailed_class_info.csv",
         "stage_2_sample_submission.csv",
     )
-    zip_bytes, extracted_bytes = int(3.7e9), int(3.8e9)
-    gate_weights = (
-        0.0,
-        0.1,
-        1.0,
-    )  # how much each image class speaks for boxes; the 2nd place's values
-    # The best single answer that ignores the image: the two boxes of the mean positive image.
-    constant = ((0.6, (203, 335, 439, 694)), (0.5, (594, 328, 844, 724)))
-    # From scratch without level 2, since the boxes are a third of the image high.
-    presets = {
-        "paper": {},
-        "small": FROM_SCRATCH
-        | {
-            "encoder": "resnet18",
-            "image_size": 256,
-            "epochs": 28,
-            "batch_size": 8,
-            "lr": 4e-4,
-            "pretrain": 1600,
-            "paste": 0.4,
-            "dropout": 0.5,
-            "augmentation": "20",
-            "weight_decay": 0.05,
-            "tta": "flip+scale",
-        },
-        "demo": FROM_SCRATCH
-        | {
-            "encoder": "resnet18",
-            "image_size": 192,
-            "epochs": 7,
-            "batch_size": 8,
-            "lr": 5e-4,
-            "channels": 64,
-            "head_convs": 2,
-            "size": 256,
-        },
-    }
-    read_tables = staticmethod(read_tables)
-    write_synthetic = staticmethod(write_rsna)
+    zip_bytes = int(3.7e9)
+    extracted_bytes = int(3.8e9)
+    takes_submissions = True
+    answer_name = "submission"
 
-    def quick_score(self, predictions, table, config):
-        return quick_score(predictions, table)
+    @cached_property
+    def scorer(self) -> Scorer:
+        return RsnaMap(GATE_WEIGHTS, CONSTANT_GUESS)
 
-    def evaluate(self, config, cases, train):
-        return evaluate(config, cases, train, self.gate_weights, self.constant)
+    def read_tables(self, folder: Path, settings: Settings) -> Tables:
+        del settings
+        return Tables(*read_tables(folder))
 
-    def rule(self, params, config):
-        return make_rule(params, self.box_classes, self.gate_weights)
+    def write_synthetic(self, folder: Path, n_train: int) -> bool:
+        return write_rsna(folder, n_train=n_train)
 
-    def write_results(self, config, answers, cases, evaluation, warnings):
-        """(path of submission.csv, checked against the sample submission, or None without test predictions, {})."""
-        if answers is None:
-            return None, {}
-        path = config.run_dir / "submission.csv"
-        sample = read_sample(input_folder(config))
-        table = format_submission(
-            list(sample["patientId"]), {key: found[:2] for key, found in answers.items()}
-        )
+    def write_answer(self, request: AnswerRequest) -> Answer:
+        """submission.csv, checked against the sample submission."""
+        if request.answers is None:
+            return Answer(None)
+        run = request.judging.run
+        sample = read_sample(run.task.read_input_folder())
+        boxes = {}
+        for image_id, detections in request.answers.items():
+            boxes[image_id] = (detections.boxes, detections.scores)
+        table = format_submission(list(sample["patientId"]), boxes)
         check_submission(table, sample)
-        absent = len(set(sample["patientId"]) - answers.keys())
+
+        absent = len(set(sample["patientId"]) - request.answers.keys())
         if absent:
-            warnings.append(
+            request.warnings.append(
                 f"{absent} images of the sample submission have no picture and get no boxes."
             )
-        write_csv(path, table)
-        return path, {}
-
-    def plain_rule(self, params, config):
-        return plain_rule(params, self.gate_weights)
-
-    def plain_score(self, truth, found, config):
-        return plain_score(truth, found)
+        write_csv(run.submission, table)
+        return Answer(run.submission)
