@@ -31,7 +31,11 @@ from cxr.data.dataset import read_table  # noqa: E402
 from cxr.datasets.phantom.chest import NORMAL, NOT_NORMAL, OPACITY  # noqa: E402
 from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
 from cxr.datasets.rsna.files import TEST_IMAGES, TRAIN_IMAGES  # noqa: E402
-from cxr.datasets.rsna.synthetic import write_images, write_tables  # noqa: E402
+from cxr.datasets.rsna.synthetic import (  # noqa: E402
+    RsnaImage,
+    write_rsna_images,
+    write_rsna_tables,
+)
 from cxr.inference.predictions import PART, write_part  # noqa: E402
 
 MOST = 1.2  # times the memory of the few images
@@ -76,13 +80,13 @@ def link_images(folder, drawn, cases, count):
     for number in range(count):
         source, image_id = drawn[number % len(drawn)], f"{number:08x}"
         name = TRAIN_IMAGES if number % TEST_SHARE else TEST_IMAGES
-        os.link(
-            folder.parents[2] / "dicoms" / f"{source[0]}.dcm", folder / name / f"{image_id}.dcm"
-        )
+        dicom = folder.parents[2] / "dicoms" / f"{source.image_id}.dcm"
+        os.link(dicom, folder / name / f"{image_id}.dcm")
         boxes = case_of(image_id, cases).boxes.round()
         kind = OPACITY if len(boxes) else (NORMAL, NOT_NORMAL)[number % 2]
-        rows[name].append((image_id, kind, boxes, number // 2, *source[4:]))
-    write_tables(folder, *rows.values())
+        patient = replace(source.patient, patient=number // 2)
+        rows[name].append(RsnaImage(image_id, kind, boxes, patient, source.chest))
+    write_rsna_tables(folder, rows[TRAIN_IMAGES], rows[TEST_IMAGES])
 
 
 def case_of(image_id, cases):
@@ -190,7 +194,7 @@ def main():
     rng, found = np.random.default_rng(0), {}
     cases = [draw_case(rng, number) for number in range(4 * PART)]
     with tempfile.TemporaryDirectory(dir=args.folder or None) as folder:
-        drawn = write_images(Path(folder) / "dicoms", [0], 8, 256)
+        drawn = write_rsna_images(Path(folder) / "dicoms", [0], 8, 256)
         roots = {count: Path(folder) / str(count) for count in (args.small, args.large)}
         for count, root in roots.items():
             link_images(root / "input" / Rsna.slug, drawn, cases, count)

@@ -118,7 +118,7 @@ def test_nested_loops_have_the_score_of_the_metric():
 
     from cxr.datasets.rsna.dataset import Rsna
     from cxr.methods.detector.records import Params, detect
-    from cxr.metrics.boxes import image_score
+    from cxr.metrics.kaggle_map import image_score
 
     rng, scores = np.random.default_rng(1), []
     for case in (draw_case(rng, number) for number in range(24)):
@@ -145,12 +145,12 @@ def test_memory_links_images_and_writes_their_predictions(tmp_path):
     from search import draw_case
 
     from cxr.datasets.rsna.dataset import Rsna
-    from cxr.datasets.rsna.synthetic import write_images
+    from cxr.datasets.rsna.synthetic import write_rsna_images
     from cxr.inference.predictions import read_predictions
     from cxr.methods.detector.records import Candidates
 
     cases = [draw_case(np.random.default_rng(0), number) for number in range(4)]
-    drawn = write_images(tmp_path / "dicoms", [0], 2, 256)
+    drawn = write_rsna_images(tmp_path / "dicoms", [0], 2, 256)
     source = tmp_path / "7" / "input" / Rsna.slug
     memory.link_images(source, drawn, cases, 21)
     train, test, _ = Rsna.read_tables(source)

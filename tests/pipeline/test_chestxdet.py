@@ -23,11 +23,11 @@ from cxr.datasets.chestxdet.files import FINDINGS, read_tables
 from cxr.datasets.chestxdet.results import result_of
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
 from cxr.datasets.phantom.chest import draw_chest
-from cxr.datasets.phantom.findings import DRAW, draw_findings, healthy
+from cxr.datasets.phantom.findings import DRAW, draw_with_findings, healthy
 from cxr.images.read import convert_image
 from cxr.steps.download import download
 from cxr.steps.train import engine
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 from cxr.tasks import TASKS
 
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -116,13 +116,13 @@ def test_every_finding_lies_in_its_box(name, side):
 
 def test_a_picture_with_all_findings_and_one_without():
     rng = np.random.default_rng(1)
-    image, found = draw_findings(rng, draw_chest(rng, "AP", "M", 70), list(DRAW), 96)
+    image, found = draw_with_findings(rng, draw_chest(rng, "AP", "M", 70), list(DRAW), 96)
     assert (
         image.shape == (96, 96)
         and image.dtype == np.uint8
         and {name for name, _ in found} == set(FINDINGS)
     )
-    assert draw_findings(rng, draw_chest(rng, "AP", "M", 70), [], 96)[1] == []
+    assert draw_with_findings(rng, draw_chest(rng, "AP", "M", 70), [], 96)[1] == []
 
 
 def test_tables_and_notes_of_the_synthetic_set(synthetic):

@@ -25,14 +25,15 @@ from cxr.datasets.covid.synthetic import (
     INDETERMINATE,
     NEGATIVE,
     TYPICAL,
-    draw_kind,
+    draw_study_class,
     write_covid,
 )
 from cxr.datasets.phantom.chest import draw_chest
 from cxr.datasets.phantom.findings import expose, healthy
+from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.images.read import read_image
 from cxr.metrics.studies import competition_scores
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 STUDIES = """id,Negative for Pneumonia,Typical Appearance,Indeterminate Appearance,Atypical Appearance
 s1_study,0,1,0,0
@@ -415,15 +416,20 @@ def test_boxes_lie_in_their_images(synthetic):
 def test_truth_as_submission_scores_one(synthetic):
     """The tables, read and written in the form of a submission, are the truth."""
     table = pd.read_csv(synthetic / "train_image_level.csv", dtype=str)
-    truth = {row: parse_predictions(text) for row, text in zip(table["id"], table["label"])}
-    found = competition_scores({row: own[::2] for row, own in truth.items()}, truth)
+    truth = {}
+    answers = {}
+    for row, text in zip(table["id"], table["label"], strict=True):
+        boxes, scores, labels = parse_predictions(text)
+        truth[row] = TrueBoxes(boxes, labels)
+        answers[row] = Detections(boxes, scores, labels)
+    found = competition_scores(truth, answers)
     assert found["ap_none"] == found["ap_opacity"] == 1
 
 
 def draw_plain(kind, seed):
     rng = np.random.default_rng(seed)
     scene = healthy(rng, draw_chest(rng, "PA", "M", 50), 96)
-    boxes = draw_kind(rng, scene, kind)
+    boxes = draw_study_class(rng, scene, kind)
     return expose(rng, scene), boxes, scene.chest
 
 
@@ -480,5 +486,5 @@ def test_deterministic_kept_and_empty(tmp_path):
 
 def test_a_mirrored_copy_has_mirrored_boxes():
     np.testing.assert_allclose(
-        synthetic_covid.mirror(np.array([[0.1, 0.2, 0.4, 0.5]])), [[0.6, 0.2, 0.9, 0.5]]
+        synthetic_covid.mirror_boxes(np.array([[0.1, 0.2, 0.4, 0.5]])), [[0.6, 0.2, 0.9, 0.5]]
     )

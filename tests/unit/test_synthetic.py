@@ -12,7 +12,7 @@ import pytest
 
 from cxr.datasets.phantom import chest as phantom
 from cxr.datasets.rsna import synthetic as synthetic
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 SHARED = Path(
     os.environ.get(
@@ -161,7 +161,7 @@ def test_killed_run_leaves_no_folder_and_is_done_again(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(synthetic, "write_tables", killed)
+        patch.setattr(synthetic, "write_rsna_tables", killed)
         synthetic.write_rsna(tmp_path / SLUG, n_train=2, n_test=1, side=64)
     assert not (tmp_path / SLUG).exists()
     assert synthetic.write_rsna(tmp_path / SLUG, n_train=2, n_test=1, side=64)

@@ -1,70 +1,95 @@
-"""A small fake of ChestX-Det10 in its true on-disk format, oddities included."""
+"""A small synthetic copy of ChestX-Det10 in its true on-disk format, oddities included."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from cxr.datasets.phantom.chest import draw_chest
-from cxr.datasets.phantom.findings import DRAW, draw_findings
-from cxr.datasets.rsna.synthetic import FRAME, draw_patients, write_table, write_whole
+from cxr.datasets.phantom.dicom import NIH_SIDE, enlarge_to_nih
+from cxr.datasets.phantom.findings import DRAW, draw_with_findings
+from cxr.datasets.phantom.folder import building, is_made, write_csv_lines
+from cxr.datasets.phantom.patients import draw_patients
 
-# Boxes in the data set are from 2,537 (Consolidation) to 160 (Mass); the square root leaves some of each to a demo.
+# Boxes in the data set are from 2,537 (Consolidation) to 160 (Mass); the square root leaves some
+# of each to a demo. In the order of DRAW.
 WEIGHTS = np.sqrt([2537, 738, 2092, 955, 160, 298, 347, 340, 661, 211])
 NORMAL_SHARE = 0.2
 MODES = {0: "RGBA", 1: "RGB"}  # a few files of the original are not gray
+FIRST_TRAIN = 36200  # numbers in the names of the first files
+FIRST_TEST = 70000
 
 
-def draw_names(rng):
+class WrittenImages(NamedTuple):
+    """Entries for the JSON file, and (file name, NIH patient) for the mapping."""
+
+    entries: list[dict[str, Any]]
+    patients: list[tuple[str, str]]
+
+
+def draw_names(rng: np.random.Generator) -> list[str]:
     """Findings of one image: none, or one to three different ones."""
     if rng.random() < NORMAL_SHARE:
         return []
-    return list(
-        rng.choice(
-            list(DRAW), rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]), False, WEIGHTS / WEIGHTS.sum()
-        )
-    )
+    count = rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2])
+    shares = WEIGHTS / WEIGHTS.sum()
+    return list(rng.choice(list(DRAW), count, replace=False, p=shares))
 
 
-def write_images(folder, seed, count, first, side):
-    """Write PNGs numbered from `first` on. Returns the entries of the JSON file and (file name, patient) pairs."""
+def write_chestxdet_images(
+    folder: Path, seed: Sequence[int], count: int, first: int, side: int
+) -> WrittenImages:
+    """Write PNGs, drawn at (side, side) and numbered from `first` on, into a new folder."""
     folder.mkdir(parents=True)
-    entries, patients = [], []
-    for number, (patient, _, sex, age) in enumerate(
-        draw_patients(np.random.default_rng(seed), count)
-    ):
-        rng, name = np.random.default_rng([*seed, number]), f"{first + 7 * number}.png"
-        chest = draw_chest(rng, str(rng.choice(["PA", "AP"])), sex, age)
-        image, found = draw_findings(rng, chest, draw_names(rng), side)
-        full = cv2.resize(image, (FRAME, FRAME), interpolation=cv2.INTER_LINEAR)
-        Image.fromarray(full).convert(MODES.get(number, "L")).save(folder / name, compress_level=1)
-        boxes = [np.round(box * FRAME).astype(int).tolist() for _, box in found]
-        entries.append({"file_name": name, "syms": [kind for kind, _ in found], "boxes": boxes})
-        patients.append((name, f"{patient:08d}"))
-    return entries, patients
+    patient_images = draw_patients(np.random.default_rng(seed), count)
+    entries = []
+    patients = []
+    for number, patient in enumerate(patient_images):
+        rng = np.random.default_rng([*seed, number])
+        name = f"{first + 7 * number}.png"
+        view = str(rng.choice(["PA", "AP"]))
+        chest = draw_chest(rng, view, patient.sex, patient.age)
+        image, findings = draw_with_findings(rng, chest, draw_names(rng), side)
+        picture = Image.fromarray(enlarge_to_nih(image)).convert(MODES.get(number, "L"))
+        picture.save(folder / name, compress_level=1)
+
+        labels = [label for label, _ in findings]
+        boxes = [np.round(box * NIH_SIDE).astype(int).tolist() for _, box in findings]
+        entries.append({"file_name": name, "syms": labels, "boxes": boxes})
+        patients.append((name, patient.nih_patient))
+    return WrittenImages(entries, patients)
 
 
-def write_chestxdet(folder, n_train=160, n_test=24, seed=0, side=512):
-    """Write a fake of chestx-det10 into `folder`, drawn at `side` and stored at 1024 pixels.
+def write_chestxdet(
+    folder: Path, n_train: int = 160, n_test: int = 24, seed: int = 0, side: int = 512
+) -> bool:
+    """Write a synthetic chestx-det10 into `folder`, drawn at `side`, of 1024 pixels.
 
-    train.json also names an image that is not there and has a box without area, as the original's copies do.
-    The folder appears whole or not at all. One that was made with the same settings is kept: returns False.
-    Raises InputError if `folder` holds anything else.
+    train.json also names an image that is not there and has a box without area, as the original's
+    copies do. The folder appears whole or not at all. One that was made with the same settings is
+    kept: returns False. Raises InputError if the folder holds anything else.
     """
-
-    def fill(building):
-        train, patients = write_images(building / "train_data", [seed, 0], n_train, 36200, side)
-        test, _ = write_images(building / "test_data", [seed, 1], n_test, 70000, side)
-        if train:
-            train[-1]["syms"].append("Nodule")
-            train[-1]["boxes"].append([500, 500, 500, 520])
-        train.append({"file_name": "99999.png", "syms": ["Mass"], "boxes": [[300, 300, 400, 400]]})
-        for name, entries in (("train", train), ("test", test)):
-            (building / f"{name}.json").write_text(json.dumps(entries), encoding="utf-8")
-        write_table(building / "nih_mapping.csv", "file_name,nih_patient_id", patients)
-
-    return write_whole(
-        Path(folder), {"n_train": n_train, "n_test": n_test, "seed": seed, "side": side}, fill
-    )
+    folder = Path(folder)
+    settings = {"n_train": n_train, "n_test": n_test, "seed": seed, "side": side}
+    if is_made(folder, settings):
+        return False
+    with building(folder, settings) as unfinished:
+        train = write_chestxdet_images(
+            unfinished / "train_data", [seed, 0], n_train, FIRST_TRAIN, side
+        )
+        test = write_chestxdet_images(unfinished / "test_data", [seed, 1], n_test, FIRST_TEST, side)
+        if train.entries:
+            train.entries[-1]["syms"].append("Nodule")
+            train.entries[-1]["boxes"].append([500, 500, 500, 520])
+        absent = {"file_name": "99999.png", "syms": ["Mass"], "boxes": [[300, 300, 400, 400]]}
+        train.entries.append(absent)
+        (unfinished / "train.json").write_text(json.dumps(train.entries), encoding="utf-8")
+        (unfinished / "test.json").write_text(json.dumps(test.entries), encoding="utf-8")
+        mapping = unfinished / "nih_mapping.csv"
+        write_csv_lines(mapping, "file_name,nih_patient_id", train.patients)
+    return True

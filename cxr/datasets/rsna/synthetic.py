@@ -1,188 +1,115 @@
-"""A small fake of a data set in its true on-disk format, so that everything runs without a download."""
+"""A small synthetic copy of the RSNA challenge, so that everything runs without a download."""
 
-import csv
-import io
-import shutil
+from __future__ import annotations
+
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from cxr.datasets.phantom.chest import NORMAL, NOT_NORMAL, OPACITY, draw_chest, draw_xray
-from cxr.system.disk import InputError, read_json, write_json
-
-FRAME = 1024  # pixels on each side of every RSNA image; boxes are in these pixels
-MARKER = (
-    "synthetic.json"  # tells a synthetic folder from a downloaded one, and which settings made it
+from cxr.datasets.phantom.chest import (
+    NORMAL,
+    NOT_NORMAL,
+    OPACITY,
+    Chest,
+    draw_chest,
+    draw_xray,
 )
-# A demo of some 100 images needs more positives than the 22.5 % of the original; the others keep their ratio.
+from cxr.datasets.phantom.dicom import NIH_SIDE, ids_from_uuid, write_jpeg_dicom
+from cxr.datasets.phantom.folder import building, is_made, write_csv_lines
+from cxr.datasets.phantom.patients import PatientImage, draw_patients
+
+# A demo of some 100 images needs more positives than the 22.5 % of the original; the others keep
+# their ratio.
 CLASS_SHARES = {OPACITY: 0.35, NOT_NORMAL: 0.37, NORMAL: 0.28}
-AP_SHARES = {
-    NORMAL: 0.25,
-    NOT_NORMAL: 0.45,
-    OPACITY: 0.75,
-}  # the sicker lie in bed and are taken from the front
+# The sicker lie in bed and are taken from the front.
+AP_SHARES = {NORMAL: 0.25, NOT_NORMAL: 0.45, OPACITY: 0.75}
 
 
-def write_dicom(path, image, identifier, chest, uids=None):
-    """A JPEG baseline DICOM with the tags of the original. `image` is uint8 (side, side), stored at 1024 x 1024.
+@dataclass(frozen=True)
+class RsnaImage:
+    """A drawn image: its id, class and boxes (n, 4) as x1 y1 x2 y2 in pixels of 1024 x 1024."""
 
-    `identifier` names the patient; `uids` are those of study, series and image, else they are made of the identifier.
-    """
-    full = cv2.resize(image, (FRAME, FRAME), interpolation=cv2.INTER_LINEAR)
-    jpeg = cv2.imencode(".jpg", full, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-    meta, data = FileMetaDataset(), Dataset()
-    meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
-    own = uids[2] if uids else f"2.25.{uuid.UUID(identifier).int}"
-    with (
-        pydicom.config.disable_value_validation()
-    ):  # an image of a test set has "ID_..." where a UID should be
-        data.StudyInstanceUID, data.SeriesInstanceUID = (
-            uids[:2] if uids else (f"{own}.1", f"{own}.2")
-        )
-        data.SOPInstanceUID = own
-        meta.MediaStorageSOPInstanceUID = own if own[:1].isdigit() else "2.25.1"
-    meta.TransferSyntaxUID = JPEGBaseline8Bit
-    data.StudyDate, data.StudyTime, data.Modality, data.ConversionType = (
-        "19010101",
-        "000000.00",
-        "CR",
-        "WSD",
-    )
-    data.PatientName = data.PatientID = identifier
-    data.PatientSex, data.ViewPosition, data.BodyPartExamined = chest.sex, chest.view, "CHEST"
-    data.SeriesDescription, data.PixelSpacing = f"view: {chest.view}", [0.143, 0.143]
-    with (
-        pydicom.config.disable_value_validation()
-    ):  # the original has "57" where the standard asks for "057Y"
-        data.PatientAge = str(chest.age)
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = (
-        1,
-        "MONOCHROME2",
-        0,
-    )
-    data.Rows, data.Columns, data.BitsAllocated, data.BitsStored, data.HighBit = (
-        FRAME,
-        FRAME,
-        8,
-        8,
-        7,
-    )
-    data.LossyImageCompression, data.LossyImageCompressionMethod = "01", "ISO_10918_1"
-    data.PixelData, data.file_meta = encapsulate([jpeg]), meta
-    data["PixelData"].VR = "OB"
-    content = io.BytesIO()  # pydicom would hide the reason if writing to the disk failed
-    data.save_as(content, enforce_file_format=True)
-    path.write_bytes(content.getvalue())
+    image_id: str
+    image_class: str
+    boxes: np.ndarray
+    patient: PatientImage
+    chest: Chest
 
 
-def draw_patients(rng, count):
-    """(patient number, image number, sex, age) of `count` images; every third patient or so has several."""
-    people = []
-    for patient in rng.choice(30805, count, replace=False) + 1:  # the NIH set has 30,805 patients
-        first = int(rng.integers(0, 20))
-        sex, age = (
-            str(rng.choice(["M", "F"], p=[0.57, 0.43])),
-            int(np.clip(rng.normal(47, 17), 5, 90)),
-        )
-        people += [
-            (int(patient), first + k, sex, age) for k in range(rng.choice([1, 1, 1, 1, 2, 4]))
-        ]
-    return people[:count]
-
-
-def draw_kinds(rng, count):
+def draw_classes(rng: np.random.Generator, count: int) -> list[str]:
     """`count` class names in the shares of CLASS_SHARES, in random order."""
+    names = list(CLASS_SHARES)
     edges = np.cumsum(list(CLASS_SHARES.values()))
-    return [
-        list(CLASS_SHARES)[k]
-        for k in rng.permutation(np.searchsorted(edges, (np.arange(count) + 0.5) / count))
-    ]
+    positions = (np.arange(count) + 0.5) / count
+    return [names[k] for k in rng.permutation(np.searchsorted(edges, positions))]
 
 
-def write_images(folder, seed, count, side):
-    """Write `count` DICOMs. Returns for each (id, class, boxes (n, 4) in 1024 pixels, patient, image number, Chest)."""
+def write_rsna_images(folder: Path, seed: Sequence[int], count: int, side: int) -> list[RsnaImage]:
+    """Write `count` DICOMs, drawn at (side, side), into a new folder."""
     folder.mkdir(parents=True)
-    rng, rows = np.random.default_rng(seed), []
-    for number, (kind, person) in enumerate(zip(draw_kinds(rng, count), draw_patients(rng, count))):
-        own = np.random.default_rng([*seed, number])
-        identifier = str(uuid.UUID(bytes=own.bytes(16), version=4))
-        chest = draw_chest(own, "AP" if own.random() < AP_SHARES[kind] else "PA", *person[2:])
-        image, boxes = draw_xray(own, chest, kind, side)
-        write_dicom(folder / f"{identifier}.dcm", image, identifier, chest)
-        rows.append((identifier, kind, np.round(boxes * FRAME), *person[:2], chest))
-    return rows
+    rng = np.random.default_rng(seed)
+    classes = draw_classes(rng, count)
+    patients = draw_patients(rng, count)
+    images = []
+    for number, (image_class, patient) in enumerate(zip(classes, patients, strict=True)):
+        image_rng = np.random.default_rng([*seed, number])
+        image_id = str(uuid.UUID(bytes=image_rng.bytes(16), version=4))
+        view = "AP" if image_rng.random() < AP_SHARES[image_class] else "PA"
+        chest = draw_chest(image_rng, view, patient.sex, patient.age)
+        xray = draw_xray(image_rng, chest, image_class, side)
+        ids = ids_from_uuid(image_id)
+        write_jpeg_dicom(folder / f"{image_id}.dcm", xray.image, image_id, chest, ids)
+        boxes = np.round(xray.boxes * NIH_SIDE)
+        images.append(RsnaImage(image_id, image_class, boxes, patient, chest))
+    return images
 
 
-def write_table(path, header, rows):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header.split(","), *rows])
+def write_rsna_tables(folder: Path, train: Sequence[RsnaImage], test: Sequence[RsnaImage]) -> None:
+    """The csv files: one line for each box, so that ids repeat in both, as in the original."""
+    labels: list[list[object]] = []
+    classes: list[list[object]] = []
+    mapping: list[list[object]] = []
+    for image in train:
+        for x1, y1, x2, y2 in image.boxes.tolist():
+            labels.append([image.image_id, x1, y1, x2 - x1, y2 - y1, 1])
+            classes.append([image.image_id, image.image_class])
+        if len(image.boxes) == 0:
+            labels.append([image.image_id, "", "", "", "", 0])
+            classes.append([image.image_id, image.image_class])
+        patient = image.patient
+        chest = image.chest
+        names = [image.image_id, patient.nih_file, patient.nih_patient]
+        mapping.append([*names, chest.age, chest.sex, chest.view])
+    guesses = [[image.image_id, "0.5 0 0 100 100"] for image in test]
+
+    label_header = "patientId,x,y,width,height,Target"
+    mapping_header = "patientId,nih_image,nih_patient_id,age,sex,view"
+    write_csv_lines(folder / "stage_2_train_labels.csv", label_header, labels)
+    write_csv_lines(folder / "stage_2_detailed_class_info.csv", "patientId,class", classes)
+    write_csv_lines(folder / "nih_mapping.csv", mapping_header, mapping)
+    sample = folder / "stage_2_sample_submission.csv"
+    write_csv_lines(sample, "patientId,PredictionString", guesses)
 
 
-def write_tables(folder, train, test):
-    """The csv files: one line for each box, so that ids repeat in both label files, as in the original."""
-    labels, classes, mapping = [], [], []
-    for identifier, kind, boxes, patient, image, chest in train:
-        corners = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist()]
-        labels += [[identifier, *corner, 1] for corner in corners] or [
-            [identifier, "", "", "", "", 0]
-        ]
-        classes += [[identifier, kind]] * max(1, len(boxes))
-        nih = f"{patient:08d}"
-        mapping.append(
-            [identifier, f"{nih}_{image:03d}.png", nih, chest.age, chest.sex, chest.view]
-        )
-    write_table(folder / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", labels)
-    write_table(folder / "stage_2_detailed_class_info.csv", "patientId,class", classes)
-    write_table(
-        folder / "nih_mapping.csv", "patientId,nih_image,nih_patient_id,age,sex,view", mapping
-    )
-    guesses = [[row[0], "0.5 0 0 100 100"] for row in test]
-    write_table(folder / "stage_2_sample_submission.csv", "patientId,PredictionString", guesses)
+def write_rsna(
+    folder: Path, n_train: int = 160, n_test: int = 24, seed: int = 0, side: int = 512
+) -> bool:
+    """Write a synthetic rsna-pneumonia-detection-challenge, drawn at `side`, of 1024 pixels.
 
-
-def write_rsna(folder, n_train=160, n_test=24, seed=0, side=512):
-    """Write a fake of rsna-pneumonia-detection-challenge into `folder`, drawn at `side` and stored at 1024 pixels.
-
-    The folder appears whole or not at all. One that was made with the same settings is kept: returns False.
-    Raises InputError if `folder` holds anything else.
+    The folder appears whole or not at all. One that was made with the same settings is kept:
+    returns False. Raises InputError if the folder holds anything else.
     """
-
-    def fill(building):
-        train = write_images(building / "stage_2_train_images", [seed, 0], n_train, side)
-        test = write_images(building / "stage_2_test_images", [seed, 1], n_test, side)
-        write_tables(building, train, test)
-
-    return write_whole(
-        Path(folder), {"n_train": n_train, "n_test": n_test, "seed": seed, "side": side}, fill
-    )
-
-
-def write_whole(folder, settings, fill):
-    """Let fill(another folder) write the files, which then become `folder`. False where it is there already."""
-    if folder.exists():
-        check_same(folder, settings)
+    folder = Path(folder)
+    settings = {"n_train": n_train, "n_test": n_test, "seed": seed, "side": side}
+    if is_made(folder, settings):
         return False
-    building = folder.with_name(f".{folder.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    fill(building)
-    write_json(building / MARKER, settings)
-    building.rename(folder)
+    with building(folder, settings) as unfinished:
+        train_folder = unfinished / "stage_2_train_images"
+        test_folder = unfinished / "stage_2_test_images"
+        train = write_rsna_images(train_folder, [seed, 0], n_train, side)
+        test = write_rsna_images(test_folder, [seed, 1], n_test, side)
+        write_rsna_tables(unfinished, train, test)
     return True
-
-
-def check_same(folder, settings):
-    if not (folder / MARKER).is_file():
-        raise InputError(
-            f"{folder} exists and is not synthetic: choose another --input for the demo, or remove it"
-        )
-    made = read_json(folder / MARKER)
-    if made != settings:
-        raise InputError(
-            f"{folder} holds a synthetic set made with {made}, not {settings}: delete it to make it anew"
-        )
