@@ -24,10 +24,10 @@ from cxr.inference.run import fold_checkpoints, predict_table  # noqa: E402
 from cxr.methods.detector.image_scorer import score_images  # noqa: E402
 from cxr.methods.detector.records import NO_SHRINK  # noqa: E402
 from cxr.methods.detector.search import Grid, nested, search  # noqa: E402
-from cxr.metrics.boxes import mean_score  # noqa: E402
+from cxr.metrics.means import mean_score  # noqa: E402
 from cxr.steps.postprocess.postprocess import cases, finished_folds  # noqa: E402
 from cxr.system.device import choose_device, choose_precision  # noqa: E402
-from cxr.system.disk import InputError  # noqa: E402
+from cxr.system.errors import InputError  # noqa: E402
 from cxr.tasks import TASKS  # noqa: E402
 
 PREDICTIONS = {

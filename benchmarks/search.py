@@ -21,7 +21,7 @@ from timing import Row, arguments, at_least, duration, measure, show  # noqa: E4
 from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
 from cxr.methods.detector.records import NO_SHRINK, Candidates, detect  # noqa: E402
 from cxr.methods.detector.search import Case, Grid, search  # noqa: E402
-from cxr.metrics.boxes import IOU_THRESHOLDS  # noqa: E402
+from cxr.metrics.kaggle_map import IOU_THRESHOLDS  # noqa: E402
 
 FRAME, FLOOR = 1024, 0.01  # pixels of an RSNA image; score below which step 04 keeps no anchor
 MOST_SECONDS = 120

@@ -1,19 +1,40 @@
-"""Detections: the boxes that were found in one image, with a score and a class for each."""
+"""Boxes of one image with a class for each: those that are true, and those that were detected, with
+scores.
+
+Boxes are x1 y1 x2 y2. Whoever makes them says in which frame they are (cxr/geometry/frames.py).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from cxr.geometry.boxes import clip_boxes
 
 
+class TrueBoxes(NamedTuple):
+    """Ground truth of one image: boxes (n, 4) float64, and labels (n,) int, the class of each."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def empty(cls) -> TrueBoxes:
+        """No box."""
+        return cls(np.zeros((0, 4)), np.zeros(0, int))
+
+    def of_class(self, label: int) -> np.ndarray:
+        """Boxes (m, 4) of one class."""
+        return self.boxes[self.labels == label]
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Boxes of one image. Whoever makes them says in which frame (cxr/geometry/frames.py) they are.
+    """What was detected in one image.
 
-    boxes: (n, 4) float64, x1 y1 x2 y2.
+    boxes: (n, 4) float64.
     scores: (n,), higher is surer.
     labels: (n,) int, the class of each box, from 0.
     """

@@ -9,9 +9,9 @@ network: what a network sees, a square that the loader or a predictor scales the
 
 Each frame holds the whole picture, so going from one to another is plain scaling, by one factor for
 x and one for y. Where a picture is cut to a crop first, the crop takes the place of the picture:
-boxes are shifted into it (`shift_boxes` in cxr/geometry/crops.py), and its width and height are those
-of the frame. In training the way from stored to network is one warp with the augmentation in it
-(`warp_boxes` in cxr/geometry/boxes.py).
+boxes are shifted into it (`shift_boxes` in cxr/geometry/crops.py), and its width and height are
+those of the frame. In training the way from stored to network is one warp with the augmentation in
+it (`warp_boxes` in cxr/geometry/boxes.py).
 """
 
 from __future__ import annotations

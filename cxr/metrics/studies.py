@@ -1,112 +1,150 @@
-"""Judging studies that belong to one of a few classes, and images that have boxes or none: VOC 2010 AP, six classes.
+"""Judging studies that belong to one of four classes, and images that have boxes or none: the score
+of SIIM-FISABIO-RSNA COVID-19 Detection, 2021, which is the mean of six VOC 2010 average precisions.
 
-A class of a study, and `none` of an image, is a box of one pixel, so its average precision is that of a ranking.
+A class of a study, and `none` of an image, is a box of one pixel, so its average precision is that
+of a ranking.
 """
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from cxr.methods.detector.class_scorer import bootstrap
-from cxr.metrics.boxes import class_aps, mean_known
-from cxr.metrics.pooled_boxes import ranking
+from cxr.geometry.detections import Detections, TrueBoxes
+from cxr.metrics.average_precision import class_average_precisions
+from cxr.metrics.bootstrap import Interval, class_intervals
+from cxr.metrics.means import mean_known
+from cxr.metrics.pooled_boxes import LAST_PIXEL, ClassRanking, rank_rows
 
 STUDY_CLASSES = ("negative", "typical", "indeterminate", "atypical")
 ALL_CLASSES = (*STUDY_CLASSES, "none", "opacity")  # what a submission says of studies and of images
-NONE, OPACITY = ALL_CLASSES.index("none"), ALL_CLASSES.index("opacity")
-ONE_PIXEL = (0.0, 0.0, 1.0, 1.0)
-AT_LEAST_HALF = float(
-    np.nextafter(0.5, 0)
-)  # as threshold: IoU >= 0.5, the rule of COCO; the competition's is > 0.5
+NONE = ALL_CLASSES.index("none")
+OPACITY = ALL_CLASSES.index("opacity")
 STUDY_SHARE = len(STUDY_CLASSES) / len(ALL_CLASSES)  # of the competition's score
+ONE_PIXEL = (0.0, 0.0, 1.0, 1.0)
+# As threshold: IoU >= 0.5, the rule of COCO; the competition's is > 0.5.
+AT_LEAST_HALF = float(np.nextafter(0.5, 0))
 
 
-def study_means(study_ids, probabilities):
-    """(ids of the studies (k,), sorted; probabilities (k, C), the mean over the images of each)."""
+class StudyMeans(NamedTuple):
+    """ids of the studies (k,), sorted, and their probabilities (k, C)."""
+
+    ids: np.ndarray
+    probabilities: np.ndarray
+
+
+def study_means(study_ids: ArrayLike, probabilities: ArrayLike) -> StudyMeans:
+    """Mean over the images of each study, of probabilities (n, C) of images and their studies
+    (n,)."""
     means = pd.DataFrame(np.asarray(probabilities)).groupby(np.asarray(study_ids)).mean()
-    return means.index.to_numpy(), means.to_numpy()
+    return StudyMeans(means.index.to_numpy(), means.to_numpy())
 
 
-def study_labels(study_ids, labels):
-    """(k,) class of each study in the order of study_means. ValueError where images of one disagree."""
-    found = pd.Series(np.asarray(labels)).groupby(np.asarray(study_ids))
-    if (found.nunique() > 1).any():
-        raise ValueError(f"images of study {found.nunique().idxmax()} have different classes")
-    return found.first().to_numpy()
+def study_labels(study_ids: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """Class (k,) of each study, sorted by id, of images with classes (n,). ValueError where images
+    of one study disagree."""
+    by_study = pd.Series(np.asarray(labels)).groupby(np.asarray(study_ids))
+    distinct = by_study.nunique()
+    if (distinct > 1).any():
+        raise ValueError(f"images of study {distinct.idxmax()} have different classes")
+    return by_study.first().to_numpy()
 
 
-def study_rankings(labels, probabilities):
-    """A Class for each study class, of labels (k,) and probabilities (k, C)."""
-    return [ranking(labels == c, probabilities[:, c]) for c in range(len(STUDY_CLASSES))]
+def study_rankings(labels: np.ndarray, probabilities: np.ndarray) -> list[ClassRanking]:
+    """A ranking for each study class, of labels (k,) and probabilities (k, C)."""
+    rankings = []
+    for label in range(len(STUDY_CLASSES)):
+        rankings.append(rank_rows(labels == label, probabilities[:, label]))
+    return rankings
 
 
-def study_scores(labels, probabilities):
+def study_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """{"metric": mean AP, "ap_<class>": ...} of studies with classes (k,) and probabilities (k, C).
 
     A guess that ignores the image reaches the share of each class, 0.25 in the mean.
     """
-    aps = [found.ap() for found in study_rankings(labels, probabilities)]
-    return {"metric": mean_known(aps)} | {f"ap_{name}": ap for name, ap in zip(STUDY_CLASSES, aps)}
+    precisions = {}
+    rankings = study_rankings(labels, probabilities)
+    for name, ranking in zip(STUDY_CLASSES, rankings, strict=True):
+        precisions[f"ap_{name}"] = ranking.average_precision()
+    return {"metric": mean_known(list(precisions.values())), **precisions}
 
 
-def study_intervals(labels, probabilities, patients):
-    """95 % intervals (low, high) of the AP of each study class and, last, of their mean; patients are drawn whole."""
-    return bootstrap(study_rankings(labels, probabilities), patients)
+def study_intervals(
+    labels: np.ndarray, probabilities: np.ndarray, patients: ArrayLike
+) -> list[Interval]:
+    """95 % intervals of the AP of each study class and, last, of their mean; patients (k,) are
+    drawn whole."""
+    return class_intervals(study_rankings(labels, probabilities), patients)
 
 
-def none_scores(negative, confidences=None, weight=0.5):
-    """(n,) how likely images have no box, from the probability (n,) that their study is negative.
+def none_scores(
+    negative: ArrayLike, confidences: Sequence[ArrayLike] | None = None, weight: float = 0.5
+) -> np.ndarray:
+    """How likely images have no box, (n,), from the probability (n,) that their study is negative.
 
-    With `confidences`, a list of the scores of each image's boxes, it is a mean with the product of 1 - score, in which
-    `negative` has the weight (0.5: the 11th place's; 1: the 5th's, who found it as good).
+    With confidences, the scores of each image's boxes, it is a mean with the product of 1 - score,
+    in which `negative` has the weight (0.5: the 11th place's; 1: the 5th's, who found it as good).
     """
     negative = np.asarray(negative, float)
     if confidences is None:
         return negative
-    empty = np.array([np.prod(1 - np.asarray(scores, float)) for scores in confidences])
-    return weight * negative + (1 - weight) * empty
+    empty = [np.prod(1 - np.asarray(scores, float)) for scores in confidences]
+    return weight * negative + (1 - weight) * np.array(empty)
 
 
-def study_answer(probabilities):
-    """(boxes, scores, labels) of a study: all its classes, each with its probability (C,)."""
+def study_answer(probabilities: ArrayLike) -> Detections:
+    """Detections of a study: all its classes, each with its probability (C,)."""
     count = len(STUDY_CLASSES)
-    return np.tile(ONE_PIXEL, (count, 1)), np.asarray(probabilities, float), np.arange(count)
+    boxes = np.tile(ONE_PIXEL, (count, 1))
+    return Detections(boxes, np.asarray(probabilities, float), np.arange(count))
 
 
-def image_answer(boxes, scores, none):
-    """(boxes, scores, labels) of an image: its opacities (n, 4) with scores (n,), and `none` with its score."""
-    boxes = np.concatenate([np.asarray(boxes, float).reshape(-1, 4), [ONE_PIXEL]])
-    return (
-        boxes,
+def image_answer(boxes: ArrayLike, scores: ArrayLike, none: float) -> Detections:
+    """Detections of an image: its opacities (n, 4) with scores (n,), and `none` with its score."""
+    opacities = np.asarray(boxes, float).reshape(-1, 4)
+    return Detections(
+        np.concatenate([opacities, [ONE_PIXEL]]),
         np.append(np.asarray(scores, float), none),
-        np.array([OPACITY] * (len(boxes) - 1) + [NONE]),
+        np.append(np.full(len(opacities), OPACITY), NONE),
     )
 
 
-def study_truth(label):
-    return np.array([ONE_PIXEL]), np.array([label])
+def study_truth(label: int) -> TrueBoxes:
+    """Truth of a study: its class."""
+    return TrueBoxes(np.array([ONE_PIXEL]), np.array([label]))
 
 
-def image_truth(boxes):
-    """(boxes, labels) of an image: its opacities, or `none` where there are none of them (n, 4)."""
-    boxes = np.asarray(boxes, float).reshape(-1, 4)
-    return (
-        (boxes, np.full(len(boxes), OPACITY))
-        if len(boxes)
-        else (np.array([ONE_PIXEL]), np.array([NONE]))
-    )
+def image_truth(boxes: ArrayLike) -> TrueBoxes:
+    """Truth of an image: its opacities (n, 4), or `none` where there are none of them."""
+    opacities = np.asarray(boxes, float).reshape(-1, 4)
+    if not len(opacities):
+        return TrueBoxes(np.array([ONE_PIXEL]), np.array([NONE]))
+    return TrueBoxes(opacities, np.full(len(opacities), OPACITY))
 
 
-def competition_scores(true, found, iou_threshold=0.5, last_pixel=False):
-    """{"metric": mean over the six classes, "ap_<class>": ...} of rows, studies and images alike.
+def competition_scores(
+    true: Mapping[Hashable, TrueBoxes],
+    answers: Mapping[Hashable, Detections],
+    iou_threshold: float = 0.5,
+    last_pixel: bool = False,
+) -> dict[str, float]:
+    """{"metric": mean over the six classes, "ap_<class>": ...} of rows, studies and images alike,
+    as made by the four functions above. A class without truth counts 0.
 
-    true {row: (boxes, labels)}, found {row: (boxes, scores, labels)}, as made by the four functions above. The rule of
-    the overlap may be changed to what other tools count: AT_LEAST_HALF, or corners x2 y2 that are pixels of the box, as
-    in VOC's own program. A class without truth counts 0.
+    The rule of the overlap may be changed to what other tools count: AT_LEAST_HALF, or
+    `last_pixel`, corners x2 y2 that are pixels of the box, as in VOC's own program.
     """
-    grow = np.array([0, 0, 1, 1]) * last_pixel
-    true = {row: (boxes + grow, labels) for row, (boxes, labels) in true.items()}
-    found = {row: (boxes + grow, scores, labels) for row, (boxes, scores, labels) in found.items()}
-    aps = class_aps(true, found, ALL_CLASSES, iou_threshold)
-    return {"metric": float(np.nan_to_num(list(aps.values())).mean())} | {
-        f"ap_{k}": ap for k, ap in aps.items()
-    }
+    if last_pixel:
+        true = {row: TrueBoxes(one.boxes + LAST_PIXEL, one.labels) for row, one in true.items()}
+        answers = {
+            row: Detections(one.boxes + LAST_PIXEL, one.scores, one.labels)
+            for row, one in answers.items()
+        }
+    aps = class_average_precisions(true, answers, ALL_CLASSES, iou_threshold)
+    mean = np.nan_to_num(list(aps.values())).mean()
+    return {"metric": float(mean), **{f"ap_{name}": ap for name, ap in aps.items()}}

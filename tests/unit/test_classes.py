@@ -9,6 +9,7 @@ import pytest
 from coco import coco_average_precision
 
 from cxr.config import Config
+from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.methods.detector import class_scorer as class_scoring
 from cxr.methods.detector.class_scorer import (
     constant_guess,
@@ -18,9 +19,11 @@ from cxr.methods.detector.class_scorer import (
 )
 from cxr.methods.detector.records import Candidates
 from cxr.methods.detector.search import Case
-from cxr.metrics import boxes as metrics
-from cxr.metrics.pooled_boxes import Pool, f1
-from cxr.system.disk import InputError
+from cxr.metrics.average_precision import OperatingPoints
+from cxr.metrics.froc import recall_at_rates
+from cxr.metrics.means import mean_known
+from cxr.metrics.pooled_boxes import BoxPool, f1
+from cxr.system.errors import InputError
 
 NONE = (np.zeros((0, 4)), np.zeros(0, int))
 
@@ -61,9 +64,10 @@ FOUND = {
 
 
 def pooled(true=TRUE, predicted=FOUND, count=3):
-    pool = Pool(count)
+    pool = BoxPool(count)
     for number, name in enumerate(true):
-        pool.add(name, number % 2, name, true[name], predicted[name])
+        detections = Detections(*predicted[name])
+        pool.add(name, number % 2, name, TrueBoxes(*true[name]), detections)
     return pool
 
 
@@ -71,12 +75,16 @@ def test_average_precision_of_each_class_by_hand():
     """Class 0 by falling score: hit, miss (IoU 0.4), hit, miss (empty image), second hit on a taken box: 2 of 3 found,
     precision 1 up to recall 1/3 and 2/3 up to 2/3. Class 1: a miss, then the hit: precision 1/2 at recall 1."""
     first, second, third = pooled().classes()
-    assert first.ap() == pytest.approx(1 / 3 + 2 / 3 / 3) and second.ap() == pytest.approx(0.5)
-    assert math.isnan(third.ap()), "a class without true boxes has no average precision"
-    assert metrics.mean_known([first.ap(), second.ap(), third.ap()]) == pytest.approx(
-        (5 / 9 + 1 / 2) / 2
+    assert first.average_precision() == pytest.approx(
+        1 / 3 + 2 / 3 / 3
+    ) and second.average_precision() == pytest.approx(0.5)
+    assert math.isnan(third.average_precision()), (
+        "a class without true boxes has no average precision"
     )
-    assert math.isnan(metrics.mean_known([math.nan])) and math.isnan(metrics.mean_known([]))
+    assert mean_known(
+        [first.average_precision(), second.average_precision(), third.average_precision()]
+    ) == pytest.approx((5 / 9 + 1 / 2) / 2)
+    assert math.isnan(mean_known([math.nan])) and math.isnan(mean_known([]))
 
 
 def test_weights_count_images_as_often_as_they_were_drawn():
@@ -85,7 +93,9 @@ def test_weights_count_images_as_often_as_they_were_drawn():
     true, predicted = ({**part, "b2": part["b"]} for part in (TRUE, FOUND))
     twice = pooled({k: v for k, v in true.items() if k != "c"}, predicted)
     for k in (0, 1):
-        assert pooled().of_class(k).ap(weights) == pytest.approx(twice.of_class(k).ap())
+        assert pooled().of_class(k).average_precision(weights) == pytest.approx(
+            twice.of_class(k).average_precision()
+        )
 
 
 def test_recall_at_false_positives_per_image_by_hand():
@@ -95,15 +105,18 @@ def test_recall_at_false_positives_per_image_by_hand():
     np.testing.assert_allclose(first.recalls(), [1 / 3, 2 / 3, 2 / 3])
     np.testing.assert_allclose(second.recalls(), [0, 1, 1])
     assert np.isnan(third.recalls()).all()
-    np.testing.assert_allclose(
-        metrics.recall_at(np.zeros(0), np.zeros(0), 3, 10, [0.1]), [0]
-    )  # nothing predicted
+    nothing = OperatingPoints(np.zeros(0), np.zeros(0), np.zeros(0))
+    np.testing.assert_allclose(recall_at_rates(nothing, 3, 10, [0.1]), [0])
 
 
 def test_recall_takes_the_last_pixel_in_as_the_data_sets_own_evaluation():
     """20 x 10 against 10 x 10 from the same corner: IoU 0.5, which is no hit, and with the last pixel 121 / 231."""
     pool = pooled({"a": truth((0, 0, 0, 10, 10))}, {"a": found((0, 0.9, 0, 0, 20, 10))}, 1)
-    assert pool.of_class(0).ap() == 0 and pool.of_class(0).recalls().tolist() == [1, 1, 1]
+    assert pool.of_class(0).average_precision() == 0 and pool.of_class(0).recalls().tolist() == [
+        1,
+        1,
+        1,
+    ]
 
 
 def own_evaluation(true, predicted, rate):
@@ -180,8 +193,10 @@ def test_recall_agrees_with_the_data_sets_own_evaluation(seed):
 def test_average_precision_agrees_with_pycocotools(seed):
     true, predicted = random_set(seed)
     classes = pooled(true, predicted).classes()
-    expected = [coco_average_precision(true, predicted, k) for k in range(3)]
-    np.testing.assert_allclose([one.ap() for one in classes], expected, atol=1e-9)
+    truth_of = {name: TrueBoxes(*one) for name, one in true.items()}
+    detections_of = {name: Detections(*one) for name, one in predicted.items()}
+    expected = [coco_average_precision(truth_of, detections_of, k) for k in range(3)]
+    np.testing.assert_allclose([one.average_precision() for one in classes], expected, atol=1e-9)
     assert 0.05 < min(expected) < max(expected) < 0.95  # no trivial agreement
 
 
@@ -245,7 +260,7 @@ def test_constant_guess_is_the_mean_box_of_the_other_folds():
         True,
         True,
     ]
-    assert math.isnan(second.ap()) and len(second.scores) == 0
+    assert math.isnan(second.average_precision()) and len(second.scores) == 0
 
 
 def test_scores_after_an_epoch():

@@ -294,10 +294,9 @@ def test_broken_files_get_the_prior(folder):
 
 
 def test_boxes_that_rounding_flattens_are_left_out():
-    assert (
-        prediction_string(np.array([[5.01, 5, 5.04, 9], [0, 0, 1, 1]]), [0.5, 0.5], [5, 4])
-        == "none 0.500000 0 0 1 1"
-    )
+    boxes = np.array([[5.01, 5, 5.04, 9], [0, 0, 1, 1]])
+    detections = Detections(boxes, np.array([0.5, 0.5]), np.array([5, 4]))
+    assert prediction_string(detections) == "none 0.500000 0 0 1 1"
 
 
 @pytest.mark.parametrize(

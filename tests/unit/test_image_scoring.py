@@ -7,7 +7,7 @@ from cxr.config import Config
 from cxr.methods.detector import image_scorer as image_scoring
 from cxr.methods.detector.records import Params, detect
 from cxr.methods.detector.search import Grid
-from cxr.metrics.boxes import image_score
+from cxr.metrics.kaggle_map import image_score
 
 GRID = Grid(
     (-0.5, 1.6), (1.0, 0.8), ("nms", "wbf"), (False, True), (False, True), (0.1, 0.6, 1.0, 2.0)

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr.metrics import boxes as metrics
+from cxr.metrics.average_precision import average_precision, precision_recall
+from cxr.metrics.bootstrap import bootstrap_interval
+from cxr.metrics.froc import froc
+from cxr.metrics.kaggle_map import image_score, kaggle_map, prefix_scores
+from cxr.metrics.matching import pairwise_iou, ranked_hits
+from cxr.metrics.means import mean_score
 
 DATA = Path(
     os.environ.get(
@@ -54,7 +59,7 @@ def boxes(at_most):
 @settings(max_examples=200, deadline=None)
 @given(boxes(4), boxes(8))
 def test_every_prefix_equals_the_slow_score(true, pred):
-    fast = metrics.prefix_scores(np.array(true).reshape(-1, 4), np.array(pred).reshape(-1, 4))
+    fast = prefix_scores(np.array(true).reshape(-1, 4), np.array(pred).reshape(-1, 4))
     slow = [slow_score(true, pred[:k]) for k in range(len(pred) + 1)]
     np.testing.assert_allclose(
         fast, [np.nan if score is None else score for score in slow], atol=1e-12
@@ -68,7 +73,7 @@ def test_prefix_scores_by_hand():
     )  # IoU 0.57, miss, 1
     # 4 of 8 thresholds lie below 0.57: 1/2; then with a false one 1/3; then 2/3 below it and 1/4 above it.
     np.testing.assert_allclose(
-        metrics.prefix_scores(true, pred), [0, 4 / 8 / 2, 4 / 8 / 3, (4 * 2 / 3 + 4 / 4) / 8]
+        prefix_scores(true, pred), [0, 4 / 8 / 2, 4 / 8 / 3, (4 * 2 / 3 + 4 / 4) / 8]
     )
 
 
@@ -77,48 +82,48 @@ def test_several_sizes_at_once_are_each_on_its_own():
     true, pred = rng.uniform(0, 20, (3, 4)), rng.uniform(0, 20, (6, 9, 4))
     true[:, 2:] += 40
     pred[..., 2:] += 40
-    each = np.array([metrics.prefix_scores(true, one) for one in pred])
-    np.testing.assert_array_equal(metrics.prefix_scores(true, pred), each)
+    each = np.array([prefix_scores(true, one) for one in pred])
+    np.testing.assert_array_equal(prefix_scores(true, pred), each)
     assert each.max() > 0.1
-    assert metrics.prefix_scores(true, pred[:, :0]).shape == (6, 1)
-    np.testing.assert_array_equal(metrics.prefix_scores(true[:0], pred)[:, :2], [[np.nan, 0]] * 6)
+    assert prefix_scores(true, pred[:, :0]).shape == (6, 1)
+    np.testing.assert_array_equal(prefix_scores(true[:0], pred)[:, :2], [[np.nan, 0]] * 6)
 
 
 def test_a_taken_true_box_sends_a_prediction_to_the_next_best():
     true = np.array([[0, 0, 10, 10], [0, 0, 10, 8]], float)
     pred = np.array([[0, 0, 10, 10], [0, 0, 10, 10]], float)
     # The second overlaps the second true box with 0.8 > 0.75, so both hit at all thresholds.
-    assert metrics.image_score(true, pred) == 1.0
+    assert image_score(true, pred) == 1.0
 
 
 def test_an_overlap_equal_to_the_threshold_is_no_hit():
     true, half = np.array([[0, 0, 10, 10]], float), np.array([[0, 0, 10, 5]], float)
-    assert metrics.image_score(true, half) == 2 / 8  # 0.40 and 0.45, not 0.50
+    assert image_score(true, half) == 2 / 8  # 0.40 and 0.45, not 0.50
 
 
 def test_float32_predictions_are_compared_in_float64():
     true = np.array([[0, 0, 10, 10]], np.float32)
-    np.testing.assert_array_equal(metrics.pairwise_iou(true, true), [[1.0]])
-    assert metrics.pairwise_iou(true, true).dtype == np.float64
+    np.testing.assert_array_equal(pairwise_iou(true, true), [[1.0]])
+    assert pairwise_iou(true, true).dtype == np.float64
 
 
 def test_boxes_without_area_do_not_make_nan():
     point = np.array([[5, 5, 5, 5]], float)
-    np.testing.assert_array_equal(metrics.pairwise_iou(point, point), [[0.0]])
+    np.testing.assert_array_equal(pairwise_iou(point, point), [[0.0]])
 
 
 def test_images_without_true_boxes():
-    assert np.isnan(metrics.image_score(np.zeros((0, 4)), np.zeros((0, 4))))
-    assert metrics.image_score(np.zeros((0, 4)), CONSTANT) == 0.0
-    assert metrics.mean_score([np.nan, 0.5, 0.0]) == 0.25
-    assert metrics.mean_score([np.nan]) == 0.0 == metrics.mean_score([])
+    assert np.isnan(image_score(np.zeros((0, 4)), np.zeros((0, 4))))
+    assert image_score(np.zeros((0, 4)), CONSTANT) == 0.0
+    assert mean_score([np.nan, 0.5, 0.0]) == 0.25
+    assert mean_score([np.nan]) == 0.0 == mean_score([])
 
 
 def test_map_counts_missing_predictions_as_none_and_refuses_strangers():
     true = {"a": CONSTANT, "b": np.zeros((0, 4)), "c": CONSTANT}
-    assert metrics.rsna_map(true, {"a": CONSTANT}) == 0.5
+    assert kaggle_map(true, {"a": CONSTANT}) == 0.5
     with pytest.raises(ValueError, match="stranger"):
-        metrics.rsna_map(true, {"stranger": CONSTANT})
+        kaggle_map(true, {"stranger": CONSTANT})
 
 
 @pytest.fixture(scope="module")
@@ -147,20 +152,17 @@ def counted(true, pred):
 def test_golden_values_of_the_sample(sample):
     positive = {key for key, boxes in sample.items() if len(boxes)}
     assert (len(sample), len(positive)) == (600, 189)
-    assert metrics.rsna_map(sample, sample) == 1.0
-    assert (
-        metrics.rsna_map(sample, {key: shrunk(boxes, 0.875) for key, boxes in sample.items()})
-        == 1.0
-    )
+    assert kaggle_map(sample, sample) == 1.0
+    assert kaggle_map(sample, {key: shrunk(boxes, 0.875) for key, boxes in sample.items()}) == 1.0
     small = {key: shrunk(boxes, 0.8) for key, boxes in sample.items()}
     assert (
-        metrics.rsna_map(sample, small) == pytest.approx(0.625, abs=1e-12)
+        kaggle_map(sample, small) == pytest.approx(0.625, abs=1e-12)
         and counted(sample, small) == 189
     )
     everywhere = dict.fromkeys(sample, CONSTANT)
-    assert metrics.rsna_map(sample, everywhere) == pytest.approx(0.0370139, abs=5e-8)
+    assert kaggle_map(sample, everywhere) == pytest.approx(0.0370139, abs=5e-8)
     assert counted(sample, everywhere) == 600
-    assert metrics.rsna_map(sample, dict.fromkeys(positive, CONSTANT)) == pytest.approx(
+    assert kaggle_map(sample, dict.fromkeys(positive, CONSTANT)) == pytest.approx(
         0.1175044, abs=5e-8
     )
 
@@ -181,78 +183,75 @@ SCORES = [np.array([0.9, 0.4, 0.35]), np.array([0.5]), np.array([0.3])]
 def test_average_precision_by_hand():
     # .9 hit, .5 miss (IoU is exactly 0.5), .4 hit, .35 second hit on a taken box, .3 on an empty image:
     # precision 1 up to recall 1/3, 2/3 up to 2/3, nothing after.
-    assert metrics.average_precision(TRUE, PRED, SCORES) == pytest.approx(5 / 9)
+    assert average_precision(TRUE, PRED, SCORES) == pytest.approx(5 / 9)
     # Below 0.5 the second also hits, so all three are found by the third prediction.
-    assert metrics.average_precision(TRUE, PRED, SCORES, 0.49) == pytest.approx(1.0)
+    assert average_precision(TRUE, PRED, SCORES, 0.49) == pytest.approx(1.0)
 
 
 def test_average_precision_of_extremes():
-    assert metrics.average_precision(TRUE, TRUE, [np.ones(len(t)) for t in TRUE]) == 1.0
+    assert average_precision(TRUE, TRUE, [np.ones(len(t)) for t in TRUE]) == 1.0
     nothing = [np.zeros((0, 4))] * 3
-    assert metrics.average_precision(TRUE, nothing, [np.zeros(0)] * 3) == 0.0
-    assert np.isnan(metrics.average_precision(nothing, PRED, SCORES))
-    assert np.isnan(metrics.average_precision([], [], []))
+    assert average_precision(TRUE, nothing, [np.zeros(0)] * 3) == 0.0
+    assert np.isnan(average_precision(nothing, PRED, SCORES))
+    assert np.isnan(average_precision([], [], []))
 
 
 def test_a_prediction_whose_best_true_box_is_taken_is_false_for_average_precision():
     true = np.array([[0, 0, 10, 10], [0, 0, 10, 8]], float)
     np.testing.assert_array_equal(
-        metrics.ranked_hits(true, np.array([[0, 0, 10, 10]] * 2), 0.5), [True, False]
+        ranked_hits(true, np.array([[0, 0, 10, 10]] * 2), 0.5), [True, False]
     )
 
 
 def test_precision_recall_and_froc_by_hand():
-    precision, recall, score = metrics.precision_recall(TRUE, PRED, SCORES)
+    precision, recall, score = precision_recall(TRUE, PRED, SCORES)
     np.testing.assert_allclose(score, [0.9, 0.5, 0.4, 0.35, 0.3])
     np.testing.assert_allclose(precision, [1, 1 / 2, 2 / 3, 2 / 4, 2 / 5])
     np.testing.assert_allclose(recall, np.array([1, 1, 2, 2, 2]) / 3)
-    false_per_image, recall = metrics.froc(TRUE, PRED, SCORES)
+    false_per_image, recall = froc(TRUE, PRED, SCORES)
     np.testing.assert_allclose(false_per_image, np.array([0, 1, 1, 2, 3]) / 3)
     np.testing.assert_allclose(recall, np.array([1, 1, 2, 2, 2]) / 3)
 
 
 def test_equal_scores_are_one_operating_point_whatever_the_order_of_images():
     flat = [np.full(len(s), 0.5) for s in SCORES]
-    forward = metrics.precision_recall(TRUE, PRED, flat)
-    backward = metrics.precision_recall(TRUE[::-1], PRED[::-1], flat[::-1])
+    forward = precision_recall(TRUE, PRED, flat)
+    backward = precision_recall(TRUE[::-1], PRED[::-1], flat[::-1])
     for curve in (forward, backward):
         np.testing.assert_allclose(curve, [[2 / 5], [2 / 3], [0.5]])
 
 
 def test_boxes_without_their_scores_are_refused():
     with pytest.raises(ValueError, match="5 boxes but 4 scores"):
-        metrics.precision_recall(TRUE, PRED, [*SCORES[:2], np.zeros(0)])
+        precision_recall(TRUE, PRED, [*SCORES[:2], np.zeros(0)])
 
 
 def test_a_score_of_zero_is_a_prediction():
-    assert metrics.froc(TRUE, PRED, [np.zeros(len(s)) for s in SCORES])[0] == pytest.approx([1.0])
+    assert froc(TRUE, PRED, [np.zeros(len(s)) for s in SCORES])[0] == pytest.approx([1.0])
 
 
 def test_curves_of_nothing():
-    precision, recall, score = metrics.precision_recall([], [], [])
+    precision, recall, score = precision_recall([], [], [])
     assert len(precision) == len(recall) == len(score) == 0
-    assert [len(part) for part in metrics.froc([], [], [])] == [0, 0]
+    assert [len(part) for part in froc([], [], [])] == [0, 0]
 
 
 def test_bootstrap_interval():
     scores = np.random.default_rng(0).uniform(size=400)
-    low, high = metrics.bootstrap_interval(scores, seed=1)
+    low, high = bootstrap_interval(scores, seed=1)
     # Mean +- 1.96 standard errors.
     error = 1.96 * scores.std() / 20
     assert (low, high) == pytest.approx(
         (scores.mean() - error, scores.mean() + error), abs=0.15 * error
     )
-    assert metrics.bootstrap_interval(scores, seed=1) == (low, high)
-    assert metrics.bootstrap_interval(scores, seed=2) != (low, high)
+    assert bootstrap_interval(scores, seed=1) == (low, high)
+    assert bootstrap_interval(scores, seed=2) != (low, high)
 
 
 def test_bootstrap_leaves_out_uncounted_images_and_draws_groups_whole():
-    assert metrics.bootstrap_interval([0.25, np.nan, 0.25]) == (0.25, 0.25)
+    assert bootstrap_interval([0.25, np.nan, 0.25]) == (0.25, 0.25)
     # Each patient has one image of 0 and one of 1, so every draw of whole patients has the mean 1/2.
-    assert metrics.bootstrap_interval([0, 1, 0, 1], ["a", "a", "b", "b"]) == (0.5, 0.5)
-    low, high = metrics.bootstrap_interval([0, 1, 0, 1])
+    assert bootstrap_interval([0, 1, 0, 1], ["a", "a", "b", "b"]) == (0.5, 0.5)
+    low, high = bootstrap_interval([0, 1, 0, 1])
     assert low < 0.5 < high
-    assert (
-        np.isnan(metrics.bootstrap_interval([np.nan])).all()
-        and np.isnan(metrics.bootstrap_interval([])).all()
-    )
+    assert np.isnan(bootstrap_interval([np.nan])).all() and np.isnan(bootstrap_interval([])).all()

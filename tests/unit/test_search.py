@@ -7,7 +7,8 @@ import pytest
 from cxr.methods.detector import search
 from cxr.methods.detector.records import Candidates, Params, detect
 from cxr.methods.detector.search import AXES, Case, Grid, Part, Tally
-from cxr.metrics import boxes as metrics
+from cxr.metrics.kaggle_map import image_score, kaggle_map
+from cxr.metrics.means import mean_score
 
 GATE = (0.0, 0.1, 1.0)
 SMALL = Grid(
@@ -59,7 +60,7 @@ def tally(cases):
 
 
 def naive(cases, params):
-    return metrics.rsna_map(
+    return kaggle_map(
         {case.candidates.image_id: case.boxes for case in cases},
         {case.candidates.image_id: detect(case.candidates, params, GATE)[0] for case in cases},
     )
@@ -189,11 +190,11 @@ def test_nested_does_not_look_at_the_fold_it_scores():
 def test_nested_score_is_that_of_detection_image_by_image(cases, tally):
     result = search.nested(tally)
     boxes = [detect(case.candidates, result.params_for(case), GATE)[0] for case in cases]
-    scores = [metrics.image_score(case.boxes, found) for case, found in zip(cases, boxes)]
-    assert result.score == pytest.approx(metrics.mean_score(scores)) and result.score > 0
+    scores = [image_score(case.boxes, found) for case, found in zip(cases, boxes)]
+    assert result.score == pytest.approx(mean_score(scores)) and result.score > 0
     assert result.counted == np.sum(~np.isnan(scores))
     like = [score for case, score in zip(cases, scores) if case.test_like]
-    assert result.score_test_like == pytest.approx(metrics.mean_score(like))
+    assert result.score_test_like == pytest.approx(mean_score(like))
     assert result.final == search.fit(tally)
 
 

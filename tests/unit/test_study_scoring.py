@@ -8,6 +8,7 @@ from coco import coco_average_precision
 from sklearn.metrics import average_precision_score
 
 from cxr.datasets.covid.submission import parse_predictions
+from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.metrics.studies import (
     ALL_CLASSES,
     AT_LEAST_HALF,
@@ -49,11 +50,14 @@ ANSWER = {
 
 
 def read_truth(texts):
-    return {row: parse_predictions(text)[::2] for row, text in texts.items()}
+    truth = {}
+    for row, answer in read_answer(texts).items():
+        truth[row] = TrueBoxes(answer.boxes, answer.labels)
+    return truth
 
 
 def read_answer(texts):
-    return {row: parse_predictions(text) for row, text in texts.items()}
+    return {row: Detections(*parse_predictions(text)) for row, text in texts.items()}
 
 
 def aps(scores):
@@ -152,9 +156,8 @@ def plain_ap(true, found, label):
     pooled = sorted(
         (
             (score, row, box)
-            for row, (boxes, scores, labels) in found.items()
-            for box, score, k in zip(boxes, scores, labels)
-            if k == label
+            for row, answer in found.items()
+            for box, score in zip(answer.of_class(label).boxes, answer.of_class(label).scores)
         ),
         key=lambda entry: -entry[0],
     )
@@ -248,9 +251,7 @@ def test_only_the_best_class_costs_precision():
     labels, probabilities, _, _ = random_case(1, ties=False)
     truth = {k: study_truth(label) for k, label in enumerate(labels)}
     whole = {k: study_answer(own) for k, own in enumerate(probabilities)}
-    best = {
-        k: tuple(part[[own.argmax()]] for part in whole[k]) for k, own in enumerate(probabilities)
-    }
+    best = {k: whole[k].take([own.argmax()]) for k, own in enumerate(probabilities)}
     assert (
         competition_scores(truth, best)["metric"]
         < competition_scores(truth, whole)["metric"] - 0.02
@@ -302,7 +303,7 @@ def test_none():
 def test_image_without_boxes_is_none():
     boxes, labels = image_truth([])
     assert boxes.tolist() == [[0, 0, 1, 1]] and labels.tolist() == [NONE]
-    boxes, scores, labels = image_answer(np.zeros((0, 4)), [], 0.3)
-    assert (
-        boxes.tolist() == [[0, 0, 1, 1]] and scores.tolist() == [0.3] and labels.tolist() == [NONE]
-    )
+    answer = image_answer(np.zeros((0, 4)), [], 0.3)
+    assert answer.boxes.tolist() == [[0, 0, 1, 1]]
+    assert answer.scores.tolist() == [0.3]
+    assert answer.labels.tolist() == [NONE]

@@ -19,7 +19,8 @@ from cxr.metrics.studies import (
     image_answer,
     study_answer,
 )
-from cxr.system.disk import InputError, read_csv
+from cxr.system.errors import InputError
+from cxr.system.tables import read_csv
 
 COLUMNS = ["id", "PredictionString"]
 STUDY, IMAGE = "_study", "_image"  # ends of the ids
@@ -41,12 +42,12 @@ def format_submission(ids, studies, images, prior):
     for row in ids:
         if row.endswith(STUDY):
             texts.append(
-                prediction_string(*study_answer(studies.get(row.removesuffix(STUDY), prior[0])))
+                prediction_string(study_answer(studies.get(row.removesuffix(STUDY), prior[0])))
             )
         else:
             nothing = (np.zeros((0, 4)), np.zeros(0), prior[1])
             texts.append(
-                prediction_string(*image_answer(*images.get(row.removesuffix(IMAGE), nothing)))
+                prediction_string(image_answer(*images.get(row.removesuffix(IMAGE), nothing)))
             )
     return pd.DataFrame({"id": list(ids), "PredictionString": texts}, dtype=str)
 
@@ -59,10 +60,12 @@ def prevalence(train):
     )
 
 
-def prediction_string(boxes, scores, labels):
-    """Text of (boxes (n, 4), scores (n,), labels (n,)); boxes that rounding leaves without area are left out."""
-    corners, words = np.round(np.asarray(boxes, float), 1), []
-    for box, score, label in zip(corners, np.clip(scores, FLOOR, 1), labels):
+def prediction_string(detections):
+    """Text of Detections of a row; boxes that rounding leaves without area are left out."""
+    corners, words = np.round(detections.boxes, 1), []
+    for box, score, label in zip(
+        corners, np.clip(detections.scores, FLOOR, 1), detections.labels
+    ):
         if (box[2:] > box[:2]).all():
             words.append(
                 " ".join([ALL_CLASSES[label], f"{score:.6f}", *(f"{edge:.10g}" for edge in box)])

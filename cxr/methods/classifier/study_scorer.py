@@ -26,7 +26,7 @@ from cxr.metrics.studies import (
     study_scores,
     study_truth,
 )
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 NOTHING = (
     np.zeros((0, 4)),
@@ -144,7 +144,7 @@ def evaluate(config, cases, opacities):
         class_rows=rows,
         notes=absent(rows),
         class_curves={
-            name: found.curve() for name, found in zip(STUDY_CLASSES, rankings) if found.true.any()
+            name: found.curve() for name, found in zip(STUDY_CLASSES, rankings) if found.true_counts.any()
         },
         results={
             "n_studies": len(studies),
@@ -239,8 +239,8 @@ def class_row(name, found, interval):
     recalls = found.recalls()
     return {
         "name": name,
-        "images": int(found.true.sum()),
-        "ap": found.ap(),
+        "images": int(found.true_counts.sum()),
+        "ap": found.average_precision(),
         "interval": interval,
         "recalls": recalls,
         "avgrecall": float(recalls.mean()),

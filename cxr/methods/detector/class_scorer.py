@@ -8,16 +8,19 @@ import pandas as pd
 
 from cxr.data.dataset import scaled_boxes
 from cxr.geometry.boxes import clip_boxes
+from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.methods.detector.records import Params, merged_boxes
 from cxr.methods.evaluation import Boxes, Evaluation, Rule
-from cxr.metrics.boxes import class_aps, mean_known, ranked_hits
-from cxr.metrics.pooled_boxes import IOU, RATES, Pool, f1
-from cxr.system.disk import InputError
+from cxr.metrics.average_precision import class_average_precisions
+from cxr.metrics.bootstrap import class_intervals
+from cxr.metrics.matching import ranked_hits
+from cxr.metrics.means import mean_known
+from cxr.metrics.pooled_boxes import IOU, RATES, BoxPool, f1
+from cxr.system.errors import InputError
 
 THRESHOLDS = np.round(np.arange(0.02, 0.97, 0.02), 2)
 PLAIN = 0.5  # threshold where nothing was fitted: more likely right than wrong, if the scores were probabilities
 FRAME = 1024  # pixels; the side to which boxes of images of all sizes are brought for a mean box
-DRAWS = 1000  # of the bootstrap
 HOW = (
     "Measured on the validation images of every fold, predicted by models that never saw them; average precision "
     "needs no threshold. Boxes, F1 and outcomes are shown with thresholds that were fitted on the other folds."
@@ -31,7 +34,7 @@ SEARCHED = (
 
 
 def fit_threshold(found):
-    """The threshold of highest F1 of a Class, as mean of three neighbours; the middle one among ties.
+    """The threshold of highest F1 of a ClassRanking, as mean of three neighbours; the middle one among ties.
 
     Where no threshold finds anything it is the highest one, which shows next to nothing.
     """
@@ -48,9 +51,11 @@ def quick_scores(predictions, table, names):
     predictions: {row: (boxes, scores, labels, side)} in pixels of a picture of that side.
     """
     truth = {
-        row: scaled_boxes(table.iloc[row], found[3], found[3]) for row, found in predictions.items()
+        row: TrueBoxes(*scaled_boxes(table.iloc[row], found[3], found[3]))
+        for row, found in predictions.items()
     }
-    aps = class_aps(truth, {row: found[:3] for row, found in predictions.items()}, names, IOU)
+    detections = {row: Detections(*found[:3]) for row, found in predictions.items()}
+    aps = class_average_precisions(truth, detections, names, IOU)
     return {"metric": mean_known(list(aps.values()))} | {
         f"ap_{name}": ap for name, ap in aps.items()
     }
@@ -75,14 +80,14 @@ def evaluate(config, cases, train, names, nms_iou):
         cases, params, dict(zip(pool.ids, (fitted[unit] for unit in units)))
     )
     intervals, (recall, precision, rate) = (
-        bootstrap(classes, pool.groups),
+        class_intervals(classes, pool.groups),
         pool.of_class(None).curve(),
     )
     rows = class_rows(names, classes, intervals, final, true, predicted)
     seen = [
         (name, found, chosen)
         for name, found, chosen in zip(names, classes, final)
-        if found.true.any()
+        if found.true_counts.any()
     ]
     return Evaluation(
         mean_known([row["ap"] for row in rows]),
@@ -123,15 +128,15 @@ def make_rule(params, names, nms_iou):
 
 
 def collect(cases, params, count):
-    """Pool of all boxes of the cases, whatever their score."""
-    pool = Pool(count)
+    """BoxPool of all boxes of the cases, whatever their score."""
+    pool = BoxPool(count)
     for case in cases():
         pool.add(
             case.candidates.image_id,
             case.fold,
             case.group,
-            (case.boxes, case.labels),
-            all_boxes(case.candidates, params),
+            TrueBoxes(case.boxes, case.labels),
+            Detections(*all_boxes(case.candidates, params)),
         )
     return pool
 
@@ -184,43 +189,29 @@ def judge_images(cases, params, thresholds):
     return pd.DataFrame(rows), true, predicted
 
 
-def bootstrap(classes, groups):
-    """95 % intervals (low, high) of the AP of each class and, last, of their mean; patients are drawn whole."""
-    patients = np.unique(np.array(groups, str), return_inverse=True)[1]
-    count, generator = patients.max() + 1, np.random.default_rng(0)
-    drawn = []
-    for _ in range(DRAWS):
-        times = np.bincount(generator.integers(count, size=count), minlength=count)[patients]
-        aps = [found.ap(times) for found in classes]
-        drawn.append([*aps, mean_known(aps)])
-    columns = (column[~np.isnan(column)] for column in np.array(drawn).T)
-    return [
-        tuple(np.percentile(column, [2.5, 97.5]).tolist()) if len(column) else (math.nan, math.nan)
-        for column in columns
-    ]
-
-
 def constant_score(train, pool, units):
     """(mean AP, its interval) of the constant guess."""
     guess = constant_guess(train, pool, units)
-    return mean_known([found.ap() for found in guess]), bootstrap(guess, pool.groups)[-1]
+    return mean_known([found.average_precision() for found in guess]), class_intervals(
+        guess, pool.groups
+    )[-1]
 
 
 def constant_guess(train, pool, units):
     """What a guess that ignores the image reaches: of each class one box, the mean one, as likely as it is frequent.
 
-    Mean and frequency come from the other folds. Returns a Class for each class.
+    Mean and frequency come from the other folds. Returns a ClassRanking for each class.
     """
     truth = {row["image_id"]: scaled_boxes(row, FRAME, FRAME) for _, row in train.iterrows()}
-    guess = Pool(pool.count)
+    guess = BoxPool(pool.class_count)
     means = {
         unit: mean_boxes(
-            [truth[i] for i, other in zip(pool.ids, units) if other != unit], pool.count
+            [truth[i] for i, other in zip(pool.ids, units) if other != unit], pool.class_count
         )
         for unit in np.unique(units)
     }
     for image_id, fold, group, unit in zip(pool.ids, pool.folds, pool.groups, units):
-        guess.add(image_id, fold, group, truth[image_id], means[unit])
+        guess.add(image_id, fold, group, TrueBoxes(*truth[image_id]), Detections(*means[unit]))
     return guess.classes()
 
 
@@ -245,9 +236,9 @@ def class_rows(names, classes, intervals, thresholds, true, predicted):
         rows.append(
             {
                 "name": name,
-                "images": int((found.true > 0).sum()),
-                "boxes": int(found.true.sum()),
-                "ap": found.ap(),
+                "images": int((found.true_counts > 0).sum()),
+                "boxes": int(found.true_counts.sum()),
+                "ap": found.average_precision(),
                 "interval": intervals[k],
                 "recalls": recalls,
                 "avgrecall": float(recalls.mean()),
@@ -288,7 +279,7 @@ def fold_results(names, classes, pool, units, fitted):
     """[(fold, mean AP of its images, thresholds fitted without it)]"""
     folds, found = np.array(pool.folds), []
     for fold in np.unique(folds):
-        aps = [of_class.only(folds == fold).ap() for of_class in classes]
+        aps = [of_class.only(folds == fold).average_precision() for of_class in classes]
         thresholds = fitted[units[folds == fold][0]]
         found.append((int(fold), mean_known(aps), dict(zip(names, thresholds))))
     return found
@@ -315,11 +306,17 @@ def known(value):
 
 def score_boxes(truth, found, names):
     """Entries for results.json of {image_id: (boxes, labels)} against {image_id: (boxes, scores, labels)}."""
-    pool = Pool(len(names))
+    pool = BoxPool(len(names))
     for image_id, (boxes, scores, labels) in found.items():
-        pool.add(image_id, 0, image_id, truth[image_id], (boxes, scores, labels))
+        pool.add(
+            image_id,
+            0,
+            image_id,
+            TrueBoxes(*truth[image_id]),
+            Detections(boxes, scores, labels),
+        )
     rows = [
-        {"name": name, "ap": of_class.ap(), "recalls": of_class.recalls()}
+        {"name": name, "ap": of_class.average_precision(), "recalls": of_class.recalls()}
         for name, of_class in zip(names, pool.classes())
     ]
     return {
@@ -331,7 +328,7 @@ def score_boxes(truth, found, names):
 
 def absent(names, classes):
     """A sentence naming the classes without a true box, or none."""
-    missing = [name for name, found in zip(names, classes) if not found.true.any()]
+    missing = [name for name, found in zip(names, classes) if not found.true_counts.any()]
     return (
         [
             f"No judged image has a true box of {', '.join(missing)}: their average precision and recall are not "

@@ -17,15 +17,12 @@ from cxr.methods.detector.records import (
 )
 from cxr.methods.detector.search import Grid, constant_scores, nested, search, sensitivity, transfer
 from cxr.methods.evaluation import Boxes, Evaluation, Rule
-from cxr.metrics.boxes import (
-    bootstrap_interval,
-    froc,
-    image_score,
-    mean_score,
-    precision_recall,
-    prefix_scores,
-)
-from cxr.system.disk import InputError
+from cxr.metrics.average_precision import precision_recall
+from cxr.metrics.bootstrap import bootstrap_interval
+from cxr.metrics.froc import froc
+from cxr.metrics.kaggle_map import image_score, prefix_scores
+from cxr.metrics.means import mean_score
+from cxr.system.errors import InputError
 
 QUICK_THRESHOLDS = np.geomspace(0.01, 0.9, 40)
 BASELINES = {

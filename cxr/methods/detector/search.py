@@ -22,7 +22,7 @@ from cxr.methods.detector.records import (
     scale_boxes,
     usable_boxes,
 )
-from cxr.metrics.boxes import image_score, prefix_scores
+from cxr.metrics.kaggle_map import image_score, prefix_scores
 
 NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
 AXES = ("percentile_shrink", "scale", "merge", "gate", "half", "threshold")

@@ -11,8 +11,9 @@ from cxr.geometry.masks import dice, encode_runs, find_outlines
 from cxr.methods.evaluation import Boxes, Evaluation
 from cxr.methods.segmenter.rules import GRIDS, Measured, apply, level, measure, nested
 from cxr.methods.segmenter.stacking import Stack
-from cxr.metrics.boxes import bootstrap_interval, mean_known
-from cxr.system.disk import InputError
+from cxr.metrics.bootstrap import bootstrap_interval
+from cxr.metrics.means import mean_known
+from cxr.system.errors import InputError
 
 QUICK = replace(
     GRIDS["first"], top=(0.5, 0.6, 0.75), area=(0, 1000, 2000, 3000), bottom=(0.3, 0.4, 0.5)

@@ -13,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
 from cxr.methods.evaluation import Boxes
-from cxr.metrics.boxes import bootstrap_interval, mean_score
+from cxr.metrics.bootstrap import bootstrap_interval
+from cxr.metrics.means import mean_score
 from cxr.metrics.pooled_boxes import RATES
 from cxr.plots.curves import curve_panels, detection_panels, sensitivity_panels
 from cxr.plots.panels import BRIGHT, colours_of, write_panels
