@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import pickle
-import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,19 +9,8 @@ from pathlib import Path
 import torch
 
 from cxr.config import Config
-from cxr.system.disk import InputError, atomic
-
-# torch.load has no error of its own for a broken file: it fails wherever the bytes stop making sense
-BROKEN = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    OSError,
-    struct.error,
-)
-
+from cxr.system.disk import atomic
+from cxr.system.errors import BROKEN, InputError, first_line
 
 def plain_config(config):
     """Config as a dictionary of JSON's own types."""
@@ -82,8 +69,3 @@ def load_state(path, device="cpu", mapped=False):
             f"{path} is not a whole checkpoint ({first_line(error)}): delete it and run step 03 "
             "again"
         ) from error
-
-
-def first_line(error):
-    """What an error says, in at most 80 characters; its kind if it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:80]

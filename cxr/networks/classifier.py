@@ -1,6 +1,7 @@
-"""Encoder, a head for the class of the image and, for training only, one that draws where the findings are.
+"""Encoder, a head for the class of the image and, in training, one that draws the findings.
 
-`--decoder blocks` on `tu-tf_efficientnetv2_l.in21k_ft_in1k` is the 17th place's of SIIM COVID-19 2021.
+`--decoder blocks` on `tu-tf_efficientnetv2_l.in21k_ft_in1k` is the 17th place's of SIIM COVID-19
+2021.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from torch import Tensor, nn
 
-from cxr.networks.decoders import DECODERS
-from cxr.networks.encoders import build_encoder, build_trunk
+from cxr.networks.decoders import DECODERS, Decoder
+from cxr.networks.encoders import build_encoder, build_trunk, encoder_channels
+from cxr.networks.heads import fill_bias
 from cxr.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from cxr.networks.unet import FIRST_LOGIT, check_side
 
 
 def build_classifier(config: Any, classes: int, load_weights: bool = True) -> Classifier:
-    """Classifier of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
+    """Classifier of the settings; load_weights as there."""
     return Classifier(
         encoder=config.encoder,
         weights=config.weights,
@@ -33,11 +35,11 @@ def build_classifier(config: Any, classes: int, load_weights: bool = True) -> Cl
 
 
 class Classifier(Network):
-    """Gray images (B, 1, S, S), 0 ... 255 -> {'label': logits (B, classes), 'mask': logits (B, 1, S, S)}.
+    """Gray images (B, 1, S, S), 0 ... 255 -> {'label', 'mask'}.
 
-    Both heads read the encoder's last map; other decoders than `blocks` see its finer ones, too.
-    'mask' is there with `auxiliary` only, and until `prepare_for_prediction`. load_weights=False
-    leaves random weights for a checkpoint to replace.
+    label: logits (B, classes); mask: logits (B, 1, S, S), with `auxiliary` only and until
+    `prepare_for_prediction`. Both heads read the encoder's last map; other decoders than `blocks`
+    see its finer ones, too. load_weights=False leaves random weights for a checkpoint to replace.
     """
 
     cam_layer: nn.Module
@@ -61,18 +63,18 @@ class Classifier(Network):
             self.encoder = build_trunk(encoder, source)
         else:
             self.encoder = build_encoder(encoder, source)
-        channels = list(self.encoder.out_channels)
+        channels = encoder_channels(self.encoder)
         self.cam_layer = nn.Identity()
         self.label_head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels[-1], classes))
 
-        self.decoder: nn.Module | None = None
-        self.mask_head: nn.Module | None = None
+        self.decoder: Decoder | None = None
+        self.mask_head: nn.Conv2d | None = None
         if auxiliary:
             self.decoder = DECODERS[decoder](channels)
             self.mask_head = nn.Conv2d(self.decoder.out_channels, 1, 1)
             initialize_decoder(self.decoder)
             initialize_head(self.mask_head)
-            nn.init.constant_(self.mask_head.bias, FIRST_LOGIT)
+            fill_bias(self.mask_head, FIRST_LOGIT)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = list(self.encoder(self.normalise(images)))
@@ -90,7 +92,7 @@ class Classifier(Network):
 
 
 def gray_constants(encoder: str) -> tuple[float, float]:
-    """(mean, standard deviation) of gray values in 0 ... 1 that an encoder's ImageNet weights expect."""
+    """(mean, deviation) of gray values in 0 ... 1 that an encoder's ImageNet weights expect."""
     settings = None
     if encoder.startswith("tu-"):
         settings = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))

@@ -1,4 +1,4 @@
-"""Heads of detectors: towers of convolutions that run over all maps of a pyramid, and one for the whole image."""
+"""Heads of detectors: towers of convolutions on a pyramid's maps, and one for the whole image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_tower(
         layers.append(nn.ReLU(inplace=True))
     last = nn.Conv2d(channels, outputs, 3, padding=1)
     nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    fill_bias(last, 0.0)
     return nn.Sequential(*layers, nn.Dropout(dropout), last)
 
 
@@ -47,10 +47,15 @@ def tower_reach(convs: int, norm: str, image_size: int) -> int:
 
 
 def he_init(conv: nn.Conv2d) -> nn.Conv2d:
-    """PyTorch's own start shrinks the signal in every layer; with He's it keeps its size through ReLUs."""
+    """PyTorch's own start shrinks the signal in every layer; He's keeps its size through ReLUs."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(conv.bias)
+    fill_bias(conv, 0.0)
     return conv
+
+
+def fill_bias(conv: nn.Conv2d, value: float) -> None:
+    if conv.bias is not None:
+        nn.init.constant_(conv.bias, value)
 
 
 class GlobalHead(nn.Module):

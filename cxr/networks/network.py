@@ -1,8 +1,7 @@
-"""What all networks have in common: how gray images come in, and what training and prediction may ask of them."""
+"""What all networks have in common: how images come in, what training and prediction may ask."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 # Mean and deviation of gray values in 0 ... 1: the mean over the three channels of ImageNet's usual

@@ -1,18 +1,20 @@
-"""RetinaNet with levels from P2 and a head for the class of the whole image (Gabruseva et al. 2020)."""
+"""RetinaNet with levels from P2 and a head for the whole image (Gabruseva et al. 2020)."""
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from cxr.geometry.anchors import PER_CELL, make_anchors, parse_levels
-from cxr.networks.encoders import build_encoder
+from cxr.networks.encoders import build_encoder, encoder_channels
 from cxr.networks.heads import (
     GlobalHead,
     build_tower,
     check_channels,
+    fill_bias,
     flatten_maps,
     outputs_at,
     tower_reach,
@@ -60,13 +62,13 @@ class RetinaNet(Network):
         self.reach = tower_reach(head_convs, head_norm, image_size)
 
         self.encoder = build_encoder(encoder, weights if load_weights else "none")
-        widths = self.encoder.out_channels
+        widths = encoder_channels(self.encoder)
         self.pyramid = Pyramid(widths, channels, self.levels)
         scores = PER_CELL * box_classes
         self.score_head = build_tower(channels, head_convs, scores, head_norm, dropout)
         self.box_head = build_tower(channels, head_convs, PER_CELL * 4, head_norm)
         self.global_head = GlobalHead(widths[5], image_classes, dropout)
-        nn.init.constant_(self.score_head[-1].bias, -math.log((1 - PRIOR) / PRIOR))
+        fill_bias(cast(nn.Conv2d, self.score_head[-1]), -math.log((1 - PRIOR) / PRIOR))
 
         # Positive anchors of an average image; the loss keeps it up to date.
         self.register_buffer("positives", torch.tensor(10.0))
@@ -110,7 +112,10 @@ class RetinaNet(Network):
 
 
 def check_levels(image_size: int, levels: tuple[int, ...]) -> None:
-    """Raises InputError for an input that the levels' strides do not divide, which would break flips and anchors."""
+    """Raises InputError for levels that do not exist, or an input that their strides do not divide.
+
+    Such an input would break flips and anchors.
+    """
     if levels[0] not in (2, 3, 4, 5) or not 5 <= levels[-1] <= 7:
         raise InputError(
             f"--levels {levels[0]}-{levels[-1]} cannot be built: start at 2 to 5 and end at 5 to 7"

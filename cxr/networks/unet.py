@@ -9,16 +9,18 @@ from segmentation_models_pytorch.base.initialization import initialize_decoder, 
 from torch import Tensor, nn
 
 from cxr.networks.decoders import DECODERS, aspp_neck
-from cxr.networks.encoders import build_encoder
+from cxr.networks.encoders import build_encoder, encoder_channels
+from cxr.networks.heads import fill_bias
 from cxr.networks.network import Network, batch_norms, freeze_norms
 from cxr.system.errors import InputError
 
-# Random weights begin at 5 % for each pixel, else the first epochs only learn that most show nothing.
+# Random weights begin at 5 % for each pixel, else the first epochs only learn that most show
+# nothing.
 FIRST_LOGIT = -3.0
 
 
 def build_segmenter(config: Any, load_weights: bool = True) -> Segmenter:
-    """Segmenter of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
+    """Segmenter of the settings; load_weights as there."""
     return Segmenter(
         encoder=config.encoder,
         weights=config.weights,
@@ -55,7 +57,7 @@ class Segmenter(Network):
         self.frozen_norm = frozen_norm
         source = weights if load_weights else "none"
         self.encoder = build_encoder(encoder, source)
-        channels = list(self.encoder.out_channels)
+        channels = encoder_channels(self.encoder)
 
         self.neck: nn.Module = nn.Identity()
         if decoder == "aspp":
@@ -71,7 +73,7 @@ class Segmenter(Network):
         initialize_decoder(self.decoder)
         initialize_head(self.mask_head)
         if source == "none":
-            nn.init.constant_(self.mask_head.bias, FIRST_LOGIT)
+            fill_bias(self.mask_head, FIRST_LOGIT)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = list(self.encoder(self.normalise(images)))

@@ -14,10 +14,11 @@ from torch import nn
 from cxr.geometry.anchors import make_anchors, parse_levels
 from cxr.methods.detector.losses import detection_loss
 from cxr.networks import encoders
-from cxr.networks.encoders import build_encoder, load_into, read_weights
+from cxr.networks.encoders import build_encoder
 from cxr.networks.heads import GlobalHead, flatten_maps
 from cxr.networks.network import batch_norms
 from cxr.networks.retinanet import RetinaNet
+from cxr.networks.weights import load_into, read_weights
 from cxr.system.errors import InputError
 
 SMALL = "tu-resnet10t"
