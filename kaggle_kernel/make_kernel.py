@@ -1,113 +1,127 @@
 """Makes the three folders that Kaggle wants: the code and the wheels as data sets, and the kernel.
 
-    python kaggle_kernel/make_kernel.py USER                                  USER is your name in Kaggle's addresses
-    python kaggle_kernel/make_kernel.py USER --no-wheels                      only the code or the flags have changed
-    python kaggle_kernel/make_kernel.py USER --preset small --max-hours 2     with flags of the steps
+    python kaggle_kernel/make_kernel.py USER              USER is your name in Kaggle's addresses
+    python kaggle_kernel/make_kernel.py USER --no-wheels  only the code or the flags have changed
+    python kaggle_kernel/make_kernel.py USER --preset small --max-hours 2   with flags of the steps
 
-Writes working/kaggle/: code/, wheels/, kernel/. README.md beside this file tells what to do with them.
+Writes working/kaggle/: code/, wheels/, kernel/. README.md beside this file tells what to do with
+them.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from cxr.config import build_parser, resolve  # noqa: E402  (found through the line above)
-from cxr.system.disk import InputError, write_json  # noqa: E402
-from cxr.tasks import TASKS  # noqa: E402
+# Found through the line above.
+from cxr.command_line import read_command_line  # noqa: E402
+from cxr.system.disk import write_json  # noqa: E402
+from cxr.system.errors import InputError  # noqa: E402
 
 CODE = ("0*.py", "cxr", "kaggle_kernel", "requirements.txt", "LICENSE")
-CODE_NAME, WHEELS_NAME, KERNEL_NAME = "cxr-code", "cxr-wheels", "cxr-chest-x-rays"
+CODE_NAME = "cxr-code"
+WHEELS_NAME = "cxr-wheels"
+KERNEL_NAME = "cxr-chest-x-rays"
 # Kaggle's image: Python 3.12 on Linux. pip must be told, since this script may run elsewhere.
-TARGET = [
-    "--python-version",
-    "3.12",
-    "--implementation",
-    "cp",
-    "--abi",
-    "cp312",
-    "--abi",
-    "abi3",
-    "--abi",
-    "none",
-    "--platform",
-    "manylinux_2_28_x86_64",
-    "--platform",
-    "manylinux_2_27_x86_64",
-    "--platform",
-    "manylinux2014_x86_64",
-    "--platform",
-    "any",
-]
+PYTHON_VERSION = "3.12"
+ABIS = ("cp312", "abi3", "none")
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64", "any")
 DOWNLOADED = ("imagenet", "pretrainedmodels")  # values of --weights
-SOURCE_ONLY = (
-    "pretrainedmodels"  # published without a wheel, which is built here; it is plain Python
-)
+# Published without a wheel, which is built here; it is plain Python.
+SOURCE_ONLY = "pretrainedmodels"
 
 
-def write_code(folder, user):
+def write_code(folder: Path, user: str) -> None:
     """The code as a data set, without what Python left lying about."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for path in (path for pattern in CODE for path in sorted(ROOT.glob(pattern))):
-        if path.is_dir():
-            shutil.copytree(
-                path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", ".*")
-            )
-        else:
-            shutil.copyfile(path, folder / path.name)
+    left_out = shutil.ignore_patterns("__pycache__", ".*")
+    for pattern in CODE:
+        for path in sorted(ROOT.glob(pattern)):
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name, ignore=left_out)
+            else:
+                shutil.copyfile(path, folder / path.name)
     write_data_set(folder, user, CODE_NAME)
 
 
-def write_wheels(folder, user, run=subprocess.run):
+def write_wheels(folder: Path, user: str, run: Callable[..., Any] = subprocess.run) -> None:
+    """The wheels as a data set. `run` starts a command."""
     folder.mkdir(parents=True, exist_ok=True)
     for command in wheel_commands(folder):
         run([sys.executable, "-m", "pip", *command], check=True)
     write_data_set(folder, user, WHEELS_NAME)
 
 
-def wheel_commands(folder):
+def wheel_commands(folder: Path) -> list[list[str]]:
     """Arguments of the pip calls that fill `folder` with everything in wheels.txt."""
-    lines = [
-        line.split("#")[0].strip()
-        for line in (HERE / "wheels.txt").read_text(encoding="utf-8").splitlines()
-    ]
-    source = [line for line in lines if line.startswith(SOURCE_ONLY)]
-    ready = [line for line in lines if line and line not in source]
+    text = (HERE / "wheels.txt").read_text(encoding="utf-8")
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    requirements = [line for line in lines if line]
+    source_only = [line for line in requirements if line.startswith(SOURCE_ONLY)]
+    with_wheels = [line for line in requirements if not line.startswith(SOURCE_ONLY)]
+    download = ["download", "--no-deps", "--only-binary=:all:", *target_flags()]
+    build = ["wheel", "--no-deps"]
     return [
-        ["download", "--no-deps", "--only-binary=:all:", *TARGET, "--dest", str(folder), *ready],
-        ["wheel", "--no-deps", "--wheel-dir", str(folder), *source],
+        [*download, "--dest", str(folder), *with_wheels],
+        [*build, "--wheel-dir", str(folder), *source_only],
     ]
 
 
-def write_data_set(folder, user, name):
+def target_flags() -> list[str]:
+    """For pip download: wheels of Kaggle's image and not of this machine."""
+    flags = ["--python-version", PYTHON_VERSION, "--implementation", "cp"]
+    for abi in ABIS:
+        flags += ["--abi", abi]
+    for platform in PLATFORMS:
+        flags += ["--platform", platform]
+    return flags
+
+
+def write_data_set(folder: Path, user: str, name: str) -> None:
+    """The metadata that makes a folder a data set."""
     metadata = {"title": name, "id": f"{user}/{name}", "licenses": [{"name": "other"}]}
     write_json(folder / "dataset-metadata.json", metadata)
 
 
-def write_kernel(folder, user, task, flags):
+def write_kernel(
+    folder: Path, user: str, slug: str, flags: Sequence[str], on_kaggle: bool = True
+) -> None:
+    """The kernel's script, with flags of the steps, and its metadata."""
     folder.mkdir(parents=True, exist_ok=True)
-    code = (HERE / "kernel.py").read_text(encoding="utf-8")
-    line = next(line for line in code.splitlines() if line.startswith("FLAGS = ["))
-    code = code.replace(
-        line, line.replace("]", "".join(f", {json.dumps(flag)}" for flag in flags) + "]")
-    )
-    (folder / "kernel.py").write_text(code, encoding="utf-8")
-    write_json(folder / "kernel-metadata.json", kernel_metadata(user, task))
+    script = (HERE / "kernel.py").read_text(encoding="utf-8")
+    old_line = next(line for line in script.splitlines() if line.startswith("FLAGS = ["))
+    further_flags = "".join(f", {json.dumps(flag)}" for flag in flags)
+    new_line = old_line.replace("]", f"{further_flags}]")
+    script = script.replace(old_line, new_line)
+    (folder / "kernel.py").write_text(script, encoding="utf-8")
+    metadata = kernel_metadata(user, slug, on_kaggle)
+    write_json(folder / "kernel-metadata.json", metadata)
 
 
-def kernel_metadata(user, task):
-    """Every field written out: the client's defaults differ from its documentation (internet is on, for one).
+def kernel_metadata(user: str, slug: str, on_kaggle: bool) -> dict[str, Any]:
+    """Every field, written out.
 
-    Data that is no competition's is looked for as a data set of the user's own, named by the task's slug.
+    The client's defaults differ from its documentation (internet is on, for one). Data that is no
+    competition's (`on_kaggle` False) is looked for as a data set of the user's own, named by its
+    slug.
     """
-    own = [f"{user}/{task.slug}"] if task.by_hand else []
+    data_sets = [f"{user}/{CODE_NAME}", f"{user}/{WHEELS_NAME}"]
+    competitions = []
+    if on_kaggle:
+        competitions.append(slug)
+    else:
+        data_sets.append(f"{user}/{slug}")
     return {
         "id": f"{user}/{KERNEL_NAME}",
         "title": KERNEL_NAME,
@@ -119,8 +133,8 @@ def kernel_metadata(user, task):
         "enable_tpu": False,
         "enable_internet": False,
         "machine_shape": "NvidiaTeslaT4",
-        "dataset_sources": [f"{user}/{CODE_NAME}", f"{user}/{WHEELS_NAME}", *own],
-        "competition_sources": [] if own else [task.slug],
+        "dataset_sources": data_sets,
+        "competition_sources": competitions,
         "kernel_sources": [],
         "model_sources": [],
         "keywords": [],
@@ -128,7 +142,8 @@ def kernel_metadata(user, task):
     }
 
 
-def main():
+def build_parser() -> argparse.ArgumentParser:
+    """This script's own flags; all others are flags of the steps."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -141,24 +156,31 @@ def main():
     parser.add_argument(
         "--output", type=Path, default=ROOT / "working" / "kaggle", help="where to write"
     )
-    args, flags = parser.parse_known_args()
+    return parser
+
+
+def main() -> None:
+    arguments, flags = build_parser().parse_known_args()
     try:
-        config = resolve(
-            vars(build_parser("").parse_args(flags)),
-            {name: task.presets for name, task in TASKS.items()},
-        )
+        task, settings = read_command_line("train", "", flags)
     except InputError as error:
         sys.exit(f"error: {error}")
-    write_code(args.output / "code", args.user)
-    if args.wheels:
-        write_wheels(args.output / "wheels", args.user)
-    write_kernel(args.output / "kernel", args.user, TASKS[config.task], flags)
-    if config.weights in DOWNLOADED:
+
+    write_code(arguments.output / "code", arguments.user)
+    if arguments.wheels:
+        write_wheels(arguments.output / "wheels", arguments.user)
+    dataset = task.dataset
+    kernel_folder = arguments.output / "kernel"
+    write_kernel(kernel_folder, arguments.user, dataset.slug, flags, not dataset.by_hand)
+
+    weights = settings.training.weights
+    if weights in DOWNLOADED:
         print(
-            f"NOTE: --weights {config.weights} are downloaded, and the kernel has no internet: name a file in an "
-            f"attached data set, or train from random weights, see {HERE / 'README.md'}"
+            f"NOTE: --weights {weights} are downloaded, and the kernel has no internet: name a "
+            "file in an attached data set, or train from random weights, see "
+            f"{HERE / 'README.md'}"
         )
-    print(f"wrote {args.output}; {HERE / 'README.md'} tells how to send it to Kaggle")
+    print(f"wrote {arguments.output}; {HERE / 'README.md'} tells how to send it to Kaggle")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The project inside an imitated Kaggle kernel: mounts that are only read, no internet, sessions that end too early."""
+"""The project inside an imitated Kaggle kernel.
+
+Its mounts are only read, there is no internet, and sessions end too early.
+"""
 
 import ast
 import json
@@ -9,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -30,7 +32,7 @@ def make(folder, *flags):
     )
 
 
-def names():
+def make_kernel_names():
     """Functions and constants of make_kernel.py."""
     return runpy.run_path(str(MAKE), run_name="make_kernel")
 
@@ -45,13 +47,12 @@ def built(tmp_path_factory):
 
 def test_kernel_metadata_is_written_out(built):
     metadata = json.loads((built / "kernel" / "kernel-metadata.json").read_text())
-    assert (
-        metadata["enable_internet"] is False
-        and metadata["enable_gpu"] is True
-        and metadata["is_private"] is True
-    )
+    assert metadata["enable_internet"] is False
+    assert metadata["enable_gpu"] is True
+    assert metadata["is_private"] is True
     assert metadata["competition_sources"] == [SLUG]
-    assert metadata["id"] == f"someone/{metadata['title']}" and len(metadata["title"]) >= 5
+    assert metadata["id"] == f"someone/{metadata['title']}"
+    assert len(metadata["title"]) >= 5
     assert (built / "kernel" / metadata["code_file"]).is_file()
     uploaded = json.loads((built / "code" / "dataset-metadata.json").read_text())
     assert uploaded["id"] in metadata["dataset_sources"]
@@ -84,7 +85,7 @@ def test_kaggle_client_accepts_the_kernel(built, monkeypatch):
     class Stop(Exception):
         pass
 
-    def stop(self):
+    def stop(_):
         sent.append(True)
         raise Stop
 
@@ -96,21 +97,20 @@ def test_kaggle_client_accepts_the_kernel(built, monkeypatch):
 
 def test_code_data_set_is_whole_and_clean(built):
     code = built / "code"
-    for path in [
-        *ROOT.glob("0*.py"),
-        *(ROOT / "cxr").rglob("*.py"),
-        *(ROOT / "cxr").rglob("*.jinja"),
-        *(ROOT / "cxr").rglob("*.txt"),
-        ROOT / "kaggle_kernel" / "wheels.txt",
-    ]:
+    paths = [*ROOT.glob("0*.py"), ROOT / "kaggle_kernel" / "wheels.txt"]
+    for ending in ("py", "jinja", "txt"):
+        paths += (ROOT / "cxr").rglob(f"*.{ending}")
+    for path in paths:
         assert (code / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
-    assert not list(code.rglob("__pycache__")) and not list(code.rglob("*.pyc"))
+    assert not list(code.rglob("__pycache__"))
+    assert not list(code.rglob("*.pyc"))
 
 
 def test_flags_are_added_to_the_kernel(built):
     code = (built / "kernel" / "kernel.py").read_text()
-    flags = next(node.value for node in ast.parse(code).body if isinstance(node, ast.Assign))
-    assert ast.literal_eval(flags) == ["--max-hours", "9", "--preset", "demo", *TINY]
+    assignments = [node for node in ast.parse(code).body if isinstance(node, ast.Assign)]
+    assert assignments[0].targets[0].id == "FLAGS"
+    assert ast.literal_eval(assignments[0].value) == ["--max-hours", "9", "--preset", "demo", *TINY]
 
 
 @pytest.mark.parametrize(
@@ -118,70 +118,85 @@ def test_flags_are_added_to_the_kernel(built):
 )
 def test_weights_that_a_kernel_cannot_download(tmp_path, flags, warned):
     done = make(tmp_path / "out", *flags)
-    assert done.returncode == 0 and ("the kernel has no internet" in done.stdout) == warned
+    assert done.returncode == 0, done.stderr
+    assert ("the kernel has no internet" in done.stdout) == warned
 
 
 @pytest.mark.parametrize(
     "flags, status, words",
-    [(["--no-such-flag"], 2, "--no-such-flag"), (["--preset", "big"], 1, "unknown --preset big")],
+    [
+        (["--no-such-flag"], 1, "--no-such-flag"),
+        (["--epochs", "many"], 2, "--epochs"),
+        (["--preset", "big"], 1, "unknown --preset big"),
+    ],
 )
 def test_wrong_flags_are_refused_before_the_upload(tmp_path, flags, status, words):
     done = make(tmp_path / "out", *flags)
-    assert done.returncode == status and words in done.stderr
+    assert done.returncode == status
+    assert words in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def wheel_names():
-    lines = (ROOT / "kaggle_kernel" / "wheels.txt").read_text().splitlines()
-    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+def read_requirements(path):
+    """{name: the whole line, without its comment}."""
+    lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
+    return {re.split("[<>=]", line)[0]: line for line in lines if line}
+
+
+WHEELS = read_requirements(ROOT / "kaggle_kernel" / "wheels.txt")
 
 
 def test_wheels_agree_with_the_requirements():
-    wanted = [
-        re.sub(r"\s*#.*", "", line) for line in (ROOT / "requirements.txt").read_text().splitlines()
-    ]
-    by_name = {re.split("[<>=]", line)[0]: line for line in wanted if line}
-    shared = [line for line in wheel_names() if re.split("[<>=]", line)[0] in by_name]
-    assert len(shared) >= 8 and all(line == by_name[re.split("[<>=]", line)[0]] for line in shared)
+    requirements = read_requirements(ROOT / "requirements.txt")
+    shared = WHEELS.keys() & requirements.keys()
+    assert len(shared) >= 8
+    for name in shared:
+        assert WHEELS[name] == requirements[name]
 
 
 def test_wheels_are_downloaded_for_the_image_and_not_for_this_machine(tmp_path):
     commands = []
-    names()["write_wheels"](
-        tmp_path / "wheels", "someone", run=lambda words, check: commands.append((words, check))
-    )
-    (download, _), (build, _) = commands
-    assert all(check for _, check in commands)
-    assert download[1:4] == ["-m", "pip", "download"] and "--only-binary=:all:" in download
-    assert (
-        download[download.index("--python-version") + 1] == "3.12"
-        and "manylinux2014_x86_64" in download
-    )
-    assert build[3] == "wheel" and build[-1].startswith("pretrainedmodels")
-    assert sorted(
-        word for words in (download, build) for word in words if word in wheel_names()
-    ) == sorted(wheel_names())
+
+    def run(command, check):
+        assert check
+        commands.append(command)
+
+    make_kernel_names()["write_wheels"](tmp_path / "wheels", "someone", run=run)
+    download, build = commands
+    assert download[1:4] == ["-m", "pip", "download"]
+    assert "--only-binary=:all:" in download
+    assert download[download.index("--python-version") + 1] == "3.12"
+    assert "manylinux2014_x86_64" in download
+    assert build[3] == "wheel"
+    assert build[-1].startswith("pretrainedmodels")
+    requested = [word for word in [*download, *build] if word in WHEELS.values()]
+    assert sorted(requested) == sorted(WHEELS.values())
 
 
 class Kernel:
     """A kernel's folders: mounts that are only read, and /kaggle/working."""
 
     def __init__(self, root, pipeline, code, layout):
-        self.input, self.root = root / "input", root
-        owner = self.input / "datasets" / "someone" if layout == "new" else self.input
-        data = self.input / "competitions" / SLUG if layout == "new" else self.input / SLUG
+        self.root = root
+        self.input = root / "input"
+        if layout == "new":
+            owner = self.input / "datasets" / "someone"
+            data = self.input / "competitions" / SLUG
+        else:
+            owner = self.input
+            data = self.input / SLUG
         link_tree(pipeline.source, data)
         shutil.copytree(code, owner / "cxr-code")
         (owner / "cxr-wheels").mkdir()
+        # What is in wheels.txt is installed already, so pip only looks at the folder.
         with zipfile.ZipFile(owner / "cxr-wheels" / "nothing-1.0-py3-none-any.whl", "w"):
-            pass  # what is in wheels.txt is installed already, so pip only looks at the folder
+            pass
         protect(self.input)
 
     def attach_output(self, session):
         unprotect(self.input)
-        shutil.copytree(
-            session / "cxr_working", self.input / "notebooks" / "someone" / "kernel" / "cxr_working"
-        )
+        notebook = self.input / "notebooks" / "someone" / "kernel"
+        shutil.copytree(session / "cxr_working", notebook / "cxr_working")
         protect(self.input)
 
     def run(self, script, session, *flags):
@@ -190,9 +205,8 @@ class Kernel:
         code = script.read_text()
         if flags:
             line = next(line for line in code.splitlines() if line.startswith("FLAGS = "))
-            code = code.replace(
-                line, line.replace("]", "".join(f', "{flag}"' for flag in flags) + "]")
-            )
+            further_flags = "".join(f', "{flag}"' for flag in flags)
+            code = code.replace(line, line.replace("]", f"{further_flags}]"))
         (self.root / "script.py").write_text(code)
         environment = os.environ | {
             "CXR_KAGGLE_INPUT": str(self.input),
@@ -216,60 +230,62 @@ class Kernel:
 def test_pictures_are_no_output(tmp_path):
     """Nor those of first lessons, whose weights the next session needs."""
     kernel = runpy.run_path(str(ROOT / "kaggle_kernel" / "kernel.py"), run_name="kernel")
-    kept = [
-        tmp_path / name
-        for name in ("rsna/train.csv", "pretraining-40-256/rsna/net/fold0/epoch007.pt")
-    ]
+    lessons = tmp_path / "pretraining-40-256"
+    kept = [tmp_path / "rsna/train.csv", lessons / "rsna/net/fold0/epoch007.pt"]
     gone = [
-        tmp_path / name
-        for name in (
-            "rsna/images/a.png",
-            "pretraining-40-256/rsna/images/b.png",
-            "pretraining-40-256/input/slug/c.dcm",
-        )
+        tmp_path / "rsna/images/a.png",
+        lessons / "rsna/images/b.png",
+        lessons / "input/slug/c.dcm",
     ]
     for path in (*kept, *gone):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     kernel["tidy"].__globals__["OUTPUT"] = tmp_path
     kernel["tidy"]()
-    assert all(path.exists() for path in kept) and not any(path.exists() for path in gone)
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in gone)
 
 
 def test_two_sessions_make_what_one_run_makes(pipeline, built, tmp_path):
-    """Stopped by --max-hours in the first session, continued in the second; the mounts stay as they are."""
+    """Stopped by --max-hours in the first session, continued in the second.
+
+    The mounts stay as they are.
+    """
     kernel = Kernel(tmp_path, pipeline, built / "code", "new")
-    script, first, second = built / "kernel" / "kernel.py", tmp_path / "first", tmp_path / "second"
+    script = built / "kernel" / "kernel.py"
+    first = tmp_path / "first"
+    second = tmp_path / "second"
     mounts = digest(kernel.input)
     done = kernel.run(script, first, "--max-hours", "0.00001")
-    assert done.returncode == 0 and "stopped by --max-hours: save this version" in done.stdout, (
-        done.stdout
-    )
+    assert done.returncode == 0, done.stdout
+    assert "stopped by --max-hours: save this version" in done.stdout
     assert "nothing to download" in done.stdout
-    assert (first / "cxr_working" / "rsna" / "tiny" / "fold0" / "last.pt").exists()
-    assert (
-        not (first / "submission.csv").exists()
-        and not (first / "cxr_working" / "rsna" / "images").exists()
-    )
+    task = first / "cxr_working" / "rsna"
+    assert (task / "tiny" / "fold0" / "last.pt").exists()
+    assert not (first / "submission.csv").exists()
+    assert not (task / "images").exists()
     assert digest(kernel.input) == mounts
 
     kernel.attach_output(first)
     mounts = digest(kernel.input)
     done = kernel.run(script, second)
-    assert done.returncode == 0 and "fold 0: goes on at epoch 1" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "fold 0: goes on at epoch 1" in done.stdout
     assert digest(kernel.input) == mounts
     assert "score 0." in done.stdout
-    submission, expected = (
-        pd.read_csv(folder / "submission.csv") for folder in (second, pipeline.run)
-    )
+    submission = pd.read_csv(second / "submission.csv")
+    expected = pd.read_csv(pipeline.run / "submission.csv")
     assert submission.patientId.tolist() == expected.patientId.tolist()
     assert "<html" in (second / "report.html").read_text(encoding="utf-8")
     for fold in (0, 1):
-        ours, uninterrupted = (
-            torch.load(folder / f"fold{fold}" / "epoch002.pt", weights_only=True)["model"]
-            for folder in (second / "cxr_working" / "rsna" / "tiny", pipeline.run)
-        )
-        assert all(torch.equal(ours[name], uninterrupted[name]) for name in uninterrupted)
+        interrupted = read_weights(second / "cxr_working" / "rsna" / "tiny", fold)
+        uninterrupted = read_weights(pipeline.run, fold)
+        for name, weights in uninterrupted.items():
+            assert torch.equal(interrupted[name], weights), name
+
+
+def read_weights(run, fold):
+    return torch.load(run / f"fold{fold}" / "epoch002.pt", weights_only=True)["model"]
 
 
 def test_old_layout_of_the_mounts(pipeline, built, tmp_path):
@@ -277,11 +293,11 @@ def test_old_layout_of_the_mounts(pipeline, built, tmp_path):
     kernel = Kernel(tmp_path, pipeline, built / "code", "old")
     mounts = digest(kernel.input)
     done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "session", "--device", "abacus")
-    assert "to look at the data" in done.stdout and "--device abacus is unknown" in done.stdout, (
-        done.stdout
-    )
+    assert "to look at the data" in done.stdout, done.stdout
+    assert "--device abacus is unknown" in done.stdout
     assert done.returncode == 1  # of step 03: a step that fails makes the session fail
-    assert len(pd.read_csv(tmp_path / "session" / "cxr_working" / "rsna" / "train.csv")) == 24
+    task = tmp_path / "session" / "cxr_working" / "rsna"
+    assert len(pd.read_csv(task / "train.csv")) == 24
     assert digest(kernel.input) == mounts
 
 
@@ -290,10 +306,12 @@ def test_kernel_without_its_inputs(pipeline, built, tmp_path):
     unprotect(kernel.input)
     shutil.rmtree(kernel.input / "competitions")
     done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "without data")
-    assert done.returncode == 1 and f"{SLUG} is not among the inputs of this kernel" in done.stdout
+    assert done.returncode == 1
+    assert f"{SLUG} is not among the inputs of this kernel" in done.stdout
     shutil.rmtree(kernel.input / "datasets")
     done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "without code")
-    assert done.returncode == 1 and "holds 01_download.py" in done.stdout
+    assert done.returncode == 1
+    assert "holds 01_download.py" in done.stdout
 
 
 def test_two_outputs_are_refused(pipeline, built, tmp_path):
@@ -302,21 +320,16 @@ def test_two_outputs_are_refused(pipeline, built, tmp_path):
     for name in ("one", "two"):
         (kernel.input / name / "cxr_working").mkdir(parents=True)
     done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "session")
-    assert done.returncode == 1 and "attach the last one only" in done.stdout
+    assert done.returncode == 1
+    assert "attach the last one only" in done.stdout
 
 
 def test_readme_names_what_there_is():
     text = (ROOT / "kaggle_kernel" / "README.md").read_text(encoding="utf-8")
-    for name in (
-        names()["CODE_NAME"],
-        names()["KERNEL_NAME"],
-        "cxr_working",
-        "CXR_KAGGLE_INPUT",
-        "--no-wheels",
-    ):
+    constants = make_kernel_names()
+    names = ["cxr_working", "CXR_KAGGLE_INPUT", "--no-wheels"]
+    for name in [*names, constants["CODE_NAME"], constants["KERNEL_NAME"]]:
         assert name in text
-    assert all(
-        Path(ROOT / found).exists()
-        for found in re.findall(r"`((?:tests|kaggle_kernel)/[\w./]+)`", text)
-    )
-    assert TASKS["rsna"].slug == SLUG
+    for path in re.findall(r"`((?:tests|kaggle_kernel)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+    assert TASKS["rsna"].dataset.slug == SLUG
