@@ -1,124 +1,159 @@
 """Networks as one ONNX file, in fp32 and int8, that onnxruntime and OpenCV's cv2.dnn both read.
 
-image (1, 1, S, S) float32, 0 ... 255, to scores<k> (1, A, K) and category<k> (1, C), probabilities, and deltas<k>
-(1, A, 4), for each network k. Everything else that a predictor must know stands in the metadata as JSON.
+Input: image (1, 1, S, S) float32, 0 ... 255. Outputs, for each network k: scores<k> (1, A, K) and
+category<k> (1, C), probabilities, and deltas<k> (1, A, 4). Everything else that a predictor must
+know stands in the metadata as JSON.
 """
+
+from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cxr.system.disk import InputError, atomic
+from cxr.system.disk import atomic
+from cxr.system.errors import InputError
 
 KEY = "settings"  # of the metadata
-# The first with an int8 scale for each channel, and plain enough for OpenCV 4.6 (Debian 12). PyTorch's newer exporter
-# writes 18 and later only, which OpenCV before 5 misreads, so the older one is asked for.
+# The first with an int8 scale for each channel, and plain enough for OpenCV 4.6 (Debian 12).
+# PyTorch's newer exporter writes 18 and later only, which OpenCV before 5 misreads, so the older
+# one is asked for.
 OPSET = 13
 LARGEST = 2**31 - 2**24  # bytes; one protobuf message holds less than 2 GiB
+OUTPUTS = ("scores", "deltas", "category")  # of each network, in this order
 
 
 class Networks(nn.Module):
     """The networks side by side: image -> scores0, deltas0, category0, scores1, ..."""
 
-    def __init__(self, networks):
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs = []
         for network in self.networks:
             raw = network(image)
-            outputs += [raw["scores"].sigmoid(), raw["deltas"], raw["category"].softmax(-1)]
+            outputs.append(raw["scores"].sigmoid())
+            outputs.append(raw["deltas"])
+            outputs.append(raw["category"].softmax(-1))
         return tuple(outputs)
 
 
-def write_fp32(path, networks, settings):
-    """Write networks in evaluation mode, all of one image size. InputError where they are too many for one file."""
-    size = sum(4 * part.numel() for network in networks for part in network.state_dict().values())
-    if size > LARGEST:
-        raise InputError(
-            f"{path} would hold {len(networks)} networks of {size / len(networks) / 2**20:.0f} MiB and "
-            "2 GiB is the limit of a file: take fewer with --checkpoints or --fold"
-        )
-    names = [
-        f"{part}{k}" for k in range(len(networks)) for part in ("scores", "deltas", "category")
-    ]
+def output_names(network_count: int) -> list[str]:
+    """Names of the outputs: scores0, deltas0, category0, scores1, ..."""
+    names = []
+    for number in range(network_count):
+        names.extend(f"{output}{number}" for output in OUTPUTS)
+    return names
+
+
+def write_fp32(path: Path, networks: Sequence[Any], settings: Mapping[str, Any]) -> None:
+    """Write networks in evaluation mode, all of one image size.
+
+    Raises InputError where they are too many for one file.
+    """
+    check_size(path, networks)
     side = networks[0].image_size
     with atomic(path) as temporary, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter(
-            "ignore"
-        )  # the exporter's age; len() in the networks, which here is always 1
+        # The exporter's age, and len() in the networks, which here is always 1.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             Networks(networks).eval(),
             (torch.zeros(1, 1, side, side),),
             str(temporary),
             dynamo=False,
             input_names=["image"],
-            output_names=names,
+            output_names=output_names(len(networks)),
             opset_version=OPSET,
         )
-        simplify(temporary)
+        fold_constants(temporary)
         add_settings(temporary, settings)
 
 
-def simplify(path):
-    """Compute what is constant, in place: OpenCV 4 stumbles over the shapes that PyTorch has computed in the graph."""
+def check_size(path: Path, networks: Sequence[Any]) -> None:
+    """Raises InputError where the networks are too large for one file."""
+    size = 0
+    for network in networks:
+        size += sum(4 * weights.numel() for weights in network.state_dict().values())
+    if size > LARGEST:
+        raise InputError(
+            f"{path} would hold {len(networks)} networks of {size / len(networks) / 2**20:.0f} MiB "
+            "and 2 GiB is the limit of a file: take fewer with --checkpoints or --fold"
+        )
+
+
+def fold_constants(path: Path) -> None:
+    """Compute what is constant, in place.
+
+    OpenCV 4 stumbles over the shapes that PyTorch has computed in the graph.
+    """
     import onnxruntime  # slow, and only this step needs it
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = (
-        onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    )  # ONNX's own operators only
+    # Basic: the result holds ONNX's own operators only.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
-def add_settings(path, settings):
-    """Put the settings into the metadata, in place, and drop the mention of operator sets that are not used."""
+def add_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Put the settings into the metadata, in place, and drop operator sets that are not used."""
     model = onnx.load(str(path))
-    # The second entry tells the quantiser that constants have been computed, else it warns.
-    onnx.helper.set_model_props(
-        model, {KEY: json.dumps(settings), "onnx.quant.pre_process": "onnxruntime.quant"}
-    )
-    used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
+    metadata = {
+        KEY: json.dumps(settings),
+        # Tells the quantiser that constants have been computed, else it warns.
+        "onnx.quant.pre_process": "onnxruntime.quant",
+    }
+    onnx.helper.set_model_props(model, metadata)
+    used_domains = {node.domain for node in model.graph.node}
+    used_sets = [entry for entry in model.opset_import if entry.domain in used_domains]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(used_sets)
     onnx.save(model, str(path))
 
 
-class Pictures:
-    """What onnxruntime asks for while it looks for the ranges of int8: pictures (S, S) uint8 one by one."""
+class CalibrationPictures:
+    """What onnxruntime asks for the ranges of int8: pictures (S, S) uint8, one by one."""
 
-    def __init__(self, pictures):
+    def __init__(self, pictures: Iterable[np.ndarray]) -> None:
         self.waiting = iter(pictures)
 
-    def get_next(self):
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next input of the network, None after the last one."""
         picture = next(self.waiting, None)
-        return None if picture is None else {"image": np.float32(picture)[None, None]}
+        if picture is None:
+            return None
+        return {"image": picture.astype(np.float32)[None, None]}
 
 
-def write_int8(path, source, pictures, settings):
-    """Write the file `source` with 8-bit convolutions, whose ranges are those seen on the pictures (S, S) uint8.
+def write_int8(
+    path: Path,
+    source: Path,
+    pictures: Iterable[np.ndarray],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the file `source` with 8-bit convolutions.
 
-    Weights of 7 bits (reduce_range): processors without VNNI add two products in 16 bits, and those of 8 bits overflow.
-    The last convolutions stay in floats: of 8 bits, thousands of anchors would share some hundred scores.
+    Their ranges are those seen on the pictures (S, S) uint8. Weights have 7 bits (reduce_range):
+    processors without VNNI add two products in 16 bits, and those of 8 bits overflow. The last
+    convolutions stay in floats: of 8 bits, thousands of anchors would share some hundred scores.
     """
-    from onnxruntime.quantization import (
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )  # slow, and only needed here
+    # Slow, and only needed here.
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     with atomic(path) as temporary:
         quantize_static(
             str(source),
             str(temporary),
-            Pictures(pictures),
+            CalibrationPictures(pictures),
             QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
@@ -130,17 +165,24 @@ def write_int8(path, source, pictures, settings):
         add_settings(temporary, settings)
 
 
-def last_convolutions(graph):
+def last_convolutions(graph: onnx.GraphProto) -> list[str]:
     """Names of the convolutions from which no other one follows on the way to the outputs."""
-    maker = {name: node for node in graph.node for name in node.output}
-    waiting, seen, found = [output.name for output in graph.output], set(), []
+    makers = {}
+    for node in graph.node:
+        for name in node.output:
+            makers[name] = node
+
+    # From the outputs backwards, each way until its first convolution.
+    waiting = [output.name for output in graph.output]
+    visited = set()
+    convolutions = []
     while waiting:
-        node = maker.get(waiting.pop())
-        if node is None or node.name in seen:
+        node = makers.get(waiting.pop())
+        if node is None or node.name in visited:
             continue
-        seen.add(node.name)
+        visited.add(node.name)
         if node.op_type == "Conv":
-            found.append(node.name)
+            convolutions.append(node.name)
         elif node.op_type != "Gemm":  # of the image's class, behind a mean over the image
-            waiting += node.input
-    return sorted(found)
+            waiting.extend(node.input)
+    return sorted(convolutions)

@@ -1,5 +1,7 @@
 """Start the local page of a run and open it in the browser."""
 
+from __future__ import annotations
+
 import os
 import socket
 import sys
@@ -9,37 +11,40 @@ import uvicorn
 
 from cxr.inference.predictor import Predictor
 from cxr.steps.serve.server import create_app
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 MOST_REQUESTS = 20  # at a time; each may hold an upload on disk
 
 
-def serve(task, config):
+def serve(task, config) -> None:
     """Serve until Ctrl-C. InputError for a run that is not there or a port that is taken."""
     predictor = Predictor(task, config)
     print(predictor.describe())
-    print("\n".join(predictor.notes)) if predictor.notes else None
+    for note in predictor.notes:
+        print(note)
     with listen(config.port) as listening:
+        predictor.load()  # now, and not with the first image
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        predictor.sides  # loads the models now, not with the first image
         print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
-        if (
-            sys.platform in ("win32", "darwin")
-            or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
-        ):
+        if has_screen():
             webbrowser.open(address)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(predictor),
-                log_level="warning",
-                server_header=False,
-                limit_concurrency=MOST_REQUESTS,
-            )
+        settings = uvicorn.Config(
+            create_app(predictor),
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=MOST_REQUESTS,
         )
-        server.run(sockets=[listening])
+        uvicorn.Server(settings).run(sockets=[listening])
 
 
-def listen(port):
+def has_screen() -> bool:
+    """Whether a browser could open here; on Linux without a display only one in text would."""
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+
+
+def listen(port: int) -> socket.socket:
     """Socket that only this machine can reach; port 0 takes a free one."""
     try:
         return socket.create_server(("127.0.0.1", port))

@@ -1,67 +1,82 @@
-"""A page on this machine that predicts what is dropped on it: the HTTP side. The page itself is in cxr/web/.
+"""The HTTP side of the local page, which predicts what is dropped on it. The page is in web/.
 
-Only this machine is served (127.0.0.1), and only its own page: other Host or Origin headers are refused, so that no
-web page elsewhere can reach it through the browser. Nothing is kept: an upload is deleted when it is answered.
+Only this machine is served (127.0.0.1), and only its own page: other Host or Origin headers are
+refused, so that no web page elsewhere can reach it through the browser. Nothing is kept: an upload
+is deleted when it is answered.
 """
+
+from __future__ import annotations
 
 import asyncio
 import base64
 import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cxr.images.deep import Deep
 from cxr.images.isolated import Reader
+from cxr.inference.predictor import Predictor
 from cxr.plots.panels import BRIGHT, colours_of
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 HOSTS = ("127.0.0.1", "localhost")
 WEB = Path(__file__).parent / "web"
-FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+PAGE_FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
+MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
 class Limits:
     """What an upload may take."""
 
-    most_bytes: int = 100 * 2**20  # an uncompressed X-ray of the largest detectors has 40 MB
+    most_bytes: int = 100 * MEBIBYTE  # an uncompressed X-ray of the largest detectors has 40 MB
     upload_seconds: float = 60
     read_seconds: float = 30
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """An answer of one sentence with an HTTP status."""
 
-    def __init__(self, status, sentence):
+    def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status = status
 
 
-def create_app(predictor, limits=Limits()):
+def create_app(predictor: Predictor, limits: Limits | None = None) -> Starlette:
     """The ASGI application. One file is decoded and predicted at a time; the others wait."""
-    service = Service(predictor, limits)
-    routes = [Route(path, page_file(name)) for path, name in FILES.items()]
-    routes += [Route("/run", service.about), Route("/predict", service.predict, methods=["POST"])]
+    service = Service(predictor, limits or Limits())
+    routes = [
+        Route("/run", service.about),
+        Route("/predict", service.predict, methods=["POST"]),
+    ]
+    for path, name in PAGE_FILES.items():
+        routes.append(Route(path, page_file(name)))
     return Starlette(
         routes=routes,
-        exception_handlers={Refused: refuse, 500: fail},
+        exception_handlers={RequestRefused: answer_refused, 500: answer_failed},
         lifespan=service.lifespan,
         middleware=[
             Middleware(SafeHeaders),
@@ -73,108 +88,118 @@ def create_app(predictor, limits=Limits()):
 class SafeHeaders:
     """Adds HEADERS to every answer, refusals too."""
 
-    def __init__(self, app):
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self.encoded = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
-    async def __call__(self, scope, receive, send):
-        async def send_with_headers(message):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    *((k.encode(), v.encode()) for k, v in HEADERS.items()),
-                ]
+                message["headers"] = [*message["headers"], *self.encoded]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
 
 
-def page_file(name):
-    async def answer(request):
+def page_file(name: str) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of one file of the page."""
+
+    async def answer(_: Request) -> Response:
         return FileResponse(WEB / name)
 
     return answer
 
 
-async def refuse(request, refused):
+async def answer_refused(_: Request, refused: Exception) -> Response:
+    assert isinstance(refused, RequestRefused)
     return JSONResponse({"error": str(refused)}, refused.status)
 
 
-async def fail(request, error):
-    return JSONResponse(
-        {"error": "Something went wrong here; the terminal of serve.py says what."}, 500
-    )
+async def answer_failed(_: Request, __: Exception) -> Response:
+    sentence = "Something went wrong here; the terminal of serve.py says what."
+    return JSONResponse({"error": sentence}, 500)
 
 
 class Service:
     """What the page asks for."""
 
-    def __init__(self, predictor, limits):
-        self.predictor, self.limits = predictor, limits
-        self.reader, self.turn = Reader(limits.read_seconds), asyncio.Lock()
+    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+        self.predictor = predictor
+        self.limits = limits
+        self.reader = Reader(limits.read_seconds)
+        self.turn = asyncio.Lock()
 
     @asynccontextmanager
-    async def lifespan(self, app):
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         yield
         self.reader.close()
 
-    async def about(self, request):
+    async def about(self, _: Request) -> Response:
         """The run, its thresholds and the colours of its findings."""
         thresholds = self.predictor.rule.thresholds
-        return JSONResponse(
-            {
-                "run": self.predictor.config.run,
-                "task": self.predictor.task.title,
-                "notes": self.predictor.notes,
-                "thresholds": thresholds,
-                "colours": colours_of(thresholds, BRIGHT),
-                "most_bytes": self.limits.most_bytes,
-            }
-        )
+        facts = {
+            "run": self.predictor.config.run,
+            "task": self.predictor.task.title,
+            "notes": self.predictor.notes,
+            "thresholds": thresholds,
+            "colours": colours_of(thresholds, BRIGHT),
+            "most_bytes": self.limits.most_bytes,
+        }
+        return JSONResponse(facts)
 
-    async def predict(self, request):
-        """The body is one image file. Found.plain() with the picture, or {"error": a sentence}."""
+    async def predict(self, request: Request) -> Response:
+        """The body is one image file; answers with `answer_upload`, or {"error": a sentence}."""
         check_sender(request)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "upload"
             await save_body(request, path, self.limits)
             async with self.turn:
-                answer = await run_in_threadpool(self.answer, path)
+                answer = await run_in_threadpool(self.answer_upload, path)
         return JSONResponse(answer)
 
-    def answer(self, path):
+    def answer_upload(self, path: Path) -> dict[str, Any]:
+        """What the models say of an image file, with its picture and its deep values."""
         try:
             picture = self.reader.read(path, self.predictor.sides, deep=True)
         except InputError as error:
-            raise Refused(422, f"This file {words_of(error, path)}.") from None
-        found = self.predictor.predict([picture])[0].plain()
-        return found | {
+            raise RequestRefused(422, f"This file {reason_for_page(error, path)}.") from None
+        result = self.predictor.predict([picture])[0]
+        return result.to_dict() | {
             "width": picture.width,
             "height": picture.height,
-            "picture": data_uri(picture.shown),
-            "deep": plain_deep(picture.deep),
+            "picture": png_data_uri(picture.shown),
+            "deep": deep_to_json(picture.deep),
         }
 
 
-def words_of(error, path):
+def reason_for_page(error: InputError, path: Path) -> str:
     """What is wrong with the file, to follow "This file"."""
-    return str(error).removeprefix(f"{path}: ").removeprefix("the file ").removesuffix(".")
+    reason = str(error).removeprefix(f"{path}: ")
+    return reason.removeprefix("the file ").removesuffix(".")
 
 
-def check_sender(request):
-    """Refuses what a page of another origin sends: a browser says in Origin and Sec-Fetch-Site who asks."""
+def check_sender(request: Request) -> None:
+    """Refuse what a page of another origin sends.
+
+    A browser says in Origin and Sec-Fetch-Site who asks.
+    """
     origin = request.headers.get("origin")
-    if origin is not None and origin != f"{request.url.scheme}://{request.headers['host']}":
-        raise Refused(403, f"Pages of {origin} may not use this service.")
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise Refused(403, "Other pages may not use this service.")
+    own_origin = f"{request.url.scheme}://{request.headers['host']}"
+    if origin not in (None, own_origin):
+        raise RequestRefused(403, f"Pages of {origin} may not use this service.")
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    if site not in ("same-origin", "none"):
+        raise RequestRefused(403, "Other pages may not use this service.")
 
 
-async def save_body(request, path, limits):
-    """Write the body to `path`, refusing what is too large or too slow before it is taken in."""
-    too_large = Refused(
-        413, f"This file has more than {limits.most_bytes / 2**20:.0f} MB, and an X-ray has less."
+async def save_body(request: Request, path: Path, limits: Limits) -> None:
+    """Write the body to `path`; what is too large or too slow is refused before it is taken in."""
+    too_large = RequestRefused(
+        413,
+        f"This file has more than {limits.most_bytes / MEBIBYTE:.0f} MB, and an X-ray has less.",
     )
-    if int(request.headers.get("content-length") or 0) > limits.most_bytes:
+    stated_size = int(request.headers.get("content-length") or 0)
+    if stated_size > limits.most_bytes:
         raise too_large
     size = 0
     try:
@@ -186,26 +211,32 @@ async def save_body(request, path, limits):
                         raise too_large
                     file.write(chunk)
     except ClientDisconnect:
-        raise Refused(400, "The upload was broken off.") from None
+        raise RequestRefused(400, "The upload was broken off.") from None
     except TimeoutError:
-        raise Refused(
+        raise RequestRefused(
             408, f"This file did not arrive within {limits.upload_seconds:.0f} seconds."
         ) from None
 
 
-def data_uri(shown):
-    content = cv2.imencode(".png", shown, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1]
+def png_data_uri(picture: np.ndarray) -> str:
+    """A gray picture (h, w) uint8 as the address of an image that holds its content."""
+    _, content = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     return "data:image/png;base64," + base64.b64encode(content.tobytes()).decode()
 
 
-def plain_deep(deep):
-    """reading.Deep as JSON's own types: its values as base64 of little-endian 16-bit numbers, row by row."""
+def deep_to_json(deep: Deep | None) -> dict[str, Any] | None:
+    """The values of more than 8 bits as JSON's own types, None for a picture without them.
+
+    They are base64 of little-endian 16-bit numbers, row by row.
+    """
     if deep is None:
         return None
     facts = asdict(deep)
     stored = facts.pop("stored")
+    rows, columns = stored.shape
+    content = stored.astype("<u2").tobytes()
     return facts | {
-        "columns": stored.shape[1],
-        "rows": stored.shape[0],
-        "stored": base64.b64encode(stored.astype("<u2").tobytes()).decode(),
+        "columns": columns,
+        "rows": rows,
+        "stored": base64.b64encode(content).decode(),
     }
