@@ -1,0 +1,53 @@
+"""How much of a heat map lies on the lungs and on the marked opacities, and tables of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from cxr.geometry.crops import fill_boxes
+from cxr.inference.lung_crops import FoundLungs
+from cxr.steps.grad_cam.grad_cam import energy_share_of_box, energy_share_of_mask
+
+SHARES = ("lung box", "lung mask", "area of lung mask", "opacities", "area of opacities")
+Shares = dict[str, float | None]  # a value for each of SHARES, None where it is not known
+
+
+def measure_shares(heat: np.ndarray, lungs: FoundLungs | None, opacities: np.ndarray) -> Shares:
+    """Shares of a heat map (s, s) on the lungs and on the boxes of opacities (n, 4).
+
+    All are in pixels of the stored picture. Shares are None without lungs or boxes, or where the
+    map is empty.
+    """
+    shares: Shares = dict.fromkeys(SHARES)
+    if lungs is not None:
+        shares["lung box"] = energy_share_of_box(heat, lungs.box)
+        shares["lung mask"] = energy_share_of_mask(heat, lungs.mask)
+        shares["area of lung mask"] = float(lungs.mask.mean())
+    if len(opacities):
+        height, width = heat.shape
+        mask = fill_boxes(opacities, width, height)
+        shares["opacities"] = energy_share_of_mask(heat, mask)
+        shares["area of opacities"] = float(mask.mean())
+    for name, share in shares.items():
+        if share is not None and math.isnan(share):
+            shares[name] = None
+    return shares
+
+
+def mean_shares(shares_of_images: Sequence[Shares]) -> Shares:
+    """The mean over the images of which a share is known, None where it is known of none."""
+    means: Shares = {}
+    for name in SHARES:
+        known = [shares[name] for shares in shares_of_images if shares[name] is not None]
+        means[name] = float(np.mean(known)) if known else None
+    return means
+
+
+def format_shares(means_of_runs: Mapping[str, Shares]) -> str:
+    """Text of a table: a row for each run {name: means}, a column for each of SHARES."""
+    table = pd.DataFrame(means_of_runs, index=list(SHARES)).T
+    return table.astype(float).round(3).to_string(na_rep="-")
