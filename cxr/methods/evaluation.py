@@ -1,88 +1,141 @@
-"""What a task finds out about its out-of-fold predictions: all that step 05 prints, writes and draws; and the rule for
-new images that follows from it."""
+"""What a scorer finds out about out-of-fold predictions: all that step 05 prints, writes and draws;
+and the rule for new images that follows from it."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+
+from cxr.geometry.detections import Detections
+from cxr.metrics.bootstrap import Interval
+from cxr.metrics.curves import (
+    OperatingPoint,
+    PrecisionRecallCurve,
+    Reliability,
+    SensitivityLine,
+    SizedScores,
+)
+from cxr.metrics.froc import FrocCurve
+from cxr.metrics.pooled_boxes import ClassCurve
+
+
+def held_out_units(folds: ArrayLike, groups: ArrayLike) -> np.ndarray:
+    """What is fitted on or held out together, (n,), of images with folds (n,) and patients (n,):
+    the folds, or the two halves by patient of a single fold."""
+    folds = np.asarray(folds)
+    if len(np.unique(folds)) > 1:
+        return folds
+    patients = np.unique(np.asarray(groups, str), return_inverse=True)[1]
+    return patients % 2
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of images as {image_id: array}: corners (n, 4) in original pixels, classes (n,), scores (n,).
+    """Boxes of images, true or predicted, as {image_id: array}.
 
-    Where findings are masks, each connected part has its box and in `outlines` its outline, (m, 2) x, y.
+    corners: (n, 4) x1 y1 x2 y2 in original pixels.
+    labels: (n,) int, box classes.
+    scores: (n,), or None of true boxes.
+    outlines: where findings are masks, the outline of each box's connected part, a list of (m, 2)
+        pixel numbers x, y.
     """
 
-    corners: dict = field(default_factory=dict)
-    labels: dict = field(default_factory=dict)
-    scores: dict = field(default_factory=dict)
-    outlines: dict = field(default_factory=dict)
+    corners: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, np.ndarray | None] = field(default_factory=dict)
+    outlines: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
-    def put(self, image_id, corners, labels, scores=None):
-        self.corners[image_id], self.labels[image_id], self.scores[image_id] = (
-            corners,
-            labels,
-            scores,
-        )
+    def put(
+        self,
+        image_id: str,
+        corners: np.ndarray,
+        labels: np.ndarray,
+        scores: np.ndarray | None = None,
+    ) -> None:
+        """Take in the boxes of an image."""
+        self.corners[image_id] = corners
+        self.labels[image_id] = labels
+        self.scores[image_id] = scores
 
 
 @dataclass(frozen=True)
 class Rule:
     """How the candidates of any image become boxes, with what step 05 fitted.
 
-    `detect(candidates)` -> (boxes (n, 4), scores (n,) in 0 ... 1 falling, labels (n,)), low scores too.
-    `thresholds`: {box class: the score above which its boxes count}, in the order of the labels.
+    detect: what is found in a detector's candidates, by descending score 0 ... 1, low scores too,
+        in original pixels.
+    thresholds: {box class: the score above which its boxes count}, in the order of the labels.
     """
 
-    detect: Callable
-    thresholds: dict
+    detect: Callable[[Any], Detections]
+    thresholds: dict[str, float]
+
+
+class Baseline(NamedTuple):
+    """A score to compare with, such as that of a guess that does not look at the image."""
+
+    name: str
+    score: float
+    interval: Interval | None
+
+
+class FoldResult(NamedTuple):
+    """Score of a fold's images under parameters that were fitted on the other folds."""
+
+    fold: int
+    score: float
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The honest estimate and how it came about.
 
-    `images`: one row per judged image: image_id, fold, score (nan: does not count), n_true, n_pred, best_score and
-    predicted (class of the whole image). `detect(candidates)` -> (boxes, scores, labels) with the final parameters.
-    `baselines`: (name, score, (low, high) or None). `folds`: (fold, score, parameters fitted on other images).
-    `sensitivity`: {parameter: (values, scores, chosen value)}. `pr`: (recall, precision) and `froc`: (false boxes per
-    image, recall), arrays of equal length; `operating`: (recall, precision, false boxes per image) or None.
-    `figures`: {words: number}, printed beside the score. `reliability`: (image scores (n,), whether the image has a
-    finding (n,)). `sized`: (true area in pixels (n,), score (n,)) of the images with a finding.
+    score, interval: of the images that count, under parameters that were not fitted on them.
+    counted: the number of these images.
+    params: fitted on all images, for new ones; the content of params.json.
+    detect: what these parameters make of a prediction of step 04: Detections, the run lengths of a
+        mask, or the probabilities of the image classes, as the scorer's method has it.
+    images: a row for each judged image: image_id, fold, group, score (nan: does not count), n_true,
+        n_pred, best_score and predicted, the class of the whole image.
+    how: a sentence that says on which images the score was measured and where its parameters come
+        from.
+    true, predicted: the boxes of the judged images.
     """
 
     score: float
-    interval: tuple
-    counted: int  # images that count in the score
-    params: dict  # fitted on all images, for the test set
-    detect: Callable
+    interval: Interval
+    counted: int
+    params: dict[str, Any]
+    detect: Callable[[Any], Any]
     images: pd.DataFrame
-    how: (
-        str  # a sentence: on which images the score was measured and where its parameters come from
-    )
+    how: str
     _: KW_ONLY
     true: Boxes
     predicted: Boxes
-    baselines: list
-    sensitivity: dict
-    folds: list
-    pr: tuple | None = None
-    froc: tuple | None = None
-    operating: tuple | None = None
-    figures: dict = field(default_factory=dict)
-    reliability: tuple | None = None
-    sized: tuple | None = None
+    baselines: list[Baseline]
+    sensitivity: dict[str, SensitivityLine]  # by parameter
+    folds: list[FoldResult]
+
+    # Boxes: curves, and where the rule lies on them.
+    pr: PrecisionRecallCurve | None = None
+    froc: FrocCurve | None = None
+    operating: OperatingPoint | None = None
+    # A score that is made of classes: facts of each class, with its name, for a table; its curve.
+    class_rows: list[dict[str, Any]] = field(default_factory=list)
+    class_curves: dict[str, ClassCurve] = field(default_factory=dict)
+    # Masks: scores of images, and of findings by their size.
+    reliability: Reliability | None = None
+    sized: SizedScores | None = None
+
+    figures: dict[str, float] = field(default_factory=dict)  # {words: number} beside the score
+    results: dict[str, Any] = field(default_factory=dict)  # further entries of results.json
     image_score: str = "score"  # what `images.score` is, for a caption
-    words: dict = field(
-        default_factory=dict
-    )  # sentences of the report in place of those about boxes
+    words: dict[str, str] = field(default_factory=dict)  # in place of sentences about boxes
     searched: str = ""  # what was searched and how to read `sensitivity`
-    results: dict = field(default_factory=dict)  # further entries of results.json
-    notes: list = field(default_factory=list)  # sentences for the reader
-    class_rows: list = field(
-        default_factory=list
-    )  # a dict for each box class, where the score is made of classes
-    class_curves: dict = field(
-        default_factory=dict
-    )  # {class: (recall, precision, false boxes per image)}
+    notes: list[str] = field(default_factory=list)  # sentences for the reader
