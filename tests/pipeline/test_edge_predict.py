@@ -68,11 +68,14 @@ def draw_candidates(rng, count, classes=1):
     )
 
 
-def by_the_edge(found, rule):
-    parts = (found.centre, found.size20, found.size80, found.score, found.label)
-    answer = decide(parts, found.category, FRAME, rule)
-    kept = answer["kept"]
-    return answer["boxes"][kept], answer["scores"][kept], answer["labels"][kept]
+def decide_by_edge(drawn, rule):
+    """(boxes, scores, labels) above the thresholds."""
+    candidates = edge_predict.Candidates(
+        drawn.centre, drawn.size20, drawn.size80, drawn.score, drawn.label
+    )
+    prediction = decide(candidates, drawn.category, FRAME, rule)
+    kept = prediction["kept"]
+    return prediction["boxes"][kept], prediction["scores"][kept], prediction["labels"][kept]
 
 
 @pytest.mark.parametrize(
@@ -90,18 +93,20 @@ def test_boxes_are_those_of_step_05(merge, gate, half, count):
     params = Params(
         percentile_shrink=1.6, scale=0.875, merge=merge, gate=gate, half=half, threshold=0.9
     )
+    rule = plain_rule(asdict(params), GATE)
     for _ in range(5):
-        found = draw_candidates(rng, count)
-        expected = detect_labelled(found, params, GATE)
-        for mine, true in zip(
-            by_the_edge(found, plain_rule(asdict(params), GATE)), expected, strict=True
-        ):
-            np.testing.assert_allclose(mine, true, atol=1e-3 if mine.ndim == 2 else 1e-9)
+        drawn = draw_candidates(rng, count)
+        boxes, scores, labels = decide_by_edge(drawn, rule)
+        true_boxes, true_scores, true_labels = detect_labelled(drawn, params, GATE)
+        np.testing.assert_allclose(boxes, true_boxes, atol=1e-3)
+        np.testing.assert_allclose(scores, true_scores, atol=1e-9)
+        np.testing.assert_array_equal(labels, true_labels)
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
 def test_each_class_has_its_own_boxes_and_threshold(count):
-    found, thresholds = draw_candidates(np.random.default_rng(1), count, 3), [0.2, 0.5, 0.8]
+    drawn = draw_candidates(np.random.default_rng(1), count, 3)
+    thresholds = [0.2, 0.5, 0.8]
     rule = {
         "percentile_shrink": -0.5,
         "scale": 1.0,
@@ -112,9 +117,9 @@ def test_each_class_has_its_own_boxes_and_threshold(count):
         "gate_weights": [],
         "thresholds": thresholds,
     }
-    expected = above(all_boxes(found, Params(nms_iou=0.5, score_floor=0.0)), thresholds)
-    for mine, true in zip(by_the_edge(found, rule), expected, strict=True):
-        np.testing.assert_allclose(mine, true, atol=1e-9)
+    expected = above(all_boxes(drawn, Params(nms_iou=0.5, score_floor=0.0)), thresholds)
+    for by_edge, true in zip(decide_by_edge(drawn, rule), expected, strict=True):
+        np.testing.assert_allclose(by_edge, true, atol=1e-9)
 
 
 @pytest.mark.parametrize("side, levels", [(192, (3, 4, 5)), (256, (2, 3, 4, 5, 6, 7)), (224, (5,))])
@@ -133,8 +138,8 @@ def test_anchors_are_those_of_the_network(side, levels):
 def test_best_anchors_of_each_class(floor):
     scores = np.random.default_rng(0).permutation(600).reshape(200, 3) / 600
     expected = best_pairs(torch.from_numpy(scores), 20, floor)
-    for mine, true in zip(edge_predict.best_anchors(scores, floor, 20), expected, strict=True):
-        np.testing.assert_array_equal(mine, true.numpy())
+    for by_edge, true in zip(edge_predict.best_anchors(scores, floor, 20), expected, strict=True):
+        np.testing.assert_array_equal(by_edge, true.numpy())
 
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
