@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cxr.geometry.boxes import centre_size
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 # Lin et al. 2017, "Focal loss for dense object detection", section 4
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))

@@ -1,4 +1,4 @@
-"""Boxes as corners x1 y1 x2 y2, floats: sizes, overlap, warps, clipping. The frame is the caller's."""
+"""Boxes as corners x1 y1 x2 y2, floats, in whatever frame: sizes, overlap, warps, clipping."""
 
 from __future__ import annotations
 

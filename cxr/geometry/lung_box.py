@@ -1,46 +1,57 @@
-"""Where the lungs are: a box from a map of probabilities, and a map put back into it (3rd place of SIIM-ACR
-Pneumothorax).
+"""Where the lungs are: a box from a map of probabilities, and a map put back into it (3rd place of
+SIIM-ACR Pneumothorax).
 
-Boxes are whole pixels x1 y1 x2 y2, the last outside, of the original picture.
+Boxes are crops (cxr/geometry/crops.py) in original pixels.
 """
+
+from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from cxr.geometry.crops import crop_around
+from cxr.geometry.crops import Crop, crop_around
 
-FRAME = 1024  # pixels; sizes below are those in a picture of this side
-SMALLEST_PART, MARGIN, SMALLEST_BOX = 2000 / FRAME**2, 40 / FRAME, (300 / FRAME) ** 2
+SIDE = 1024  # pixels; the sizes below are those in a picture of this side
+SMALLEST_PART = 2000 / SIDE**2  # share of the picture's area
+MARGIN = 40 / SIDE  # on each side, share of the picture's width or height
+SMALLEST_BOX = (300 / SIDE) ** 2  # share of the picture's area
 
 
-def lung_box(probability, width, height):
-    """Box around all parts above one half that are large enough, with a margin; the whole picture where that is small.
+def lung_box(probability: np.ndarray, width: int, height: int) -> Crop:
+    """Box around all parts above one half that are large enough, with a margin; the whole picture
+    where that is small.
 
-    probability (h, w): a map of the whole picture at any size, uint8 up to 255 or floats up to 1.
+    probability: (h, w), a map of the whole picture at any size, uint8 up to 255 or floats up to 1.
+    width, height: of the original.
     """
     whole = (0, 0, width, height)
     half = 127 if probability.dtype == np.uint8 else 0.5
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        (probability > half).astype(np.uint8)
-    )
-    parts = [
-        stats[k]
-        for k in range(1, count)
-        if stats[k, cv2.CC_STAT_AREA] >= SMALLEST_PART * probability.size
-    ]
-    if not parts:
+    above_half = (probability > half).astype(np.uint8)
+    _, _, parts, _ = cv2.connectedComponentsWithStats(above_half)
+    parts = parts[1:]  # the first is the background
+    parts = parts[parts[:, cv2.CC_STAT_AREA] >= SMALLEST_PART * probability.size]
+    if not len(parts):
         return whole
-    left, top, wide, high = np.array(parts)[:, :4].T
-    corners = np.array([left.min(), top.min(), (left + wide).max(), (top + high).max()], float)
-    scale = np.array([width, height] * 2) / np.tile(probability.shape[::-1], 2)
-    margin = 2 * MARGIN * np.array([width, height])  # half of it on each side
-    (x1, y1, x2, y2), _ = crop_around(corners * scale, width, height, 0, margin)
-    return (x1, y1, x2, y2) if (x2 - x1) * (y2 - y1) >= SMALLEST_BOX * width * height else whole
+
+    # In pixels of the map, then of the original.
+    left = parts[:, cv2.CC_STAT_LEFT]
+    top = parts[:, cv2.CC_STAT_TOP]
+    right = left + parts[:, cv2.CC_STAT_WIDTH]
+    bottom = top + parts[:, cv2.CC_STAT_HEIGHT]
+    corners = np.array([left.min(), top.min(), right.max(), bottom.max()], float)
+    size = np.array([width, height])
+    scale = np.tile(size / probability.shape[::-1], 2)
+    crop, _ = crop_around(corners * scale, width, height, margin=0, pixels=2 * MARGIN * size)
+
+    x1, y1, x2, y2 = crop
+    if (x2 - x1) * (y2 - y1) < SMALLEST_BOX * width * height:
+        return whole
+    return crop
 
 
-def paste(part, box, width, height):
-    """Map (height, width) that holds `part` (any size) inside a box and is 0 outside."""
+def paste(inner: np.ndarray, box: Crop, width: int, height: int) -> np.ndarray:
+    """Map (height, width) that holds a map `inner`, of any size, inside a box and is 0 outside."""
     x1, y1, x2, y2 = box
-    whole = np.zeros((height, width), part.dtype)
-    whole[y1:y2, x1:x2] = cv2.resize(part, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
+    whole = np.zeros((height, width), inner.dtype)
+    whole[y1:y2, x1:x2] = cv2.resize(inner, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
     return whole

@@ -15,7 +15,7 @@ from cxr.geometry.masks import (
     decode_runs,
     dice,
     encode_runs,
-    merge,
+    merge_runs,
     remove_small,
     resize_mask,
 )
@@ -92,9 +92,9 @@ def test_other_forms_of_nothing(text):
 
 def test_rows_of_an_image_are_joined():
     assert (
-        merge(["0 2", "1 2"], 4, 4) == "0 3"
-        and merge(["-1"], 4, 4) == "-1"
-        and merge(["0 1 0 1"], 4, 4) == "0 2"
+        merge_runs(["0 2", "1 2"], 4, 4) == "0 3"
+        and merge_runs(["-1"], 4, 4) == "-1"
+        and merge_runs(["0 1 0 1"], 4, 4) == "0 2"
     )
 
 

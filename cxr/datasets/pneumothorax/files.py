@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cxr.geometry.masks import EMPTY, decode_runs, encode_runs, merge
-from cxr.system.disk import InputError
+from cxr.geometry.masks import EMPTY, decode_runs, encode_runs, merge_runs
+from cxr.system.errors import InputError
 
 CLASSES = ("No pneumothorax", "Pneumothorax")
 FRAME = 1024  # pixels; all images are 1024 x 1024, and so are the masks
@@ -61,7 +61,7 @@ def read_tables(input_dir):
 def _table(files, regions, groups):
     """One row per entry of files (id -> path); regions None: nothing is known of the images."""
     ids, unknown = list(files), regions is None
-    masks = ["" if unknown else merge(regions[i], FRAME, FRAME) for i in ids]
+    masks = ["" if unknown else merge_runs(regions[i], FRAME, FRAME) for i in ids]
     boxes = [
         [] if unknown else [box_around(text) for text in regions[i] if text != EMPTY] for i in ids
     ]
