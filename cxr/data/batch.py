@@ -16,8 +16,11 @@ TargetMaker = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class SampleContent:
-    """What a sample carries beside its picture, boxes and label; the method says it.
+    """What a sample carries beside its picture; the method says it.
 
+    annotated: the columns boxes, box_labels, width, height and label say what is in the image.
+    False: a table for prediction, of which only image_id is read (for crops also width and
+    height); the sample has no boxes and the label -1.
     mask: "runs" reads the column `mask` (run lengths in original pixels); "boxes" fills the boxes
     and takes from the column `mask_known` whether that is all there is to see.
     soft_label: the column `soft` holds probabilities of the classes.
@@ -27,6 +30,7 @@ class SampleContent:
     mask: Literal["none", "runs", "boxes"] = "none"
     soft_label: bool = False
     crop: bool = False
+    annotated: bool = True
 
 
 @dataclass

@@ -5,10 +5,12 @@ Written anew with today's albumentations, which has renamed much since 2019; ima
 """
 
 import random
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
+from cxr.data.annotated_image import AnnotatedImage
 from cxr.data.augmentation import (
     A,
 )  # imported there, with its question for news to pypi.org switched off
@@ -166,16 +168,24 @@ RECIPES = {
 
 
 class MaskAugmentation:
-    """Recipe and side of the input -> callable(image (H, W) uint8, boxes, labels, rng, mask of 0 and 1) -> the same.
+    """A recipe, for pictures that become (size, size), or what the recipe crops of that.
 
     Boxes are given back as they came: nothing that learns masks uses them.
     """
 
-    def __init__(self, recipe, size):
-        self.size, self.transforms = size, A.Compose(RECIPES[recipe](size))
+    def __init__(self, recipe: str, size: int):
+        self.size = size
+        self.transforms = A.Compose(RECIPES[recipe](size))
 
-    def __call__(self, image, boxes, labels, rng, mask):
-        seeds = rng.integers(2**31, size=2).tolist()
-        self.transforms.set_random_state(np.random.default_rng(seeds[0]), random.Random(seeds[1]))
-        found = self.transforms(image=resize(image, self.size), mask=resize_mask(mask, self.size))
-        return found["image"], boxes, labels, found["mask"]
+    def __call__(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        mask = np.zeros((self.size, self.size), np.uint8)
+        if annotated.mask is not None:
+            mask = resize_mask(annotated.mask, self.size)
+        numpy_seed, python_seed = rng.integers(2**31, size=2).tolist()
+        self.transforms.set_random_state(
+            np.random.default_rng(numpy_seed), random.Random(python_seed)
+        )
+        changed = self.transforms(image=resize(annotated.image, self.size), mask=mask)
+        if annotated.mask is None:
+            return replace(annotated, image=changed["image"])
+        return replace(annotated, image=changed["image"], mask=changed["mask"])
