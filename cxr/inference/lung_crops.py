@@ -12,22 +12,30 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cxr.data.dataset import XrayDataset, collate, count_workers, one_thread
+from cxr.data.batch import SampleContent
+from cxr.data.dataset import XrayDataset
+from cxr.data.loader import make_prediction_loader
+from cxr.geometry.crops import Crop, crop_at, cut
 from cxr.geometry.lung_box import lung_box
-from cxr.images.read import resize
-from cxr.inference.checkpoint import load_state, stored_config
-from cxr.networks.unet import build_segmenter
+from cxr.images.resize import resize
+from cxr.inference.checkpoint import load_state
+from cxr.methods.base import Labels
+from cxr.methods.segmenter.method import Segmenter
+from cxr.networks.network import Network
+from cxr.run_folder import RunFolder, TaskFolder
+from cxr.settings import SegmenterSettings, make_settings
 from cxr.system import distributed
 from cxr.system.disk import alone
 from cxr.system.errors import InputError
+from cxr.system.runtime import Runtime
 from cxr.system.tables import write_csv
 
+LUNGS_TASK = "lungs"  # whose runs --lungs and --lungs-run name
 CORNERS = ["crop_x1", "crop_y1", "crop_x2", "crop_y2"]
 BATCH = 8
-Box = tuple[int, int, int, int]  # x1 y1 x2 y2 of whole pixels, the last ones outside
+ONLY_PICTURES = SampleContent(annotated=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +43,7 @@ class FoundLungs:
     """Where the lungs are in a square picture (s, s): mask bool (s, s), and box in its pixels."""
 
     mask: np.ndarray
-    box: Box
+    box: Crop
 
 
 class LungFinder:
@@ -45,6 +53,12 @@ class LungFinder:
         self.networks = networks
         self.device = device
         self.image_size = int(networks[0].image_size)
+
+    @classmethod
+    def of_run(cls, working: Path, run: str, device: torch.device) -> LungFinder:
+        """Of a run below the folder `working`. Raises InputError where it has no network."""
+        folder = TaskFolder(working / LUNGS_TASK).run(run)
+        return cls(load_networks(folder, device), device)
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -66,24 +80,31 @@ class LungFinder:
         height, width = picture.shape
         return FoundLungs(probability > 0.5, lung_box(probability, width, height))
 
-    def find_box(self, picture: np.ndarray, width: int, height: int) -> Box:
+    def find_box(self, picture: np.ndarray, width: int, height: int) -> Crop:
         """The box of the lungs in the width x height original of a stored picture (s, s) uint8."""
         return lung_box(self.probability_map(picture), width, height)
 
 
-def with_crops(table: pd.DataFrame, config, run: str, device: torch.device) -> pd.DataFrame:
+def with_crops(
+    table: pd.DataFrame, folder: TaskFolder, run: str, runtime: Runtime, workers: int
+) -> pd.DataFrame:
     """The table with the columns CORNERS and crop_fallback.
 
     CORNERS: the box of the lungs in each image, in original pixels. crop_fallback: True where no
-    lungs were found and the box is the whole image. Boxes are kept in working/<task>/, and only
-    images that are not there are looked at, by the last weights of all folds of the run. Raises
-    InputError where it has none.
+    lungs were found and the box is the whole image. Boxes are kept in the task's folder, and only
+    images that are not there are looked at, by the last weights of all folds of the run `run` of
+    the task `lungs`. Raises InputError where it has none.
     """
-    path = config.task_dir / f"crops-{run}.csv"
-    if distributed.rank() == 0:
+    path = folder.crops(run)
+    if runtime.is_main:
         # Another fold, trained beside this one, would write the same file.
-        with alone(config.task_dir):
-            add_missing_boxes(path, table, config, run, device)
+        with alone(folder.path):
+            known = read_boxes_file(path)
+            missing = table[~table["image_id"].isin(known["image_id"])]
+            if len(missing):
+                finder = LungFinder.of_run(folder.path.parent, run, runtime.device)
+                boxes = find_boxes(missing, folder, finder, workers)
+                write_csv(path, pd.concat([known, boxes], ignore_index=True))
     distributed.barrier()
     boxes = read_boxes_file(path)
     return table.merge(boxes, on="image_id", how="left", validate="1:1")
@@ -96,61 +117,55 @@ def read_boxes_file(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"image_id": str})
 
 
-def add_missing_boxes(
-    path: Path, table: pd.DataFrame, config, run: str, device: torch.device
-) -> None:
-    """Add the boxes of the table's images that are not in the file yet."""
-    known = read_boxes_file(path)
-    missing = table[~table["image_id"].isin(known["image_id"])]
-    if missing.empty:
-        return
-    finder = LungFinder(load_networks(config.working / "lungs" / run, device), device)
-    boxes = find_boxes(missing, config, finder)
-    print(f"lungs: {boxes['crop_fallback'].sum()} of {len(boxes)} images show none and stay whole")
-    write_csv(path, pd.concat([known, boxes], ignore_index=True))
-
-
-def load_networks(folder: Path, device: torch.device) -> list[Any]:
-    """The last network of each fold of a run. Raises InputError where there is none."""
-    networks = []
-    for fold_folder in sorted(folder.glob("fold*")):
-        checkpoints = sorted(fold_folder.glob("epoch*.pt"))
-        if checkpoints:
-            networks.append(load_network(checkpoints[-1], device))
-    if not networks:
-        raise InputError(
-            f"{folder} holds no trained network: train it first with 03_train.py --task lungs "
-            f"--run {folder.name}, or leave out --lungs"
-        )
-    return networks
-
-
-def load_network(path: Path, device: torch.device) -> Any:
-    state = load_state(path, device)
-    network = build_segmenter(stored_config(state["config"]), load_weights=False)
-    network.load_state_dict(state["model"])
-    return network.to(device).eval()
-
-
-def find_boxes(table: pd.DataFrame, config, finder: LungFinder) -> pd.DataFrame:
+def find_boxes(
+    table: pd.DataFrame, folder: TaskFolder, finder: LungFinder, workers: int
+) -> pd.DataFrame:
     """Table of image_id, CORNERS and crop_fallback for the images of a table."""
-    dataset = XrayDataset(table[["image_id"]], config.task_dir / "images", finder.image_size)
-    loader = DataLoader(
-        dataset,
-        BATCH,
-        sampler=[(0, row) for row in range(len(table))],
-        collate_fn=collate,
-        num_workers=min(count_workers(config.workers), len(table)),
-        worker_init_fn=one_thread,
-    )
+    dataset = XrayDataset(table, folder.images, finder.image_size, ONLY_PICTURES)
+    loader = make_prediction_loader(dataset, range(len(table)), BATCH, workers)
     rows = []
     for batch in tqdm(loader, desc="lungs", mininterval=5):
-        probabilities = finder.probabilities(batch["image"]).cpu().numpy()
-        for index, probability in zip(batch["index"].tolist(), probabilities, strict=True):
+        probabilities = finder.probabilities(batch.images).cpu().numpy()
+        for index, probability in zip(batch.rows.tolist(), probabilities, strict=True):
             image = table.iloc[index]
             width = int(image["width"])
             height = int(image["height"])
             box = lung_box(probability, width, height)
             is_whole = box == (0, 0, width, height)
             rows.append((image["image_id"], *box, is_whole))
-    return pd.DataFrame(rows, columns=["image_id", *CORNERS, "crop_fallback"])
+    boxes = pd.DataFrame(rows, columns=["image_id", *CORNERS, "crop_fallback"])
+    print(f"lungs: {boxes['crop_fallback'].sum()} of {len(boxes)} images show none and stay whole")
+    return boxes
+
+
+def cut_to_box(picture: np.ndarray, box: Crop, width: int, height: int) -> np.ndarray:
+    """A stored picture (s, s) cut to a box and stretched to its side again, as in training.
+
+    box: in pixels of the width x height original.
+    """
+    side = len(picture)
+    return resize(cut(picture, crop_at(box, width, height, side)), side)
+
+
+def load_networks(folder: RunFolder, device: torch.device) -> list[Network]:
+    """The last network of each fold of a run. Raises InputError where there is none."""
+    networks = []
+    for number in folder.trained_folds():
+        checkpoints = folder.fold(number).epochs()
+        if checkpoints:
+            networks.append(load_network(checkpoints[-1], device))
+    if not networks:
+        raise InputError(
+            f"{folder.path} holds no trained network: train it first with 03_train.py --task "
+            f"{LUNGS_TASK} --run {folder.name}, or leave out --lungs"
+        )
+    return networks
+
+
+def load_network(path: Path, device: torch.device) -> Network:
+    """The network of a checkpoint, in evaluation mode."""
+    state = load_state(path, device)
+    settings = make_settings(state["config"], SegmenterSettings)
+    network = Segmenter().build_model(settings, Labels((), ()), load_weights=False)
+    network.load_state_dict(state["model"])
+    return network.to(device).eval()

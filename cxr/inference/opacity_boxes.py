@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from ensemble_boxes import weighted_boxes_fusion
 
-from cxr.data.dataset import read_table
 from cxr.data.predictions import read_predictions
+from cxr.data.tables import read_table
 from cxr.methods.detector.class_scorer import all_boxes
 from cxr.methods.detector.records import FUSED_AT_MOST, Candidates, Params
 from cxr.system.errors import InputError
