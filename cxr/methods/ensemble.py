@@ -1,52 +1,96 @@
-"""Which predictions to mix, and how much of each: greedy forward search on out-of-fold predictions."""
+"""Which predictions to mix, and how much of each: greedy search on out-of-fold predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-STEPS, PATIENCE, GAIN = 200, 20, 1e-4  # the 17th place's of SIIM COVID-19, 2021
+# The 17th place's of SIIM COVID-19, 2021.
+STEPS = 200  # shares that are tried are multiples of 1 / STEPS
+PATIENCE = 20  # shares without a better one after which the search for a share ends
+GAIN = 1e-4  # what a further model has to win
 
 
-def greedy_weights(predictions, score):
-    """(weights (M,) that add up to 1, score of the mixture) of predictions (M, n, ...) of M models.
+class MixtureWeights(NamedTuple):
+    """Weights (M,) of M models, which add up to 1, and the score of their mixture."""
 
-    `score(prediction)` -> number, higher is better. It starts from the best model and mixes in the one that helps most,
-    as often as that wins at least GAIN.
+    weights: np.ndarray
+    score: float
+
+
+class BestShare(NamedTuple):
+    """The best mixture of two predictions: its score, and the share of the second."""
+
+    score: float
+    share: float
+
+
+def greedy_weights(predictions: ArrayLike, score: Callable[[np.ndarray], float]) -> MixtureWeights:
+    """Weights for predictions (M, n, ...) of M models.
+
+    score: of a prediction (n, ...), higher is better. The search starts from the best model and
+    mixes in the one that helps most, as often as that wins at least GAIN.
     """
     predictions = np.asarray(predictions, float)
-    alone = [score(own) for own in predictions]
-    weights, reached = np.eye(len(alone))[int(np.argmax(alone))], max(alone)
+    single_scores = [score(prediction) for prediction in predictions]
+    models = np.eye(len(single_scores))
+    weights = models[int(np.argmax(single_scores))]
+    reached = max(single_scores)
     while True:
         mixture = np.tensordot(weights, predictions, 1)
-        shares = [best_share(mixture, other, score) for other in predictions]
-        best = int(np.argmax([found for found, _ in shares]))
-        found, share = shares[best]
-        if found - reached < GAIN:
-            return weights, reached
-        weights, reached = (1 - share) * weights + share * np.eye(len(alone))[best], found
+        candidates = [best_share(mixture, prediction, score) for prediction in predictions]
+        best = int(np.argmax([candidate.score for candidate in candidates]))
+        if candidates[best].score - reached < GAIN:
+            return MixtureWeights(weights, reached)
+        reached, share = candidates[best]
+        weights = (1 - share) * weights + share * models[best]
 
 
-def best_share(mixture, other, score):
-    """(score, share of `other`) of the best mixture of the two; ends after PATIENCE shares without a better one."""
-    best, share, waited = -np.inf, 0.0, 0
+def best_share(
+    mixture: np.ndarray, prediction: np.ndarray, score: Callable[[np.ndarray], float]
+) -> BestShare:
+    """The best mixture of the two; ends after PATIENCE shares without a better one."""
+    best = BestShare(-np.inf, 0.0)
+    waited = 0
     for step in range(1, STEPS):
-        found = score((1 - step / STEPS) * mixture + step / STEPS * other)
-        if found > best:
-            best, share, waited = found, step / STEPS, 0
+        share = step / STEPS
+        share_score = score((1 - share) * mixture + share * prediction)
+        if share_score > best.score:
+            best = BestShare(share_score, share)
+            waited = 0
         else:
             waited += 1
         if waited == PATIENCE:
             break
-    return best, share
+    return best
 
 
-def mix_out_of_fold(predictions, units, score):
-    """(n, ...) predictions, those of each unit mixed with weights that were fitted on the other units.
+def mix_out_of_fold(
+    predictions: ArrayLike,
+    units: np.ndarray,
+    score: Callable[[np.ndarray, np.ndarray], float],
+) -> np.ndarray:
+    """Mixed predictions (n, ...), those of each unit with weights that were fitted on the others.
 
-    predictions (M, n, ...), units (n,); `score(prediction, rows (n,) bool)` judges some of the rows. Scoring these is
-    honest, while the score of greedy_weights on the rows it was fitted on flatters.
+    predictions: (M, n, ...) of M models.
+    units: (n,), what is held out together.
+    score: of the predictions of some rows, and these rows, (n,) bool.
+
+    To score these is honest, while the score that greedy_weights reaches on the rows it was fitted
+    on flatters.
     """
-    predictions, result = np.asarray(predictions, float), np.zeros(np.shape(predictions)[1:])
+    predictions = np.asarray(predictions, float)
+    mixed = np.zeros(predictions.shape[1:])
     for unit in np.unique(units):
-        own = units == unit
-        weights, _ = greedy_weights(predictions[:, ~own], lambda mixture: score(mixture, ~own))
-        result[own] = np.tensordot(weights, predictions[:, own], 1)
-    return result
+        held_out = units == unit
+        fitted_on = ~held_out
+
+        def score_fitted(mixture: np.ndarray, rows: np.ndarray = fitted_on) -> float:
+            return score(mixture, rows)
+
+        weights, _ = greedy_weights(predictions[:, fitted_on], score_fitted)
+        mixed[held_out] = np.tensordot(weights, predictions[:, held_out], 1)
+    return mixed
