@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import timm
 import torch.nn.functional as F
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -16,25 +14,11 @@ from torch import Tensor, nn
 from cxr.networks.decoders import DECODERS, Decoder
 from cxr.networks.encoders import build_encoder, build_trunk, encoder_channels
 from cxr.networks.heads import fill_bias
-from cxr.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
-from cxr.networks.unet import FIRST_LOGIT, check_side
+from cxr.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network, check_side
+from cxr.networks.unet import FIRST_LOGIT
 
 
-def build_classifier(config: Any, classes: int, load_weights: bool = True) -> Classifier:
-    """Classifier of the settings; load_weights as there."""
-    return Classifier(
-        encoder=config.encoder,
-        weights=config.weights,
-        decoder=config.decoder,
-        auxiliary=config.aux_weight > 0,
-        classes=classes,
-        dropout=config.dropout,
-        image_size=config.image_size,
-        load_weights=load_weights,
-    )
-
-
-class Classifier(Network):
+class ImageClassifier(Network):
     """Gray images (B, 1, S, S), 0 ... 255 -> {'label', 'mask'}.
 
     label: logits (B, classes); mask: logits (B, 1, S, S), with `auxiliary` only and until

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cxr.system.errors import InputError
+
 # Mean and deviation of gray values in 0 ... 1: the mean over the three channels of ImageNet's usual
 # constants (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
 IMAGENET_MEAN = 0.449
@@ -53,3 +55,11 @@ def freeze_norms(module: nn.Module) -> None:
     """Batch norms of a module keep to their statistics until its next `train()`."""
     for norm in batch_norms(module):
         norm.eval()
+
+
+def check_side(image_size: int) -> None:
+    """Raises InputError for a size that five halvings do not leave whole."""
+    if image_size % 32 or image_size < 64:
+        raise InputError(
+            f"--image-size {image_size} does not work: take a multiple of 32, at least 64"
+        )

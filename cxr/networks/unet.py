@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cxr.networks.decoders import DECODERS, aspp_neck
 from cxr.networks.encoders import build_encoder, encoder_channels
 from cxr.networks.heads import fill_bias
-from cxr.networks.network import Network, batch_norms, freeze_norms
+from cxr.networks.network import Network, batch_norms, check_side, freeze_norms
 from cxr.system.errors import InputError
 
 # Random weights begin at 5 % for each pixel, else the first epochs only learn that most show
@@ -19,20 +19,7 @@ from cxr.system.errors import InputError
 FIRST_LOGIT = -3.0
 
 
-def build_segmenter(config: Any, load_weights: bool = True) -> Segmenter:
-    """Segmenter of the settings; load_weights as there."""
-    return Segmenter(
-        encoder=config.encoder,
-        weights=config.weights,
-        decoder=config.decoder,
-        label_head=config.label_head,
-        frozen_norm=config.encoder_norm == "frozen",
-        image_size=config.image_size,
-        load_weights=load_weights,
-    )
-
-
-class Segmenter(Network):
+class UNet(Network):
     """Gray images (B, 1, S, S), 0 ... 255 -> {'mask': logits (B, 1, S, S), 'label': logits (B,)}.
 
     There is no 'label' with label_head="none". S may be any multiple of 32, so crops and whole
@@ -84,7 +71,7 @@ class Segmenter(Network):
             outputs["label"] = self.label_head(features[-1]).float()
         return outputs
 
-    def train(self, mode: bool = True) -> Segmenter:
+    def train(self, mode: bool = True) -> UNet:
         super().train(mode)
         if self.pretrained and self.frozen_norm:
             freeze_norms(self.encoder)
@@ -122,11 +109,3 @@ def dilate_encoder(encoder: Any, name: str) -> None:
         raise InputError(
             f"--encoder {name} cannot be dilated for --decoder deeplab ({error}): choose a ResNet"
         ) from error
-
-
-def check_side(image_size: int) -> None:
-    """Raises InputError for a size that five halvings do not leave whole."""
-    if image_size % 32 or image_size < 64:
-        raise InputError(
-            f"--image-size {image_size} does not work: take a multiple of 32, at least 64"
-        )

@@ -1,4 +1,4 @@
-"""RetinaNet: shapes over encoders and levels, first probabilities, frozen parts, and every way to load weights."""
+"""RetinaNet and encoders: shapes, first probabilities, frozen parts, every way to load weights."""
 
 import functools
 import http.server
@@ -11,10 +11,11 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
+from cxr.data.batch import Batch
 from cxr.geometry.anchors import make_anchors, parse_levels
 from cxr.methods.detector.losses import detection_loss
 from cxr.networks import encoders
-from cxr.networks.encoders import build_encoder
+from cxr.networks.encoders import build_encoder, encoder_channels
 from cxr.networks.heads import GlobalHead, flatten_maps
 from cxr.networks.network import batch_norms
 from cxr.networks.retinanet import RetinaNet
@@ -32,21 +33,28 @@ def build(
     box_classes=1,
     image_size=192,
     head_norm="none",
+    **options,
 ):
     torch.manual_seed(0)
     return RetinaNet(
-        encoder, weights, levels, 16, 1, head_norm, dropout, box_classes, 3, image_size
+        encoder=encoder,
+        weights=weights,
+        levels=levels,
+        channels=16,
+        head_convs=1,
+        head_norm=head_norm,
+        dropout=dropout,
+        box_classes=box_classes,
+        image_classes=3,
+        image_size=image_size,
+        **options,
     )
 
 
-def picture(size=192, number=1):
-    return torch.randint(
-        0,
-        256,
-        (number, 1, size, size),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(1),
-    )
+def random_pictures(size=192, number=1):
+    generator = torch.Generator().manual_seed(1)
+    shape = (number, 1, size, size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -73,120 +81,160 @@ def resnet18_file(tmp_path_factory):
 def test_output_shapes(encoder, levels, size):
     model = build(encoder, levels=levels, image_size=size, box_classes=2).eval()
     with torch.inference_mode():
-        outputs = model(picture(size, 2))
-    anchors = 9 * sum((size // 2**level) ** 2 for level in parse_levels(levels))
-    assert outputs["scores"].shape == (2, anchors, 2) and outputs["deltas"].shape == (2, anchors, 4)
-    assert outputs["category"].shape == (2, 3) and model.anchors.shape == (anchors, 4)
-    assert all(o.dtype == torch.float32 and o.isfinite().all() for o in outputs.values())
+        outputs = model(random_pictures(size, 2))
+    cells = sum((size // 2**level) ** 2 for level in parse_levels(levels))
+    anchors = 9 * cells
+    assert outputs["scores"].shape == (2, anchors, 2)
+    assert outputs["deltas"].shape == (2, anchors, 4)
+    assert outputs["category"].shape == (2, 3)
+    assert model.anchors.shape == (anchors, 4)
+    for output in outputs.values():
+        assert output.dtype == torch.float32
+        assert output.isfinite().all()
+
+
+def test_what_training_and_prediction_ask():
+    model = build(weights="imagenet", load_weights=False)
+    assert model.image_size == 192
+    assert model.pretrained
+    assert model.cam_layer is None
+    names = list(model.state_dict())
+    model.prepare_for_prediction()
+    assert list(model.state_dict()) == names
 
 
 def test_outputs_stand_in_the_order_of_the_anchors():
-    """A map whose value is its cell's own place, flattened, says where each anchor is."""
+    """A map whose value is its cell's own position, flattened, says where each anchor is."""
     anchors = make_anchors(64, [4, 5])
     maps = []
     for level in (4, 5):
         cells = 64 // 2**level
-        place = (torch.arange(cells) + 0.5) * 2**level
-        y, x = torch.meshgrid(place, place, indexing="ij")
+        position = (torch.arange(cells) + 0.5) * 2**level
+        y, x = torch.meshgrid(position, position, indexing="ij")
         maps.append(torch.stack([x, y] * 9)[None])
-    assert torch.allclose(flatten_maps(maps, 2)[0], (anchors[:, :2] + anchors[:, 2:]) / 2, atol=1e-4)
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert torch.allclose(flatten_maps(maps, 2)[0], centres, atol=1e-4)
 
 
 def test_an_output_depends_on_the_picture_about_its_anchor():
     """The gradient of one score is strongest near its anchor, for the finest level."""
     model = build(levels="3-5").eval()
     nn.init.normal_(model.score_head[-1].weight)
-    seen = []
+    inputs = []
     model.encoder.register_forward_pre_hook(
-        lambda module, inputs: seen.append(inputs[0].requires_grad_())
+        lambda _module, arguments: inputs.append(arguments[0].requires_grad_())
     )
     index = (6 * 24 + 18) * 9 + 4  # level 3, row 6, column 18: centre x = 148, y = 52
-    model(picture())["scores"][0, index, 0].backward()
-    y, x = divmod(int(seen[0].grad.abs().sum((0, 1)).argmax()), 192)
-    assert abs(x - 148) < 24 and abs(y - 52) < 24
+    model(random_pictures())["scores"][0, index, 0].backward()
+    strength = inputs[0].grad.abs().sum((0, 1))
+    y, x = divmod(int(strength.argmax()), 192)
+    assert abs(x - 148) < 24
+    assert abs(y - 52) < 24
 
 
 @pytest.mark.parametrize("head_norm, levels", [("none", "2-7"), ("none", "3-5"), ("group", "3-5")])
 @pytest.mark.parametrize(
-    "places", [[], [(0, 0)], [(1, -1), (0, 700), (1, 5), (2, 3000), (0, 0), (0, 710), (0, 9000)]]
+    "selected",  # pairs of image and anchor
+    [[], [(0, 0)], [(1, -1), (0, 700), (1, 5), (2, 3000), (0, 0), (0, 710), (0, 9000)]],
 )
-def test_deltas_of_some_anchors_are_those_of_the_whole_maps(head_norm, levels, places):
-    """And so are all gradients; the heads have weights whose reach, two convolutions, would show if it were too short."""
+def test_deltas_of_some_anchors_are_those_of_the_whole_maps(head_norm, levels, selected):
+    """And so are all gradients.
+
+    The heads have weights whose reach, two convolutions, would show if it were too short.
+    """
     model = build(levels=levels, image_size=256, head_norm=head_norm, dropout=0.0)
     nn.init.normal_(model.box_head[-1].weight)
-    image = torch.tensor([i for i, _ in places], dtype=torch.long)
-    anchor = torch.tensor([a % len(model.anchors) for _, a in places], dtype=torch.long)
-    found, gradients = [], []
-    for asked in (None, (image, anchor)):
-        model.zero_grad()
-        outputs = model(picture(256, 3), asked)
-        deltas = outputs["deltas"] if asked else outputs["deltas"][image, anchor]
-        (deltas.square().sum() + outputs["scores"].sum()).backward()
-        found.append(deltas.detach())
-        gradients.append(
-            {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        )
-    assert found[1].shape == (len(places), 4) and torch.allclose(*found, atol=1e-5)
-    assert gradients[0].keys() == gradients[1].keys() and "box_head.0.weight" in gradients[1]
-    for name, gradient in gradients[0].items():
-        assert torch.allclose(
-            gradient, gradients[1][name], atol=1e-4 * max(1, float(gradient.abs().max()))
-        ), name
+    image = torch.tensor([i for i, _ in selected], dtype=torch.long)
+    anchor = torch.tensor([a % len(model.anchors) for _, a in selected], dtype=torch.long)
+
+    whole = model(random_pictures(256, 3))
+    expected = whole["deltas"][image, anchor]
+    (expected.square().sum() + whole["scores"].sum()).backward()
+    expected_gradients = gradients(model)
+
+    model.zero_grad()
+    partial = model(random_pictures(256, 3), (image, anchor))
+    (partial["deltas"].square().sum() + partial["scores"].sum()).backward()
+    partial_gradients = gradients(model)
+
+    assert partial["deltas"].shape == (len(selected), 4)
+    assert torch.allclose(partial["deltas"], expected, atol=1e-5)
+    assert partial_gradients.keys() == expected_gradients.keys()
+    assert "box_head.0.weight" in partial_gradients
+    for name, gradient in expected_gradients.items():
+        tolerance = 1e-4 * max(1, float(gradient.abs().max()))
+        assert torch.allclose(partial_gradients[name], gradient, atol=tolerance), name
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def test_the_box_head_looks_where_it_is_asked_only():
     model = build(levels="2-5", image_size=256)
-    seen = []
+    shapes = []
     model.box_head.register_forward_pre_hook(
-        lambda module, inputs: seen.append(tuple(inputs[0].shape))
+        lambda _module, arguments: shapes.append(tuple(arguments[0].shape))
     )
-    cell = (
-        64 * 64 + 10 * 32 + 31
-    )  # level 3, row 10, last column: two cells above, below and to the left decide
-    model(picture(256, 2), (torch.tensor([1]), torch.tensor([9 * cell + 4])))
-    assert seen == [(1, 16, 5, 3)]
+    # Level 3, row 10, last column: two cells above, below and to the left decide.
+    cell = 64 * 64 + 10 * 32 + 31
+    model(random_pictures(256, 2), (torch.tensor([1]), torch.tensor([9 * cell + 4])))
+    assert shapes == [(1, 16, 5, 3)]
 
 
 def test_first_probability_is_one_percent():
-    """Whatever the picture: the output weights are 0, the bias is -log(99); boxes are the anchors themselves."""
+    """Whatever the picture: the last weights are 0, the bias is -log(99); boxes are the anchors."""
     model = build().eval()
+    pictures = random_pictures()
     with torch.inference_mode():
-        outputs = model(picture())
-    assert (
-        torch.allclose(outputs["scores"].sigmoid(), torch.tensor(0.01), atol=1e-6)
-        and (outputs["deltas"] == 0).all()
-    )
+        outputs = model(pictures)
+    assert torch.allclose(outputs["scores"].sigmoid(), torch.tensor(0.01), atol=1e-6)
+    assert (outputs["deltas"] == 0).all()
+    terms = detection_loss(outputs["scores"], outputs["deltas"], batch_without_boxes(pictures))
+    expected = len(model.anchors) * 0.75 * 0.01**2 * 0.01005
+    assert float(terms["class"]) == pytest.approx(expected, rel=1e-3)
+
+
+def batch_without_boxes(pictures):
     none = torch.zeros(0, dtype=torch.long)
-    empty = dict.fromkeys(
-        ("positive", "positive_image", "positive_label", "ignored", "ignored_image"), none
+    return Batch(
+        images=pictures,
+        boxes=torch.zeros(len(pictures), 1, 4),
+        labels=torch.full((len(pictures), 1), -1),
+        image_labels=torch.zeros(len(pictures), dtype=torch.long),
+        rows=torch.arange(len(pictures)),
+        target={
+            "positive": none,
+            "positive_label": none,
+            "ignored": none,
+            "goal": torch.zeros(0, 4),
+        },
+        target_image={"positive": none, "ignored": none},
     )
-    first = detection_loss(
-        outputs["scores"], outputs["deltas"], empty | {"goal": torch.zeros(0, 4)}
-    )["class"]
-    assert float(first) == pytest.approx(len(model.anchors) * 0.75 * 0.01**2 * 0.01005, rel=1e-3)
 
 
 def test_batch_norm_is_frozen_exactly_when_pretrained(resnet18_file):
     for weights in ("none", str(resnet18_file)):
         model = build("resnet18", weights).train()
-        before = batch_norms(model.encoder)[0].running_mean.clone()
-        model(picture(number=2))
-        frozen = torch.equal(before, batch_norms(model.encoder)[0].running_mean)
-        assert frozen == (weights != "none") == model.pretrained
-        assert all(norm.training != model.pretrained for norm in batch_norms(model.encoder))
-        assert model.score_head[-2].training and model.encoder.training
+        norms = batch_norms(model.encoder)
+        before = norms[0].running_mean.clone()
+        model(random_pictures(number=2))
+        is_frozen = torch.equal(before, norms[0].running_mean)
+        assert is_frozen == (weights != "none")
+        assert is_frozen == model.pretrained
+        assert all(norm.training != model.pretrained for norm in norms)
+        assert model.score_head[-2].training
+        assert model.encoder.training
         assert not any(module.training for module in model.eval().modules())
 
 
 def test_freeze_encoder():
     model = build()
     model.freeze_encoder(True)
-    sum(o.sum() for o in model(picture()).values()).backward()
+    sum(output.sum() for output in model(random_pictures()).values()).backward()
     assert all(p.grad is None for p in model.encoder.parameters())
-    assert (
-        model.pyramid.lateral["5"].weight.grad is not None
-        and model.global_head.linear.weight.grad is not None
-    )
+    assert model.pyramid.lateral["5"].weight.grad is not None
+    assert model.global_head.linear.weight.grad is not None
     model.freeze_encoder(False)
     assert all(p.requires_grad for p in model.parameters())
 
@@ -197,26 +245,33 @@ def test_dropout_acts_on_scores_and_category_only_in_training():
         nn.init.normal_(layer.weight)
     for norm in batch_norms(model.encoder):
         norm.momentum = 0
-    a, b = (model.train()(picture(number=2)) for _ in range(2))
-    assert not torch.equal(a["scores"], b["scores"]) and not torch.equal(
-        a["category"], b["category"]
-    )
-    assert torch.equal(a["deltas"], b["deltas"])
-    a, b = (model.eval()(picture()) for _ in range(2))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    model.train()
+    first = model(random_pictures(number=2))
+    second = model(random_pictures(number=2))
+    assert not torch.equal(first["scores"], second["scores"])
+    assert not torch.equal(first["category"], second["category"])
+    assert torch.equal(first["deltas"], second["deltas"])
+
+    model.eval()
+    first = model(random_pictures())
+    second = model(random_pictures())
+    for name in first:
+        assert torch.equal(first[name], second[name])
 
 
 def test_global_head_by_hand():
-    """4 x 4 cells of 1 channel after pooling 8 x 8: with weights that copy the middle, mean and maximum are known."""
+    """4 x 4 cells of 1 channel after pooling 8 x 8.
+
+    With weights that copy the middle, mean and maximum are known.
+    """
     head = GlobalHead(1, 2, 0.0).eval()
-    nn.init.zeros_(head.conv.weight)
-    nn.init.zeros_(head.conv.bias)
+    for weight in (head.conv.weight, head.conv.bias, head.linear.weight, head.linear.bias):
+        nn.init.zeros_(weight)
     head.conv.weight.data[0, 0, 1, 1] = 1
-    nn.init.zeros_(head.linear.weight)
-    nn.init.zeros_(head.linear.bias)
-    head.linear.weight.data[0, 0] = head.linear.weight.data[1, 256] = 1
+    head.linear.weight.data[0, 0] = 1
+    head.linear.weight.data[1, 256] = 1
     x = torch.arange(64.0).reshape(1, 1, 8, 8)
-    # pooled rows end in 9 11 13 15, 25 .. 31, 41 .. 47, 57 .. 63; the middle 2 x 2 is 27 29 43 45
+    # Pooled rows end in 9 11 13 15, 25 .. 31, 41 .. 47, 57 .. 63; the middle 2 x 2 is 27 29 43 45.
     assert head(x)[0].tolist() == [36.0, 45.0]
 
 
@@ -239,9 +294,8 @@ def test_sizes_and_levels_that_do_not_fit(levels, size, reason):
 
 @pytest.mark.parametrize("name", ["resnet19", "tu-resnet19", "resnet10t", ""])
 def test_unknown_encoder(name):
-    with pytest.raises(
-        InputError, match=f"unknown --encoder {name}: choose from.*resnet18.*tu-NAME"
-    ):
+    message = f"unknown --encoder {name}: choose from.*resnet18.*tu-NAME"
+    with pytest.raises(InputError, match=message):
         build_encoder(name, "none")
 
 
@@ -251,10 +305,9 @@ def test_encoder_without_pyramid():
 
 
 def test_encoder_of_timm_with_a_tag():
-    assert (
-        build_encoder(f"{SMALL}.c3_in1k", "none").out_channels
-        == build_encoder(SMALL, "none").out_channels
-    )
+    tagged = build_encoder(f"{SMALL}.c3_in1k", "none")
+    untagged = build_encoder(SMALL, "none")
+    assert encoder_channels(tagged) == encoder_channels(untagged)
 
 
 def equal_weights(encoder, path):
@@ -286,21 +339,22 @@ def test_weights_from_safetensors(resnet18_file, tmp_path):
 
 
 def test_weights_of_another_encoder(resnet18_file):
-    with pytest.raises(
-        InputError, match="resnet18.pth fits another encoder: only .* choose the --encoder"
-    ):
+    message = r"resnet18\.pth fits another encoder: only .* choose the --encoder"
+    with pytest.raises(InputError, match=message):
         build_encoder("mobilenet_v2", str(resnet18_file))
 
 
 def test_weights_with_a_tenth_missing():
     encoder = nn.Sequential(*[nn.Linear(2, 2) for _ in range(10)])
-    state = {key: torch.ones_like(value) for key, value in encoder.state_dict().items()}
-    for key in ("9.weight", "9.bias"):
-        del state[key]
-    load_into(encoder, dict(state), "file")
-    assert encoder[8].weight.eq(1).all() and not encoder[9].weight.eq(1).all()
+    state = {name: torch.ones_like(value) for name, value in encoder.state_dict().items()}
+    for name in ("9.weight", "9.bias"):
+        del state[name]
+    load_into(encoder, state, "file")
+    assert encoder[8].weight.eq(1).all()
+    assert not encoder[9].weight.eq(1).all()
+    del state["8.bias"]
     with pytest.raises(InputError, match="only 17 of 20 tensors"):
-        load_into(encoder, {key: value for key, value in state.items() if key != "8.bias"}, "file")
+        load_into(encoder, state, "file")
 
 
 def write(path, content):
@@ -323,20 +377,19 @@ def test_broken_weights(resnet18_file, tmp_path, name, share):
 
 def test_whole_modules_are_refused(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
-    with pytest.raises(
-        InputError, match="module.pth holds no state dict that can be loaded safely.*state_dict"
-    ):
+    message = r"module\.pth holds no state dict that can be loaded safely.*state_dict"
+    with pytest.raises(InputError, match=message):
         read_weights(tmp_path / "module.pth")
 
 
 def test_a_lone_tensor_is_no_state_dict(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
-    with pytest.raises(InputError, match="tensor.pth holds no state dict but a Tensor"):
+    with pytest.raises(InputError, match=r"tensor\.pth holds no state dict but a Tensor"):
         read_weights(tmp_path / "tensor.pth")
 
 
 def test_weights_that_do_not_exist():
-    with pytest.raises(InputError, match="--weights nowhere.pth is not a file"):
+    with pytest.raises(InputError, match=r"--weights nowhere\.pth is not a file"):
         build_encoder("resnet18", "nowhere.pth")
 
 
@@ -346,7 +399,7 @@ def server(tmp_path, monkeypatch):
     folder = tmp_path / "files"
     folder.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    monkeypatch.setattr(handler.func, "log_message", lambda *args: None)
+    monkeypatch.setattr(handler.func, "log_message", lambda *_args: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
@@ -377,16 +430,15 @@ def test_address_without_weights(server, monkeypatch, name, content):
     if content is not None:
         write(folder / name, content)
     use_address(monkeypatch, f"{address}/{name}")
-    with pytest.raises(
-        InputError,
-        match=f"{name} could not be loaded.*--weights imagenet, or give a downloaded file",
-    ):
+    message = f"{name} could not be loaded.*--weights imagenet, or give a downloaded file"
+    with pytest.raises(InputError, match=message):
         build_encoder("resnet18", "pretrainedmodels")
 
 
-def test_address_that_nobody_answers(server, monkeypatch):
+@pytest.mark.usefixtures("server")
+def test_address_that_nobody_answers(monkeypatch):
     use_address(monkeypatch, "http://127.0.0.1:9/resnet18-x.pth")
-    with pytest.raises(InputError, match="could not be loaded.*--weights FILE"):
+    with pytest.raises(InputError, match=r"could not be loaded.*--weights FILE"):
         build_encoder("resnet18", "pretrainedmodels")
 
 
@@ -400,13 +452,12 @@ def test_encoder_unknown_to_pretrainedmodels(name):
 def test_hub_without_a_network(name, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        InputError, match=f"ImageNet weights of {name} could not be.*--weights FILE.*--weights none"
-    ):
+    message = f"ImageNet weights of {name} could not be.*--weights FILE.*--weights none"
+    with pytest.raises(InputError, match=message):
         build_encoder(name, "imagenet")
 
 
 def test_encoder_without_imagenet_weights(monkeypatch):
     monkeypatch.setitem(encoders.catalogue["resnet18"], "pretrained_settings", {"other": None})
-    with pytest.raises(InputError, match="resnet18 has no weights named imagenet.*--weights FILE"):
+    with pytest.raises(InputError, match=r"resnet18 has no weights named imagenet.*--weights FILE"):
         build_encoder("resnet18", "imagenet")
