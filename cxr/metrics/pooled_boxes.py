@@ -14,7 +14,6 @@ from cxr.metrics.average_precision import average_precision_at, cumulate_hits
 from cxr.metrics.froc import recall_at_rates
 from cxr.metrics.matching import ranked_hits
 
-IOU = 0.5  # a hit overlaps more than this
 RATES = (0.05, 0.1, 0.2)  # false positives per image, of ChestX-Det10's own measure
 # eval.py of ChestX-Det10 takes the corner x2 y2 as a pixel inside the box.
 LAST_PIXEL = np.array([0, 0, 1, 1])
@@ -53,6 +52,7 @@ class BoxPool:
     """Grows by one image at a time; the lists have an entry for each image."""
 
     class_count: int
+    iou_threshold: float  # a hit overlaps a true box by more than this
     ids: list[str] = field(default_factory=list)
     folds: list[int] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
@@ -69,9 +69,9 @@ class BoxPool:
             of_class = detections.labels == label
             predicted_boxes = detections.boxes[of_class]
             true_boxes = true.of_class(label)
-            hits[of_class] = ranked_hits(true_boxes, predicted_boxes, IOU)
+            hits[of_class] = ranked_hits(true_boxes, predicted_boxes, self.iou_threshold)
             official_hits[of_class] = ranked_hits(
-                true_boxes + LAST_PIXEL, predicted_boxes + LAST_PIXEL, IOU
+                true_boxes + LAST_PIXEL, predicted_boxes + LAST_PIXEL, self.iou_threshold
             )
         image = np.full(len(detections), len(self.ids))
         self._boxes.append(

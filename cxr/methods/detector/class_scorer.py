@@ -1,357 +1,436 @@
-"""Judging a detector class by class: average precision, recall at few false positives, a threshold for each class."""
+"""Judging a detector class by class: average precision, recall at few false positives, a threshold
+for each class."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cxr.data.dataset import scaled_boxes
-from cxr.geometry.boxes import clip_boxes
 from cxr.geometry.detections import Detections, TrueBoxes
-from cxr.methods.detector.records import Params, merged_boxes
-from cxr.methods.evaluation import Boxes, Evaluation, Rule
+from cxr.methods.base import Cases, Judging, Labels
+from cxr.methods.detector.box_scorer import BoxScorer
+from cxr.methods.detector.records import (
+    Candidates,
+    Params,
+    QuickDetections,
+    merged_detections,
+)
+from cxr.methods.evaluation import (
+    Baseline,
+    Boxes,
+    Evaluation,
+    FoldResult,
+    Rule,
+    held_out_units,
+)
 from cxr.metrics.average_precision import class_average_precisions
-from cxr.metrics.bootstrap import class_intervals
+from cxr.metrics.bootstrap import Interval, class_intervals
+from cxr.metrics.curves import OperatingPoint, PrecisionRecallCurve, SensitivityLine
+from cxr.metrics.froc import FrocCurve
 from cxr.metrics.matching import ranked_hits
 from cxr.metrics.means import mean_known
-from cxr.metrics.pooled_boxes import IOU, RATES, BoxPool, f1
-from cxr.system.errors import InputError
+from cxr.metrics.pooled_boxes import RATES, BoxPool, ClassRanking, f1
+from cxr.settings import Settings
 
 THRESHOLDS = np.round(np.arange(0.02, 0.97, 0.02), 2)
-PLAIN = 0.5  # threshold where nothing was fitted: more likely right than wrong, if the scores were probabilities
+# Threshold where nothing was fitted: more likely right than wrong, if scores were probabilities.
+PLAIN_THRESHOLD = 0.5
 FRAME = 1024  # pixels; the side to which boxes of images of all sizes are brought for a mean box
+MEANING = (
+    "For every finding, its boxes in all images are sorted by confidence; the average precision "
+    "(AP) is the area under the curve of precision over recall, where a box is right if it shares "
+    "at least {share} of the joint area with a marked one. The score is the mean over the "
+    "findings. 1 is perfect."
+)
 HOW = (
-    "Measured on the validation images of every fold, predicted by models that never saw them; average precision "
-    "needs no threshold. Boxes, F1 and outcomes are shown with thresholds that were fitted on the other folds."
+    "Measured on the validation images of every fold, predicted by models that never saw them; "
+    "average precision needs no threshold. Boxes, F1 and outcomes are shown with thresholds that "
+    "were fitted on the other folds."
 )
 SEARCHED = (
-    "Each class has its own threshold: the one with the highest F1 of the class at IoU 0.5 (boxes right "
-    "against false and missed ones). The orange dot is the threshold fitted on all folds, for new images; the "
-    "gray triangles are those fitted without one fold, which were applied to that fold. Look for broad tops "
-    "and triangles close together: there the choice is safe. The average precision does not depend on it."
+    "Each class has its own threshold: the one with the highest F1 of the class at IoU {iou:g} "
+    "(boxes right against false and missed ones). The orange dot is the threshold fitted on all "
+    "folds, for new images; the gray triangles are those fitted without one fold, which were "
+    "applied to that fold. Look for broad tops and triangles close together: there the choice is "
+    "safe. The average precision does not depend on it."
 )
 
 
-def fit_threshold(found):
-    """The threshold of highest F1 of a ClassRanking, as mean of three neighbours; the middle one among ties.
+class KeptCounts(NamedTuple):
+    """Boxes that the thresholds keep and that are right, or false; true boxes that are missed."""
+
+    hits: int
+    false: int
+    missed: int
+
+
+class ClassAP(BoxScorer):
+    """Mean over the box classes of their average precision at one IoU.
+
+    iou: the overlap with a true box above which a box is right. score_name, score_meaning: where
+    the usual words do not fit a data set.
+    """
+
+    fit_refusal = "has no images like the test set, and no published values"
+
+    def __init__(self, iou: float = 0.5, score_name: str = "", score_meaning: str = "") -> None:
+        share = "half" if iou == 0.5 else f"{100 * iou:g} %"
+        self.iou = iou
+        self.score_name = score_name or f"Mean AP at IoU {iou:g}"
+        self.score_meaning = score_meaning or MEANING.format(share=share)
+
+    def evaluate(self, cases: Cases, judging: Judging) -> Evaluation:
+        self.check_fit_on(judging.settings)
+        names = judging.labels.classes
+        nms_iou = judging.settings.method.nms_iou
+        params = Params(nms_iou=nms_iou, score_floor=0.0)  # low scores count in an AP
+        pool = self.pool_cases(cases, params, len(names))
+        rankings = pool.classes()
+
+        # Thresholds: for new images from all, for each fold from the others.
+        units = held_out_units(pool.folds, pool.groups)
+        fitted = {}
+        for unit in np.unique(units):
+            fitted[unit] = [fit_threshold(ranking.only(units != unit)) for ranking in rankings]
+        final = [fit_threshold(ranking) for ranking in rankings]
+        thresholds = {}
+        for image_id, unit in zip(pool.ids, units, strict=True):
+            thresholds[image_id] = fitted[unit]
+
+        images, true, predicted = self._judge_images(cases, params, thresholds)
+        intervals = class_intervals(rankings, pool.groups)
+        rows = []
+        for label, name in enumerate(names):
+            kept = self._count_kept(true, predicted, label)
+            rows.append(class_row(name, rankings[label], intervals[label], final[label], kept))
+        curve = pool.of_class(None).curve()
+        sensitivity = {}
+        class_curves = {}
+        for name, ranking, chosen in zip(names, rankings, final, strict=True):
+            if ranking.true_counts.any():
+                scores = f1(*ranking.counts(THRESHOLDS))
+                sensitivity[name] = SensitivityLine(THRESHOLDS.tolist(), scores.tolist(), chosen)
+                class_curves[name] = ranking.curve()
+        return Evaluation(
+            score=mean_known([row["ap"] for row in rows]),
+            interval=intervals[-1],
+            counted=len(images),
+            params={"threshold": dict(zip(names, final, strict=True)), "nms_iou": nms_iou},
+            detect=partial(all_detections, params=params),
+            images=images,
+            how=HOW,
+            true=true,
+            predicted=predicted,
+            baselines=[self._constant_baseline(judging.table, pool, units)],
+            sensitivity=sensitivity,
+            folds=fold_results(names, rankings, pool, units, fitted),
+            pr=PrecisionRecallCurve(curve.recall, curve.precision),
+            froc=FrocCurve(curve.false_positives_per_image, curve.recall),
+            operating=operating_point(rows, len(images)),
+            image_score="F1",
+            searched=SEARCHED.format(iou=self.iou),
+            results=measures(rows) | {"f1": {row["name"]: known(row["f1"]) for row in rows}},
+            notes=absent_classes(names, rankings),
+            class_rows=rows,
+            class_curves=class_curves,
+        )
+
+    def pool_cases(self, cases: Cases, params: Params, class_count: int) -> BoxPool:
+        """All boxes of the cases, whatever their score."""
+        pool = BoxPool(class_count, self.iou)
+        for case in cases():
+            detections = all_detections(case.candidates, params)
+            pool.add(case.candidates.image_id, case.fold, case.group, case.true, detections)
+        return pool
+
+    def _judge_images(
+        self, cases: Cases, params: Params, thresholds: Mapping[str, Sequence[float]]
+    ) -> tuple[pd.DataFrame, Boxes, Boxes]:
+        """Table with a row for each image, true and predicted boxes.
+
+        thresholds: {image_id: those of the classes, (K,)}.
+        """
+        rows = []
+        true = Boxes()
+        predicted = Boxes()
+        for case in cases():
+            image_id = case.candidates.image_id
+            detections = all_detections(case.candidates, params)
+            detections = detections.above(np.asarray(thresholds[image_id]))
+            hits = 0
+            for label in np.unique(detections.labels):
+                hits += self._count_hits(
+                    case.true.of_class(label), detections.of_class(label).boxes
+                )
+            true.put(image_id, case.true.boxes, case.true.labels)
+            predicted.put(image_id, detections.boxes, detections.labels, detections.scores)
+            n_true = len(case.true.boxes)
+            n_pred = len(detections)
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "fold": case.fold,
+                    "group": case.group,
+                    "score": float(f1(hits, n_pred - hits, n_true - hits)),
+                    "n_true": n_true,
+                    "n_pred": n_pred,
+                    "best_score": detections.scores.max(initial=0),
+                    "hits": hits,
+                    "predicted": int(case.candidates.category.argmax()),
+                }
+            )
+        return pd.DataFrame(rows), true, predicted
+
+    def _count_hits(self, true_boxes: np.ndarray, predicted_boxes: np.ndarray) -> int:
+        return int(ranked_hits(true_boxes, predicted_boxes, self.iou).sum())
+
+    def _count_kept(self, true: Boxes, predicted: Boxes, label: int) -> KeptCounts:
+        """How the boxes of a class fared that were kept, over all images."""
+        hits = 0
+        predicted_count = 0
+        true_count = 0
+        for image_id, corners in true.corners.items():
+            true_boxes = corners[true.labels[image_id] == label]
+            of_class = predicted.labels[image_id] == label
+            predicted_boxes = predicted.corners[image_id][of_class]
+            hits += self._count_hits(true_boxes, predicted_boxes)
+            predicted_count += len(predicted_boxes)
+            true_count += len(true_boxes)
+        return KeptCounts(hits, predicted_count - hits, true_count - hits)
+
+    def _constant_baseline(self, table: pd.DataFrame, pool: BoxPool, units: np.ndarray) -> Baseline:
+        guess = self.constant_guess(table, pool, units)
+        score = mean_known([ranking.average_precision() for ranking in guess])
+        return Baseline("constant guess", score, class_intervals(guess, pool.groups)[-1])
+
+    def constant_guess(
+        self, table: pd.DataFrame, pool: BoxPool, units: np.ndarray
+    ) -> list[ClassRanking]:
+        """What a guess that ignores the image reaches, for each class.
+
+        It is one box of each class, the mean one, as likely as it is frequent; mean and frequency
+        come from the other units.
+        """
+        truth = {}
+        for _, row in table.iterrows():
+            truth[row["image_id"]] = TrueBoxes(*scaled_boxes(row, FRAME, FRAME))
+        guesses = {}
+        for unit in np.unique(units):
+            others = [truth[i] for i, of in zip(pool.ids, units, strict=True) if of != unit]
+            guesses[unit] = mean_boxes(others, pool.class_count)
+        guessed = BoxPool(pool.class_count, self.iou)
+        for number, image_id in enumerate(pool.ids):
+            guess = guesses[units[number]]
+            guessed.add(image_id, pool.folds[number], pool.groups[number], truth[image_id], guess)
+        return guessed.classes()
+
+    def quick_score(
+        self,
+        predictions: Mapping[int, QuickDetections],
+        table: pd.DataFrame,
+        settings: Settings,
+        labels: Labels,
+    ) -> dict[str, float]:
+        """Mean AP, and that of each class; nan where a class has no true box, which then is left
+        out of the mean."""
+        del settings
+        truth = {}
+        detections = {}
+        for row, quick in predictions.items():
+            truth[row] = TrueBoxes(*scaled_boxes(table.iloc[row], quick.side, quick.side))
+            detections[row] = quick.detections
+        precisions = class_average_precisions(truth, detections, labels.classes, self.iou)
+        scores = {"metric": mean_known(list(precisions.values()))}
+        for name, precision in precisions.items():
+            scores[f"ap_{name}"] = precision
+        return scores
+
+    def make_rule(
+        self, params: Mapping[str, Any] | None, settings: Settings, labels: Labels
+    ) -> Rule:
+        if params is None:
+            fitted = dict.fromkeys(labels.classes, PLAIN_THRESHOLD)
+            nms_iou = settings.method.nms_iou
+        else:
+            fitted = params["threshold"]
+            nms_iou = params["nms_iou"]
+        chosen = Params(nms_iou=nms_iou, score_floor=0.0)
+        thresholds = {name: float(fitted[name]) for name in labels.classes}
+        return Rule(partial(all_detections, params=chosen), thresholds)
+
+    def export_rule(
+        self, params: Mapping[str, Any], settings: Settings, labels: Labels
+    ) -> dict[str, Any]:
+        del settings
+        rule = asdict(Params(nms_iou=params["nms_iou"], score_floor=0.0))
+        del rule["gate"]
+        del rule["threshold"]
+        rule["gate_weights"] = []
+        rule["thresholds"] = [params["threshold"][name] for name in labels.classes]
+        return rule
+
+    def score_exported(
+        self,
+        truth: Mapping[str, TrueBoxes],
+        detections: Mapping[str, Mapping[str, Any]],
+        labels: Labels,
+    ) -> float | None:
+        """Mean AP, or None without any true box."""
+        by_image = {}
+        for image_id, of_image in detections.items():
+            by_image[image_id] = Detections(
+                of_image["boxes"], of_image["scores"], of_image["labels"]
+            )
+        return self.score_boxes(truth, by_image, labels)["score"]
+
+    def score_boxes(
+        self,
+        truth: Mapping[str, TrueBoxes],
+        detections: Mapping[str, Detections],
+        labels: Labels,
+    ) -> dict[str, Any]:
+        """Entries for results.json of images with labels: {image_id: ...} of both, detections by
+        descending score, in one frame."""
+        pool = BoxPool(len(labels.classes), self.iou)
+        for image_id, of_image in detections.items():
+            pool.add(image_id, 0, image_id, TrueBoxes(*truth[image_id]), of_image)
+        rankings = pool.classes()
+        rows = []
+        for name, ranking in zip(labels.classes, rankings, strict=True):
+            rows.append(
+                {"name": name, "ap": ranking.average_precision(), "recalls": ranking.recalls()}
+            )
+        score = known(mean_known([ranking.average_precision() for ranking in rankings]))
+        return {"score": score, "n_images": len(detections), **measures(rows)}
+
+
+def all_detections(candidates: Candidates, params: Params) -> Detections:
+    """Detections of an image after suppression, whatever their score, by descending score."""
+    merged = merged_detections(candidates, params)
+    return merged.clipped(candidates.width, candidates.height)
+
+
+def fit_threshold(ranking: ClassRanking) -> float:
+    """The threshold of highest F1, as mean of three neighbours; the middle one among ties.
 
     Where no threshold finds anything it is the highest one, which shows next to nothing.
     """
-    values = np.nan_to_num(f1(*found.counts(THRESHOLDS)))
-    padded = np.pad(values, 1, mode="edge")
+    scores = np.nan_to_num(f1(*ranking.counts(THRESHOLDS)))
+    padded = np.pad(scores, 1, mode="edge")
     smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    if smooth.max() <= 0:
+        return float(THRESHOLDS[-1])
     best = np.flatnonzero(smooth >= smooth.max() - 1e-12)
-    return float(THRESHOLDS[best[len(best) // 2] if smooth.max() > 0 else -1])
+    return float(THRESHOLDS[best[len(best) // 2]])
 
 
-def quick_scores(predictions, table, names):
-    """{"metric": mean AP, "ap_<name>": ...}; nan where a class has no true box, which then is left out of the mean.
+def mean_boxes(truth: Sequence[TrueBoxes], class_count: int) -> Detections:
+    """Of each class that there is the mean box, with its share of the images as score."""
+    every = [TrueBoxes.empty(), *truth]
+    corners = np.concatenate([of_image.boxes for of_image in every])
+    labels = np.concatenate([of_image.labels for of_image in every])
+    means = []
+    shares = []
+    present = []
+    for label in range(class_count):
+        of_class = labels == label
+        if of_class.any():
+            present.append(label)
+            means.append(corners[of_class].mean(0))
+            shares.append(np.mean([label in of_image.labels for of_image in truth]))
+    return Detections(
+        np.array(means).reshape(-1, 4), np.array(shares, float), np.array(present, int)
+    )
 
-    predictions: {row: (boxes, scores, labels, side)} in pixels of a picture of that side.
-    """
-    truth = {
-        row: TrueBoxes(*scaled_boxes(table.iloc[row], found[3], found[3]))
-        for row, found in predictions.items()
+
+def class_row(
+    name: str, ranking: ClassRanking, interval: Interval, threshold: float, kept: KeptCounts
+) -> dict[str, Any]:
+    """What there is of a class, its AP and recalls, and how its kept boxes fare."""
+    recalls = ranking.recalls()
+    return {
+        "name": name,
+        "images": int((ranking.true_counts > 0).sum()),
+        "boxes": int(ranking.true_counts.sum()),
+        "ap": ranking.average_precision(),
+        "interval": interval,
+        "recalls": recalls,
+        "avgrecall": float(recalls.mean()),
+        "threshold": threshold,
+        "f1": float(f1(*kept)),
+        "hits": kept.hits,
+        "false": kept.false,
     }
-    detections = {row: Detections(*found[:3]) for row, found in predictions.items()}
-    aps = class_average_precisions(truth, detections, names, IOU)
-    return {"metric": mean_known(list(aps.values()))} | {
-        f"ap_{name}": ap for name, ap in aps.items()
-    }
 
 
-def evaluate(config, cases, train, names, nms_iou):
-    """Evaluation of the images of `cases`, a function that yields a Case for each of them, as often as it is called."""
-    if config.fit_on != "folds":
-        raise InputError(
-            f"--fit-on {config.fit_on} is impossible: {config.task} has no images like the test set, and "
-            "no published values"
-        )
-    params = Params(nms_iou=nms_iou, score_floor=0.0)  # low scores count in an average precision
-    pool = collect(cases, params, len(names))
-    classes, units = pool.classes(), units_of(pool)
-    fitted = {
-        unit: [fit_threshold(found.only(units != unit)) for found in classes]
-        for unit in np.unique(units)
-    }
-    final = [fit_threshold(found) for found in classes]
-    images, true, predicted = judge_images(
-        cases, params, dict(zip(pool.ids, (fitted[unit] for unit in units)))
-    )
-    intervals, (recall, precision, rate) = (
-        class_intervals(classes, pool.groups),
-        pool.of_class(None).curve(),
-    )
-    rows = class_rows(names, classes, intervals, final, true, predicted)
-    seen = [
-        (name, found, chosen)
-        for name, found, chosen in zip(names, classes, final)
-        if found.true_counts.any()
-    ]
-    return Evaluation(
-        mean_known([row["ap"] for row in rows]),
-        intervals[-1],
-        len(images),
-        {"threshold": dict(zip(names, final)), "nms_iou": nms_iou},
-        lambda found: all_boxes(found, params),
-        images,
-        HOW,
-        true=true,
-        predicted=predicted,
-        baselines=[("constant guess", *constant_score(train, pool, units))],
-        sensitivity={
-            name: (THRESHOLDS.tolist(), f1(*found.counts(THRESHOLDS)).tolist(), chosen)
-            for name, found, chosen in seen
-        },
-        folds=fold_results(names, classes, pool, units, fitted),
-        pr=(recall, precision),
-        froc=(rate, recall),
-        operating=operating_point(rows, len(images)),
-        image_score="F1",
-        searched=SEARCHED,
-        results=measures(rows) | {"f1": {row["name"]: known(row["f1"]) for row in rows}},
-        notes=absent(names, classes),
-        class_rows=rows,
-        class_curves={name: found.curve() for name, found, _ in seen},
-    )
+def operating_point(rows: Sequence[Mapping[str, Any]], images: int) -> OperatingPoint | None:
+    """Of the boxes that were kept, over all classes; None where none was or none is true."""
+    hits = sum(row["hits"] for row in rows)
+    false = sum(row["false"] for row in rows)
+    true = sum(row["boxes"] for row in rows)
+    if not true or not hits + false:
+        return None
+    return OperatingPoint(hits / true, hits / (hits + false), false / images)
 
 
-def make_rule(params, names, nms_iou):
-    """Rule of the content of params.json, or for None of PLAIN for each class. TypeError or LookupError if it is
-    something else."""
-    fitted = params["threshold"] if params else dict.fromkeys(names, PLAIN)
-    chosen = Params(nms_iou=params["nms_iou"] if params else nms_iou, score_floor=0.0)
-    return Rule(
-        lambda found: all_boxes(found, chosen), {name: float(fitted[name]) for name in names}
-    )
-
-
-def collect(cases, params, count):
-    """BoxPool of all boxes of the cases, whatever their score."""
-    pool = BoxPool(count)
-    for case in cases():
-        pool.add(
-            case.candidates.image_id,
-            case.fold,
-            case.group,
-            TrueBoxes(case.boxes, case.labels),
-            Detections(*all_boxes(case.candidates, params)),
-        )
-    return pool
-
-
-def all_boxes(candidates, params):
-    """(boxes, scores, labels) of an image after suppression, whatever their score, by falling score."""
-    boxes, scores, labels = merged_boxes(candidates, params)
-    return clip_boxes(boxes, candidates.width, candidates.height), scores, labels
-
-
-def above(found, thresholds):
-    """The (boxes, scores, labels) whose score is above the threshold (K,) of their class."""
-    kept = found[1] > np.asarray(thresholds)[found[2].astype(int)]
-    return tuple(part[kept] for part in found)
-
-
-def units_of(pool):
-    """(images,) what is fitted on or held out together: folds, or the halves by patient of a single fold."""
+def fold_results(
+    names: Sequence[str],
+    rankings: Sequence[ClassRanking],
+    pool: BoxPool,
+    units: np.ndarray,
+    fitted: Mapping[int, Sequence[float]],
+) -> list[FoldResult]:
+    """Mean AP of the images of each fold, and the thresholds fitted without it."""
     folds = np.array(pool.folds)
-    if len(np.unique(folds)) > 1:
-        return folds
-    return np.unique(np.array(pool.groups, str), return_inverse=True)[1] % 2
-
-
-def judge_images(cases, params, thresholds):
-    """(table with a row for each image, true Boxes, predicted Boxes); thresholds {image_id: (K,)}."""
-    rows, true, predicted = [], Boxes(), Boxes()
-    for case in cases():
-        key = case.candidates.image_id
-        boxes, scores, labels = above(all_boxes(case.candidates, params), thresholds[key])
-        hits = sum(
-            ranked_hits(case.boxes[case.labels == k], boxes[labels == k], IOU).sum()
-            for k in np.unique(labels)
-        )
-        true.put(key, case.boxes, case.labels)
-        predicted.put(key, boxes, labels, scores)
-        rows.append(
-            {
-                "image_id": key,
-                "fold": case.fold,
-                "group": case.group,
-                "score": float(f1(hits, len(boxes) - hits, len(case.boxes) - hits)),
-                "n_true": len(case.boxes),
-                "n_pred": len(boxes),
-                "best_score": scores.max(initial=0),
-                "hits": int(hits),
-                "predicted": int(case.candidates.category.argmax()),
-            }
-        )
-    return pd.DataFrame(rows), true, predicted
-
-
-def constant_score(train, pool, units):
-    """(mean AP, its interval) of the constant guess."""
-    guess = constant_guess(train, pool, units)
-    return mean_known([found.average_precision() for found in guess]), class_intervals(
-        guess, pool.groups
-    )[-1]
-
-
-def constant_guess(train, pool, units):
-    """What a guess that ignores the image reaches: of each class one box, the mean one, as likely as it is frequent.
-
-    Mean and frequency come from the other folds. Returns a ClassRanking for each class.
-    """
-    truth = {row["image_id"]: scaled_boxes(row, FRAME, FRAME) for _, row in train.iterrows()}
-    guess = BoxPool(pool.class_count)
-    means = {
-        unit: mean_boxes(
-            [truth[i] for i, other in zip(pool.ids, units) if other != unit], pool.class_count
-        )
-        for unit in np.unique(units)
-    }
-    for image_id, fold, group, unit in zip(pool.ids, pool.folds, pool.groups, units):
-        guess.add(image_id, fold, group, TrueBoxes(*truth[image_id]), Detections(*means[unit]))
-    return guess.classes()
-
-
-def mean_boxes(truth, count):
-    """(boxes, shares, labels): of each class the mean box and its share of the images; `truth`: [(boxes, labels)]."""
-    nothing = (np.zeros((0, 4)), np.zeros(0, int))
-    corners, labels = (np.concatenate(part) for part in zip(nothing, *truth))
-    present = [k for k in range(count) if (labels == k).any()]
-    shares = np.array([np.mean([k in own for _, own in truth]) for k in present])
-    return (
-        np.array([corners[labels == k].mean(0) for k in present]).reshape(-1, 4),
-        shares,
-        np.array(present, int),
-    )
-
-
-def class_rows(names, classes, intervals, thresholds, true, predicted):
-    """A dict for each class: what there is of it, its AP and recalls, and how its kept boxes fare."""
-    rows = []
-    for k, (name, found) in enumerate(zip(names, classes)):
-        kept, recalls = kept_counts(true, predicted, k), found.recalls()
-        rows.append(
-            {
-                "name": name,
-                "images": int((found.true_counts > 0).sum()),
-                "boxes": int(found.true_counts.sum()),
-                "ap": found.average_precision(),
-                "interval": intervals[k],
-                "recalls": recalls,
-                "avgrecall": float(recalls.mean()),
-                "threshold": thresholds[k],
-                "f1": float(f1(*kept)),
-                "hits": kept[0],
-                "false": kept[1],
-            }
-        )
-    return rows
-
-
-def kept_counts(true, predicted, label):
-    """(true positives, false positives, missed) of the boxes of a class that were kept."""
-    hits = shown = marked = 0
-    for key, corners in true.corners.items():
-        own, found = (
-            corners[true.labels[key] == label],
-            predicted.corners[key][predicted.labels[key] == label],
-        )
-        hits, shown, marked = (
-            hits + int(ranked_hits(own, found, IOU).sum()),
-            shown + len(found),
-            marked + len(own),
-        )
-    return hits, shown - hits, marked - hits
-
-
-def operating_point(rows, images):
-    """(recall, precision, false boxes per image) over all classes of the boxes that were kept."""
-    hits, false, marked = (sum(row[name] for row in rows) for name in ("hits", "false", "boxes"))
-    return (
-        (hits / marked, hits / (hits + false), false / images) if marked and hits + false else None
-    )
-
-
-def fold_results(names, classes, pool, units, fitted):
-    """[(fold, mean AP of its images, thresholds fitted without it)]"""
-    folds, found = np.array(pool.folds), []
+    results = []
     for fold in np.unique(folds):
-        aps = [of_class.only(folds == fold).average_precision() for of_class in classes]
-        thresholds = fitted[units[folds == fold][0]]
-        found.append((int(fold), mean_known(aps), dict(zip(names, thresholds))))
-    return found
+        of_fold = folds == fold
+        precisions = [ranking.only(of_fold).average_precision() for ranking in rankings]
+        thresholds = dict(zip(names, fitted[units[of_fold][0]], strict=True))
+        results.append(FoldResult(int(fold), mean_known(precisions), thresholds))
+    return results
 
 
-def measures(rows):
+def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """AP and recalls of rows of classes as entries of results.json."""
     recalls = np.array([row["recalls"] for row in rows])
     means = [mean_known(column) for column in recalls.T]
     return {
         "ap": {row["name"]: known(row["ap"]) for row in rows},
-        "recall": {
-            row["name"]: dict(zip(map(str, RATES), map(known, row["recalls"]))) for row in rows
-        },
-        "mean_recall": dict(zip(map(str, RATES), map(known, means))),
+        "recall": {row["name"]: recall_by_rate(row["recalls"]) for row in rows},
+        "mean_recall": recall_by_rate(means),
         "avgrecall": known(float(np.mean(means))),
     }
 
 
-def known(value):
+def recall_by_rate(recalls: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """{false positives per image: recall} of recalls (r,) at RATES."""
+    return {str(rate): known(recall) for rate, recall in zip(RATES, recalls, strict=True)}
+
+
+def known(value: float) -> float | None:
     """A number for a JSON file, which has no nan."""
-    return None if math.isnan(value) else float(value)
+    if math.isnan(value):
+        return None
+    return float(value)
 
 
-def score_boxes(truth, found, names):
-    """Entries for results.json of {image_id: (boxes, labels)} against {image_id: (boxes, scores, labels)}."""
-    pool = BoxPool(len(names))
-    for image_id, (boxes, scores, labels) in found.items():
-        pool.add(
-            image_id,
-            0,
-            image_id,
-            TrueBoxes(*truth[image_id]),
-            Detections(boxes, scores, labels),
-        )
-    rows = [
-        {"name": name, "ap": of_class.average_precision(), "recalls": of_class.recalls()}
-        for name, of_class in zip(names, pool.classes())
-    ]
-    return {
-        "score": known(mean_known([row["ap"] for row in rows])),
-        "n_images": len(found),
-        **measures(rows),
-    }
-
-
-def absent(names, classes):
+def absent_classes(names: Sequence[str], rankings: Sequence[ClassRanking]) -> list[str]:
     """A sentence naming the classes without a true box, or none."""
-    missing = [name for name, found in zip(names, classes) if not found.true_counts.any()]
-    return (
-        [
-            f"No judged image has a true box of {', '.join(missing)}: their average precision and recall are not "
-            "defined and are left out of the means."
-        ]
-        if missing
-        else []
-    )
-
-
-def plain_rule(params, names):
-    """The content of params.json as edge_predict.py reads it: thresholds in probabilities, one for each box class."""
-    chosen = asdict(Params(nms_iou=params["nms_iou"], score_floor=0.0))
-    return {name: value for name, value in chosen.items() if name not in ("gate", "threshold")} | {
-        "gate_weights": [],
-        "thresholds": [params["threshold"][name] for name in names],
-    }
-
-
-def plain_score(truth, found, names):
-    """Mean AP of what edge_predict.Predictor gives, {image_id: its dictionary}, or None without any true box."""
-    parts = {
-        key: tuple(one[name] for name in ("boxes", "scores", "labels"))
-        for key, one in found.items()
-    }
-    return score_boxes(truth, parts, names)["score"]
+    missing = []
+    for name, ranking in zip(names, rankings, strict=True):
+        if not ranking.true_counts.any():
+            missing.append(name)
+    if not missing:
+        return []
+    return [
+        f"No judged image has a true box of {', '.join(missing)}: their average precision and "
+        "recall are not defined and are left out of the means."
+    ]

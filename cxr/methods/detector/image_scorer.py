@@ -1,242 +1,338 @@
-"""Judging a detector by a score of each image: search on a grid, honest estimate, what single ideas bring."""
+"""Judging a detector by a score of each image: search on a grid, honest estimate, what single ideas
+bring."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from cxr.data.dataset import scaled_boxes
+from cxr.geometry.detections import TrueBoxes
+from cxr.methods.base import Cases, Judging, Labels
+from cxr.methods.detector.box_scorer import BoxScorer
 from cxr.methods.detector.records import (
     NO_SHRINK,
     SCORE_UNIT,
+    BoxCase,
     Params,
-    detect_labelled,
-    kept_boxes,
-    merged_boxes,
+    QuickDetections,
+    apply_score_rule,
+    detect,
+    merged_detections,
 )
-from cxr.methods.detector.search import Grid, constant_scores, nested, search, sensitivity, transfer
-from cxr.methods.evaluation import Boxes, Evaluation, Rule
+from cxr.methods.detector.search import (
+    ConstantGuess,
+    Grid,
+    Outcome,
+    Tally,
+    constant_scores,
+    nested,
+    search,
+    sensitivity,
+    transfer,
+)
+from cxr.methods.evaluation import Baseline, Boxes, Evaluation, FoldResult, Rule
 from cxr.metrics.average_precision import precision_recall
 from cxr.metrics.bootstrap import bootstrap_interval
+from cxr.metrics.curves import OperatingPoint, PrecisionRecallCurve, SensitivityLine
 from cxr.metrics.froc import froc
 from cxr.metrics.kaggle_map import image_score, prefix_scores
 from cxr.metrics.means import mean_score
+from cxr.settings import Settings
 from cxr.system.errors import InputError
 
 QUICK_THRESHOLDS = np.geomspace(0.01, 0.9, 40)
-BASELINES = {
+# Searches without single ideas: {name: the only values of some parameters}.
+BASELINES: dict[str, dict[str, Any]] = {
     "without the image class (gate)": {"gate": (False,)},
     "without shrinking the boxes": {"percentile_shrink": (NO_SHRINK,), "scale": (1.0,)},
     "without both": {"gate": (False,), "percentile_shrink": (NO_SHRINK,), "scale": (1.0,)},
 }
-UNMERGED = {
-    "scale": 1.0,
-    "gate": False,
-    "half": False,
-    "threshold": 0.0,
-}  # parameters that no merge depends on
-LOWEST = min(Grid().threshold)  # for the curves, which show what a looser threshold would find
+# For the curves, which show what a looser threshold would find.
+LOWEST_THRESHOLD = min(Grid().threshold)
 HOW = {
-    "folds": "Measured on the validation images of every fold, predicted by models that never saw them, with "
-    "post-processing parameters fitted on the other folds.",
-    "testlike": "Measured on the training images that are not like the test set, predicted by models that never saw "
-    "them, with post-processing parameters fitted on the test-like images only.",
+    "folds": "Measured on the validation images of every fold, predicted by models that never saw "
+    "them, with post-processing parameters fitted on the other folds.",
+    "testlike": "Measured on the training images that are not like the test set, predicted by "
+    "models that never saw them, with post-processing parameters fitted on the test-like images "
+    "only.",
 }
+
+ParamsFor = Callable[[BoxCase], Params | None]  # for one image; None: it is left out
+
+
+class PooledImages(NamedTuple):
+    """Lists over images, as `precision_recall` and `froc` take them."""
+
+    true: list[np.ndarray]  # boxes (n, 4)
+    predicted: list[np.ndarray]  # boxes (m, 4), by descending score
+    scores: list[np.ndarray]  # (m,)
 
 
 @dataclass
-class Judged:
-    """Per-image results under parameters that were not fitted on the image."""
+class JudgedBoxes:
+    """Results of images under parameters that were not fitted on them.
+
+    images: a row for each, as Evaluation has it. loose: their boxes above the lowest threshold.
+    """
 
     images: pd.DataFrame
     true: Boxes
     predicted: Boxes
-    curves: tuple  # (true boxes, boxes above the lowest threshold, their scores), lists over images
+    loose: PooledImages
 
 
-def quick_score(predictions, table):
-    """Metric at the best of a few score thresholds, on the images it is chosen on: for curves, not for claims.
+class RsnaMap(BoxScorer):
+    """The score of the RSNA Pneumonia Detection Challenge.
 
-    predictions: {row: (boxes, scores, labels, side)} in pixels of a picture of that side.
+    gate_weights: (C,) how much each image class speaks for boxes. constant: the answer that looks
+    at nothing, for comparison.
     """
-    scores = []
-    for row, (boxes, confidence, _, size) in predictions.items():
-        prefix = prefix_scores(scaled_boxes(table.iloc[row], size, size)[0], boxes)
-        scores.append(prefix[(confidence[:, None] > QUICK_THRESHOLDS).sum(0)])
-    means = [mean_score(column) for column in np.array(scores).T]
-    return {"metric": max(means), "threshold": float(QUICK_THRESHOLDS[int(np.argmax(means))])}
 
-
-def evaluate(config, cases, train, gate_weights, constant):
-    """Evaluation of the images of `cases`, a function that yields a Case for each of them, as often as it is called.
-
-    `train` holds the rows of these images. `constant`: a list of (confidence, box), the answer that looks at nothing.
-    """
-    estimate = choose_estimate(config, train)
-    tally = search(
-        tqdm(cases(), total=len(train), desc="search", mininterval=5), Grid(), gate_weights
+    score_name = "mAP at IoU 0.40 to 0.75"
+    score_meaning = (
+        "For every image and eight demands on how well a box must fit (overlap 40 % to 75 %), the "
+        "share of hits among hits, false boxes and missed boxes; averaged. 0 is the worst, 1 is "
+        "perfect. Images without opacity count 0 as soon as one box is drawn on them and are left "
+        "out otherwise."
     )
-    outcome = estimate(tally)
-    judged = judge_images(cases, outcome.params_for, gate_weights)
-    precision, recall, _ = precision_recall(*judged.curves)
-    scores, best = judged.images["score"], outcome.final
-    return Evaluation(
-        outcome.score,
-        bootstrap_interval(scores, judged.images["group"]),
-        int(scores.notna().sum()),
-        asdict(best),
-        lambda candidates: detect_labelled(candidates, best, gate_weights),
-        judged.images,
-        HOW[config.fit_on],
-        true=judged.true,
-        predicted=judged.predicted,
-        pr=(recall, precision),
-        froc=froc(*judged.curves),
-        baselines=constant_baseline(judged, constant)
-        + score_baselines(cases, tally, estimate, gate_weights),
-        sensitivity=sensitivity_lines(tally, best),
-        folds=fold_results(judged, outcome),
-        operating=operating_point(judged),
-        results={"score_test_like": outcome.score_test_like},
-    )
+    fit_choices = ("folds", "testlike")
+    fit_refusal = "is always searched, use --fit-on folds"
 
+    def __init__(self, gate_weights: tuple[float, ...], constant: ConstantGuess) -> None:
+        self.gate_weights = gate_weights
+        self.constant = constant
 
-def make_rule(params, names, gate_weights):
-    """Rule of the content of params.json, or of the plainest parameters for None. TypeError if it is something else."""
-    chosen = Params(**(params or {}))
-    loose = replace(chosen, threshold=0.0)
-    threshold = float(chosen.threshold) / SCORE_UNIT
-    return Rule(
-        lambda found: detect_labelled(found, loose, gate_weights), dict.fromkeys(names, threshold)
-    )
-
-
-def choose_estimate(config, train):
-    if config.fit_on == "published":
-        raise InputError(
-            f"--fit-on published is impossible: {config.task} is always searched, use --fit-on folds"
+    def evaluate(self, cases: Cases, judging: Judging) -> Evaluation:
+        estimate = self._choose_estimate(judging)
+        progress = tqdm(cases(), total=len(judging.table), desc="search", mininterval=5)
+        tally = search(progress, Grid(), self.gate_weights)
+        outcome = estimate(tally)
+        judged = judge_images(cases, outcome.params_for, self.gate_weights)
+        scores = judged.images["score"]
+        curve = precision_recall(*judged.loose)
+        best = outcome.final
+        return Evaluation(
+            score=outcome.score,
+            interval=bootstrap_interval(scores, judged.images["group"]),
+            counted=int(scores.notna().sum()),
+            params=asdict(best),
+            detect=partial(detect, params=best, gate_weights=self.gate_weights),
+            images=judged.images,
+            how=HOW[judging.settings.judging.fit_on],
+            true=judged.true,
+            predicted=judged.predicted,
+            pr=PrecisionRecallCurve(curve.recall, curve.precision),
+            froc=froc(*judged.loose),
+            baselines=[
+                constant_baseline(judged, self.constant),
+                *score_baselines(cases, tally, estimate, self.gate_weights),
+            ],
+            sensitivity=sensitivity_lines(tally, best),
+            folds=fold_results(judged, outcome),
+            operating=operating_point(judged),
+            results={"score_test_like": outcome.score_test_like},
         )
-    if config.fit_on == "testlike" and not train["test_like"].any():
-        raise InputError(
-            f"{config.task_dir / 'train.csv'} has no test-like images: use --fit-on folds"
+
+    def _choose_estimate(self, judging: Judging) -> Callable[[Tally], Outcome]:
+        self.check_fit_on(judging.settings)
+        if judging.settings.judging.fit_on == "folds":
+            return nested
+        if not judging.table["test_like"].any():
+            raise InputError(
+                f"{judging.run.task.table('train')} has no test-like images: use --fit-on folds"
+            )
+        return transfer
+
+    def quick_score(
+        self,
+        predictions: Mapping[int, QuickDetections],
+        table: pd.DataFrame,
+        settings: Settings,
+        labels: Labels,
+    ) -> dict[str, float]:
+        """Metric at the best of a few score thresholds, on the images it is chosen on."""
+        del settings, labels
+        scores = []
+        for row, quick in predictions.items():
+            true_boxes, _ = scaled_boxes(table.iloc[row], quick.side, quick.side)
+            prefix = prefix_scores(true_boxes, quick.detections.boxes)
+            kept = (quick.detections.scores[:, None] > QUICK_THRESHOLDS).sum(0)
+            scores.append(prefix[kept])
+        means = [mean_score(column) for column in np.array(scores).T]
+        return {
+            "metric": max(means),
+            "threshold": float(QUICK_THRESHOLDS[int(np.argmax(means))]),
+        }
+
+    def make_rule(
+        self, params: Mapping[str, Any] | None, settings: Settings, labels: Labels
+    ) -> Rule:
+        del settings
+        chosen = Params(**(params or {}))
+        loose = replace(chosen, threshold=0.0)
+        threshold = float(chosen.threshold) / SCORE_UNIT
+        return Rule(
+            partial(detect, params=loose, gate_weights=self.gate_weights),
+            dict.fromkeys(labels.classes, threshold),
         )
-    return transfer if config.fit_on == "testlike" else nested
+
+    def export_rule(
+        self, params: Mapping[str, Any], settings: Settings, labels: Labels
+    ) -> dict[str, Any]:
+        del settings, labels
+        rule = asdict(Params(**params))
+        threshold = rule.pop("threshold")
+        gate = rule.pop("gate")
+        rule["gate_weights"] = list(self.gate_weights) if gate else []
+        rule["thresholds"] = [threshold / SCORE_UNIT]
+        return rule
+
+    def score_exported(
+        self,
+        truth: Mapping[str, TrueBoxes],
+        detections: Mapping[str, Mapping[str, Any]],
+        labels: Labels,
+    ) -> float | None:
+        del labels
+        scores = []
+        for image_id, (true_boxes, _) in truth.items():
+            of_image = detections[image_id]
+            scores.append(image_score(true_boxes, of_image["boxes"][of_image["kept"]]))
+        return mean_score(scores)
 
 
-def judge_images(cases, params_for, gate_weights):
-    """Judged over the images for which params_for(case) knows parameters."""
-    rows, true, predicted, every = [], Boxes(), Boxes(), []
+def judge_images(
+    cases: Cases, params_for: ParamsFor, gate_weights: tuple[float, ...]
+) -> JudgedBoxes:
+    """Results of the images for which `params_for(case)` knows parameters."""
+    rows = []
+    true = Boxes()
+    predicted = Boxes()
+    loose = PooledImages([], [], [])
     for case in cases():
-        params, key = params_for(case), case.candidates.image_id
+        params = params_for(case)
         if params is None:
             continue
-        merged = merged_boxes(case.candidates, params)
-        boxes, scores, labels = kept_boxes(case.candidates, merged, params, gate_weights)
-        true.put(key, case.boxes, case.labels)
-        predicted.put(key, boxes, labels, scores)
-        loose = replace(params, threshold=LOWEST, half=False)
-        every.append(kept_boxes(case.candidates, merged, loose, gate_weights)[:2])
+        candidates = case.candidates
+        merged = merged_detections(candidates, params)
+        detections = apply_score_rule(merged, candidates, params, gate_weights)
+        true.put(candidates.image_id, case.true.boxes, case.true.labels)
+        predicted.put(candidates.image_id, detections.boxes, detections.labels, detections.scores)
+
+        loose_params = replace(params, threshold=LOWEST_THRESHOLD, half=False)
+        more_detections = apply_score_rule(merged, candidates, loose_params, gate_weights)
+        loose.true.append(case.true.boxes)
+        loose.predicted.append(more_detections.boxes)
+        loose.scores.append(more_detections.scores)
         rows.append(
             {
-                "image_id": key,
+                "image_id": candidates.image_id,
                 "fold": case.fold,
                 "group": case.group,
-                "score": image_score(case.boxes, boxes),
-                "n_true": len(case.boxes),
-                "n_pred": len(boxes),
-                "best_score": scores.max(initial=0),
-                "predicted": int(case.candidates.category.argmax()),
+                "score": image_score(case.true.boxes, detections.boxes),
+                "n_true": len(case.true.boxes),
+                "n_pred": len(detections),
+                "best_score": detections.scores.max(initial=0),
+                "predicted": int(candidates.category.argmax()),
             }
         )
-    return Judged(
-        pd.DataFrame(rows), true, predicted, (list(true.corners.values()), *map(list, zip(*every)))
-    )
+    return JudgedBoxes(pd.DataFrame(rows), true, predicted, loose)
 
 
-def score_images(cases, choices, gate_weights):
-    """Table with a row for each image: image_id, group, and its score for each of {name: params_for}.
+def score_images(
+    cases: Cases, choices: Mapping[str, ParamsFor], gate_weights: tuple[float, ...]
+) -> pd.DataFrame:
+    """Table with a row for each image: image_id, group, and its score for each of the choices.
 
-    Parameters that differ in the score rule or the scale only share a merge.
+    choices: {name: params_for}. Images for which one of them knows no parameters are left out.
     """
     rows = []
     for case in cases():
-        merged, row = {}, {"image_id": case.candidates.image_id, "group": case.group}
-        for name, params in ((name, params_for(case)) for name, params_for in choices.items()):
-            if params is None:
-                break
-            merging = replace(params, **UNMERGED)
-            if merging not in merged:
-                merged[merging] = merged_boxes(case.candidates, merging)
-            boxes = kept_boxes(case.candidates, merged[merging], params, gate_weights)[0]
-            row[name] = image_score(case.boxes, boxes)
-        else:
-            rows.append(row)
+        chosen = {name: params_for(case) for name, params_for in choices.items()}
+        if None not in chosen.values():
+            rows.append(score_row(case, chosen, gate_weights))
     return pd.DataFrame(rows)
 
 
-def constant_baseline(judged, constant):
-    """[(name, score, interval)] of the answer that looks at nothing."""
-    guess = constant_scores(judged.true.corners.values(), constant)
-    return [
-        ("constant guess", mean_score(guess), bootstrap_interval(guess, judged.images["group"]))
-    ]
+def score_row(
+    case: BoxCase, chosen: Mapping[str, Params | None], gate_weights: tuple[float, ...]
+) -> dict[str, Any]:
+    """Row of an image with its score for each of {name: parameters}.
+
+    Parameters that differ in the score rule or the scale only share a merge.
+    """
+    row: dict[str, Any] = {"image_id": case.candidates.image_id, "group": case.group}
+    merged = {}
+    for name, params in chosen.items():
+        assert params is not None  # such images are left out
+        merging = replace(params, scale=1.0, gate=False, half=False, threshold=0.0)
+        if merging not in merged:
+            merged[merging] = merged_detections(case.candidates, merging)
+        detections = apply_score_rule(merged[merging], case.candidates, params, gate_weights)
+        row[name] = image_score(case.true.boxes, detections.boxes)
+    return row
 
 
-def score_baselines(cases, tally, estimate, gate_weights):
-    """[(name, score, interval)] of the same search without single ideas."""
-    outcomes = {name: estimate(tally.only(**fixed)) for name, fixed in BASELINES.items()}
-    table = score_images(
-        cases, {name: outcome.params_for for name, outcome in outcomes.items()}, gate_weights
+def constant_baseline(judged: JudgedBoxes, guess: ConstantGuess) -> Baseline:
+    """The answer that looks at nothing."""
+    scores = constant_scores(judged.true.corners.values(), guess)
+    interval = bootstrap_interval(scores, judged.images["group"])
+    return Baseline("constant guess", mean_score(scores), interval)
+
+
+def score_baselines(
+    cases: Cases,
+    tally: Tally,
+    estimate: Callable[[Tally], Outcome],
+    gate_weights: tuple[float, ...],
+) -> list[Baseline]:
+    """The same search without single ideas."""
+    outcomes = {name: estimate(tally.only(**values)) for name, values in BASELINES.items()}
+    choices = {name: outcome.params_for for name, outcome in outcomes.items()}
+    table = score_images(cases, choices, gate_weights)
+    baselines = []
+    for name, outcome in outcomes.items():
+        interval = bootstrap_interval(table[name], table["group"])
+        baselines.append(Baseline(name, outcome.score, interval))
+    return baselines
+
+
+def sensitivity_lines(tally: Tally, best: Params) -> dict[str, SensitivityLine]:
+    """{parameter: scores over its values}."""
+    lines = {}
+    for name, pairs in sensitivity(tally, best).items():
+        values = [value for value, _ in pairs]
+        scores = [score for _, score in pairs]
+        lines[name] = SensitivityLine(values, scores, getattr(best, name))
+    return lines
+
+
+def fold_results(judged: JudgedBoxes, outcome: Outcome) -> list[FoldResult]:
+    held_out = {unit.fold: params for unit, params in outcome.held_out.items()}
+    results = []
+    for fold, score in judged.images.groupby("fold")["score"].mean().items():
+        results.append(FoldResult(fold, float(score), asdict(held_out[fold])))
+    return results
+
+
+def operating_point(judged: JudgedBoxes) -> OperatingPoint | None:
+    """Where the boxes that were kept lie on the curves, at IoU 0.5; None where none was kept."""
+    kept = PooledImages(
+        list(judged.true.corners.values()),
+        list(judged.predicted.corners.values()),
+        [scores for scores in judged.predicted.scores.values() if scores is not None],
     )
-    return [
-        (name, outcome.score, bootstrap_interval(table[name], table["group"]))
-        for name, outcome in outcomes.items()
-    ]
-
-
-def sensitivity_lines(tally, best):
-    return {
-        name: ([value for value, _ in pairs], [score for _, score in pairs], getattr(best, name))
-        for name, pairs in sensitivity(tally, best).items()
-    }
-
-
-def fold_results(judged, outcome):
-    """[(fold, score, parameters fitted without it)]"""
-    held_out = {part.fold: params for part, params in outcome.held_out.items()}
-    return [
-        (fold, float(score), asdict(held_out[fold]))
-        for fold, score in judged.images.groupby("fold")["score"].mean().items()
-    ]
-
-
-def operating_point(judged):
-    """(recall, precision, false boxes per image) of the boxes that were kept, as on the curves at IoU 0.5."""
-    kept = [
-        list(part.values())
-        for part in (judged.true.corners, judged.predicted.corners, judged.predicted.scores)
-    ]
-    precision, recall, _ = precision_recall(*kept)
-    false, _ = froc(*kept)
-    return (float(recall[-1]), float(precision[-1]), float(false[-1])) if len(recall) else None
-
-
-def plain_rule(params, gate_weights):
-    """The content of params.json as edge_predict.py reads it: thresholds in probabilities, one for each box class."""
-    chosen = asdict(Params(**params))
-    threshold, gate = chosen.pop("threshold"), chosen.pop("gate")
-    return chosen | {
-        "gate_weights": list(gate_weights) if gate else [],
-        "thresholds": [threshold / SCORE_UNIT],
-    }
-
-
-def plain_score(truth, found):
-    """Score of what edge_predict.Predictor gives, {image_id: its dictionary}, against {image_id: (boxes, labels)}."""
-    return mean_score(
-        [
-            image_score(boxes, found[key]["boxes"][found[key]["kept"]])
-            for key, (boxes, _) in truth.items()
-        ]
+    curve = precision_recall(*kept)
+    if not len(curve.recall):
+        return None
+    false_positives = froc(*kept).false_positives_per_image
+    return OperatingPoint(
+        float(curve.recall[-1]), float(curve.precision[-1]), float(false_positives[-1])
     )

@@ -1,70 +1,107 @@
-"""Losses as dictionaries of named terms, batched."""
+"""Losses of a detector as dictionaries of named terms, over a whole batch at once."""
+
+from __future__ import annotations
 
 import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from cxr.data.batch import Batch
 from cxr.system import distributed
 
-ALPHA, GAMMA = 0.25, 2.0  # focal loss, Lin et al. 2017
-CERTAIN = math.log(
-    (1 - 1e-4) / 1e-4
-)  # logits are cut here: probabilities in [1e-4, 1 - 1e-4], as published
+ALPHA = 0.25  # weight of a positive's focal loss, and of a negative's 1 - ALPHA; Lin et al. 2017
+GAMMA = 2.0  # focusing exponent, Lin et al. 2017
+# Logits are cut here: probabilities in [1e-4, 1 - 1e-4], as published.
+LARGEST_LOGIT = math.log((1 - 1e-4) / 1e-4)
 BETA = 1 / 9  # where smooth L1 turns from square to linear
 MEMORY = 50  # batches that the running mean of positives looks back
 
 
-def focal(logits, target):
-    """Elementwise focal loss of logits whose target is `target` (0 or 1) for all of them.
+def focal_loss(logits: Tensor, target: int) -> Tensor:
+    """Focal loss of each logit, all of which have the same target, 0 or 1.
 
-    alpha_t * (1 - p_t)^gamma * -log(p_t). The logarithm is that of a probability of at least 1e-4, so it needs no
-    softplus, which takes ten times as long on a CPU.
+    alpha_t * (1 - p_t)^gamma * -log(p_t). The logarithm is that of a probability of at least 1e-4,
+    so it needs no softplus, which takes ten times as long on a CPU.
     """
-    wrong = (logits.clamp(-CERTAIN, CERTAIN) * (1 - 2 * target)).sigmoid()  # 1 - p_t
-    return -(ALPHA if target else 1 - ALPHA) * wrong**GAMMA * (1 - wrong).log()
+    alpha = ALPHA if target else 1 - ALPHA
+    away_from_target = logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT) * (1 - 2 * target)
+    error = away_from_target.sigmoid()  # 1 - p_t
+    return -alpha * error**GAMMA * (1 - error).log()
 
 
-def detection_loss(scores, deltas, matched, running=None):
-    """Class and box terms: logits (B, A, K), deltas (B, A, 4) or those of the positives only (p, 4), and what `Matcher`
-    said of the batch's images.
+def detection_loss(
+    scores: Tensor, deltas: Tensor, batch: Batch, running: Tensor | None = None
+) -> dict[str, Tensor]:
+    """RetinaNet's terms: {'class': focal loss of the anchors, 'box': smooth L1 of the positives}.
 
-    Class: focal loss, summed over all anchors but the ignored ones; box: smooth L1 over the positives, mean over their
-    4 numbers. As published: each image's sums are divided by max(1, its positives), then the mean over images is taken
-    (an image without boxes has no box term). With `running`, a tensor () that holds the running mean of an image's
-    positives and is updated here, all sums are divided by that: an image counts by its positives, and a batch that
-    happens to have few of them is no outlier (as in Detectron2's RetinaNet).
+    scores: logits (B, A, K). deltas: (B, A, 4), or those of the positive anchors only, (p, 4).
+    batch: with what `Matcher` said of its images as target. running: see `image_divisors`.
+
+    Class: summed over all anchors but the ignored ones. Box: mean over the 4 numbers, summed over
+    the positives. Each image's sums are divided by its divisor, then the mean over images is taken;
+    an image without boxes has no box term.
     """
-    image, anchor = matched["positive_image"], matched["positive"]
-    deltas = deltas[image, anchor] if deltas.dim() == 3 else deltas
-    count = scores.new_zeros(len(scores)).index_add(0, image, scores.new_ones(len(image)))
-    divisor = (count.clamp(min=1) if running is None else update_mean(running, count)) * len(scores)
-    box = F.smooth_l1_loss(deltas, matched["goal"], reduction="none", beta=BETA).mean(-1)
+    image = batch.target_image["positive"]
+    anchor = batch.target["positive"]
+    if deltas.dim() == 3:
+        deltas = deltas[image, anchor]
+    divisor = image_divisors(scores, batch, running) * len(scores)
+    losses = F.smooth_l1_loss(deltas, batch.target["goal"], reduction="none", beta=BETA)
     return {
-        "class": (class_sums(scores, matched) / divisor).sum(),
-        "box": (box / divisor.expand(len(scores))[image]).sum(),
+        "class": (class_loss_sums(scores, batch) / divisor).sum(),
+        "box": (losses.mean(-1) / divisor[image]).sum(),
     }
 
 
-def class_sums(scores, matched):
-    """Sum of the focal losses (B,) of each image: all anchors as if negative, then put right where some are not."""
-    image = torch.cat([matched["positive_image"], matched["ignored_image"]])
-    logits = scores[image, torch.cat([matched["positive"], matched["ignored"]])]
-    positive, ignored = logits.tensor_split([len(matched["positive"])])
-    true = positive.gather(1, matched["positive_label"][:, None])[:, 0]
-    too_much = torch.cat([focal(true, 0) - focal(true, 1), focal(ignored, 0).sum(1)])
-    return focal(scores, 0).sum((1, 2)).index_add(0, image, too_much, alpha=-1)
+def image_divisors(scores: Tensor, batch: Batch, running: Tensor | None) -> Tensor:
+    """What each image's sums of losses are divided by, (B,).
+
+    As published it is the number of the image's positives, at least 1. With `running`, a tensor ()
+    that holds the running mean of an image's positives and is updated here, it is that for all
+    images: then an image counts by its positives, and a batch that happens to have few of them is
+    no outlier (as in Detectron2's RetinaNet).
+    """
+    image = batch.target_image["positive"]
+    positives = scores.new_zeros(len(scores)).index_add(0, image, scores.new_ones(len(image)))
+    if running is None:
+        return positives.clamp(min=1)
+    return update_mean(running, positives).expand(len(scores))
+
+
+def class_loss_sums(scores: Tensor, batch: Batch) -> Tensor:
+    """Sum of the focal losses (B,) of each image, from logits (B, A, K).
+
+    All are summed as if they were negative, which is then put right where they are positive or
+    ignored: these are few.
+    """
+    target = batch.target
+    image = torch.cat([batch.target_image["positive"], batch.target_image["ignored"]])
+    logits = scores[image, torch.cat([target["positive"], target["ignored"]])]
+    positive_logits, ignored_logits = logits.tensor_split([len(target["positive"])])
+    true_logits = positive_logits.gather(1, target["positive_label"][:, None])[:, 0]
+    too_much_for_positives = focal_loss(true_logits, 0) - focal_loss(true_logits, 1)
+    too_much_for_ignored = focal_loss(ignored_logits, 0).sum(1)
+    too_much = torch.cat([too_much_for_positives, too_much_for_ignored])
+    return focal_loss(scores, 0).sum((1, 2)).index_add(0, image, too_much, alpha=-1)
 
 
 @torch.no_grad()
-def update_mean(running, count):
-    """Move the running mean () towards the mean of count (B,), over all processes; returns what it is then."""
-    running.lerp_(distributed.mean(count.float().mean()), 1 / MEMORY)
+def update_mean(running: Tensor, positives: Tensor) -> Tensor:
+    """Move the running mean () towards the mean of positives (B,), over all processes.
+
+    Returns what it is then.
+    """
+    running.lerp_(distributed.mean(positives.float().mean()), 1 / MEMORY)
     return running.clone()
 
 
-def global_loss(logits, label):
-    """Cross-entropy (B, n) against classes (B,), mean over the rows whose label is known (not -1); 0 if none is."""
-    return F.cross_entropy(logits, label, ignore_index=-1, reduction="sum") / (
-        label >= 0
-    ).sum().clamp(min=1)
+def global_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy () of logits (B, n) with the classes (B,) of whole images.
+
+    The mean over the images whose class is known (not -1); 0 if none is.
+    """
+    total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    known = (labels >= 0).sum()
+    return total / known.clamp(min=1)

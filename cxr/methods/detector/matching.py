@@ -1,65 +1,97 @@
-"""Which anchors of an image are positive or ignored. Needs no network, so the loader's processes do it."""
+"""Which anchors of an image are positive or ignored.
+
+Needs no network, so the processes of the loader do it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from cxr.geometry.anchors import encode_boxes
 from cxr.geometry.boxes import box_iou
 
-POSITIVE, NEGATIVE = 0.5, 0.4  # IoU with a true box
+POSITIVE = 0.5  # IoU with a true box from which an anchor is positive
+NEGATIVE = 0.4  # IoU below which it is negative
+
+
+class _AnchorGroup(NamedTuple):
+    """The anchors of one area: that area, their numbers (m,), and themselves (m, 4)."""
+
+    area: float
+    numbers: Tensor
+    anchors: Tensor
+
+
+class _Overlaps(NamedTuple):
+    """Pairs of an anchor and a box, each (m,): their numbers, and their IoU."""
+
+    anchor: Tensor
+    box: Tensor
+    iou: Tensor
 
 
 class Matcher:
-    """Anchors (A, 4) -> callable on the boxes (n, 4) and classes (n,) of an image.
+    """Target maker for anchors (A, 4): called with the boxes (n, 4) and classes (n,) of an image.
 
-    An anchor belongs to the box it overlaps most; it is positive from IoU 0.5, ignored from 0.4, else negative. The IoU
-    of two boxes is at most the ratio of their areas, so each box is compared with anchors of its own size only.
+    An anchor belongs to the box it overlaps most; it is positive from IoU 0.5, ignored from 0.4,
+    else negative. The IoU of two boxes is at most the ratio of their areas, so each box is compared
+    with anchors of its own size only. Boxes and anchors are x1 y1 x2 y2 in network pixels.
     """
 
-    def __init__(self, anchors):
-        area = (anchors[:, 2:] - anchors[:, :2]).prod(1)
-        classes = (
-            6 * area.log2()
-        ).round()  # three scales in an octave of length are six in four octaves of area
-        self.sizes = [
-            (float(area[same].mean()), same, anchors[same])
-            for same in ((classes == c).nonzero()[:, 0] for c in classes.unique())
-        ]
+    def __init__(self, anchors: Tensor) -> None:
         self.anchors = anchors
+        self.groups: list[_AnchorGroup] = []
+        area = (anchors[:, 2:] - anchors[:, :2]).prod(1)
+        # Three scales in an octave of length are six in four octaves of area.
+        size_class = (6 * area.log2()).round()
+        for each in size_class.unique():
+            numbers = (size_class == each).nonzero()[:, 0]
+            mean_area = float(area[numbers].mean())
+            self.groups.append(_AnchorGroup(mean_area, numbers, anchors[numbers]))
 
-    def __call__(self, boxes, labels):
-        """{positive (p,): anchors, goal (p, 4): their deltas, positive_label (p,): their class, ignored (q,)}."""
-        anchor, box, overlap = self.overlaps(boxes)
-        best = overlap.argsort(descending=True, stable=True)
-        anchor, first = unique_first(anchor[best])
-        box, overlap = box[best][first], overlap[best][first]
-        positive = overlap >= POSITIVE
-        anchors, owner = anchor[positive], box[positive]
+    def __call__(self, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """{positive: (p,) numbers of the positive anchors, goal: (p, 4) the deltas that move them
+        onto their boxes, positive_label: (p,) their classes, ignored: (q,) numbers of those}."""
+        pairs = self._overlaps(boxes)
+        best = pairs.iou.argsort(descending=True, stable=True)
+        anchor, first = unique_first(pairs.anchor[best])
+        box = pairs.box[best][first]
+        positive = pairs.iou[best][first] >= POSITIVE
+        positive_anchor = anchor[positive]
+        owner = box[positive]
         return {
-            "positive": anchors,
-            "goal": encode_boxes(boxes[owner], self.anchors[anchors]),
+            "positive": positive_anchor,
+            "goal": encode_boxes(boxes[owner], self.anchors[positive_anchor]),
             "positive_label": labels[owner],
             "ignored": anchor[~positive],
         }
 
-    def overlaps(self, boxes):
-        """(anchor, box, IoU), each (m,): all pairs with an IoU of at least NEGATIVE."""
-        found = [
-            (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0))
-        ]
+    def _overlaps(self, boxes: Tensor) -> _Overlaps:
+        """All pairs with an IoU of at least NEGATIVE."""
+        no_number = torch.zeros(0, dtype=torch.long)
+        anchor = [no_number]
+        owner = [no_number]
+        iou = [torch.zeros(0)]
         for number, box in enumerate(boxes):
-            own = float((box[2:] - box[:2]).prod())
-            for area, index, anchors in self.sizes:
-                if min(area, own) >= 0.99 * NEGATIVE * max(area, own):
-                    overlap = box_iou(anchors, box[None])[:, 0]
-                    near = (overlap >= NEGATIVE).nonzero()[:, 0]
-                    found.append((index[near], torch.full_like(near, number), overlap[near]))
-        return tuple(torch.cat(part) for part in zip(*found))
+            box_area = float((box[2:] - box[:2]).prod())
+            for group in self.groups:
+                if min(group.area, box_area) < 0.99 * NEGATIVE * max(group.area, box_area):
+                    continue
+                overlap = box_iou(group.anchors, box[None])[:, 0]
+                near = (overlap >= NEGATIVE).nonzero()[:, 0]
+                anchor.append(group.numbers[near])
+                owner.append(torch.full_like(near, number))
+                iou.append(overlap[near])
+        return _Overlaps(torch.cat(anchor), torch.cat(owner), torch.cat(iou))
 
 
-def unique_first(values):
-    """(distinct values in rising order, index of the first occurrence of each) of integers (n,)."""
+def unique_first(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct values in ascending order, and where each occurs first, of integers (n,)."""
     order = values.argsort(stable=True)
     ranked = values[order]
-    new = torch.ones_like(ranked, dtype=torch.bool)
-    new[1:] = ranked[1:] != ranked[:-1]
-    return ranked[new], order[new]
+    is_new = torch.ones_like(ranked, dtype=torch.bool)
+    is_new[1:] = ranked[1:] != ranked[:-1]
+    return ranked[is_new], order[is_new]

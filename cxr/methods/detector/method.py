@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
-from cxr.data.dataset import ResumableSampler, keep_classes
+from cxr.data.samplers import ResumableSampler
+from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import (
     decode_boxes,
     encode_boxes,

@@ -1,9 +1,13 @@
-"""From the merged anchors of an image to its final boxes: size, merge of overlapping boxes, score rule.
+"""What step 04 keeps of an image for a detector, and how that becomes its final boxes: size, merge
+of overlapping boxes, score rule.
 
-Source of the rules: Gabruseva, Poplavskiy, Kalinin 2020, arXiv 2005.13899, and the authors' published code.
-Boxes are (n, 4) float64 arrays x1 y1 x2 y2 in original pixels.
+Source of the rules: Gabruseva, Poplavskiy, Kalinin 2020, arXiv 2005.13899, and the authors'
+published code. Boxes are (n, 4) float64 arrays x1 y1 x2 y2 in original pixels.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,58 +16,96 @@ from ensemble_boxes import weighted_boxes_fusion
 from torchvision.ops import batched_nms, nms
 
 from cxr.geometry.boxes import clip_boxes
+from cxr.geometry.detections import Detections, TrueBoxes
 
-NO_SHRINK = -0.5  # percentile shrink that gives the geometric mean of the two percentiles: neither shrunk nor grown
+# Percentile shrink that gives the geometric mean of the two percentiles: neither shrunk nor grown.
+NO_SHRINK = -0.5
 SCORE_UNIT = 5.0  # thresholds are in fifths of a probability, as published
-FUSED_AT_MOST = (
-    100  # boxes of an image that enter the fusion, whose time grows with the square of their number
-)
+# Boxes of an image that enter the fusion, whose time grows with the square of their number.
+FUSED_AT_MOST = 100
 
 
 @dataclass(eq=False)
 class Candidates:
-    """Merged anchors of one image, sorted by falling score."""
+    """Merged boxes of one image before any is chosen, by descending score.
+
+    width, height: of the image. category: (C,) probabilities of the image classes. centre: (n, 2)
+    x, y. size20, size80: (n, 2) width and height, the 20th and the 80th percentile over models and
+    views. score: (n,) mean probability. label: (n,) int, class of the box. All lengths in original
+    pixels.
+    """
 
     image_id: str
-    width: int  # original pixels, as all lengths here
+    width: int
     height: int
-    category: np.ndarray  # (C,) probabilities of the image classes
-    centre: np.ndarray  # (n, 2) x, y
-    size20: np.ndarray  # (n, 2) width, height: 20th percentile over models and views
-    size80: np.ndarray  # (n, 2) 80th percentile
-    score: np.ndarray  # (n,) mean probability
-    label: np.ndarray  # (n,) int box class
+    category: np.ndarray
+    centre: np.ndarray
+    size20: np.ndarray
+    size80: np.ndarray
+    score: np.ndarray
+    label: np.ndarray
+
+    def gate(self, gate_weights: Sequence[float]) -> float:
+        """How much the class of the whole image speaks for boxes: weighted sum of `category`."""
+        return float(np.dot(self.category, gate_weights))
 
     @staticmethod
-    def columns(candidates):
-        """Arrays of a list of Candidates, for one file."""
-        boxes = {
-            name: np.concatenate([getattr(c, name) for c in candidates])
-            for name in ("centre", "size20", "size80", "score", "label")
-        }
-        return boxes | {
-            "image_id": np.array([c.image_id for c in candidates]),
-            "count": np.array([len(c.score) for c in candidates]),
-            "frame": np.array([(c.width, c.height) for c in candidates]),
-            "category": np.stack([c.category for c in candidates]),
-        }
+    def columns(predictions: Sequence[Candidates]) -> dict[str, np.ndarray]:
+        """Arrays of some candidates, for one file."""
+        columns = {}
+        for name in ("centre", "size20", "size80", "score", "label"):
+            columns[name] = np.concatenate([getattr(each, name) for each in predictions])
+        columns["image_id"] = np.array([each.image_id for each in predictions])
+        columns["count"] = np.array([len(each.score) for each in predictions])
+        columns["frame"] = np.array([(each.width, each.height) for each in predictions])
+        columns["category"] = np.stack([each.category for each in predictions])
+        return columns
 
     @classmethod
-    def rows(cls, part):
-        """Yield the Candidates of what `columns` gave."""
-        ends = part["count"].cumsum()
-        for i, (end, count) in enumerate(zip(ends, part["count"])):
-            own = slice(end - count, end)
+    def rows(cls, part: Mapping[str, np.ndarray]) -> Iterator[Candidates]:
+        """Yield the candidates of what `columns` gave."""
+        start = 0
+        for i, count in enumerate(part["count"]):
+            of_image = slice(start, start + count)
+            width, height = part["frame"][i]
             yield cls(
-                str(part["image_id"][i]),
-                *map(int, part["frame"][i]),
-                part["category"][i],
-                part["centre"][own],
-                part["size20"][own],
-                part["size80"][own],
-                part["score"][own],
-                part["label"][own],
+                image_id=str(part["image_id"][i]),
+                width=int(width),
+                height=int(height),
+                category=part["category"][i],
+                centre=part["centre"][of_image],
+                size20=part["size20"][of_image],
+                size80=part["size80"][of_image],
+                score=part["score"][of_image],
+                label=part["label"][of_image],
             )
+            start += count
+
+
+@dataclass(frozen=True, eq=False)
+class BoxCase:
+    """One out-of-fold image: its candidates, its true boxes in original pixels, where it belongs.
+
+    test_like: labelled like the test set. group: its patient; an image without one is a group of
+    its own.
+    """
+
+    candidates: Candidates
+    true: TrueBoxes
+    fold: int
+    test_like: bool = False
+    group: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class QuickDetections:
+    """Plainly decoded detections of one image for the figures after an epoch, by descending score.
+
+    side: of the square picture in whose pixels the boxes are.
+    """
+
+    detections: Detections
+    side: int
 
 
 @dataclass(frozen=True)
@@ -76,120 +118,132 @@ class Params:
     gate: bool = False  # multiply in the probability of the image class
     half: bool = False  # drop scores below half the best of the image
     threshold: float = 0.5  # of 5 * score
-    score_floor: float = 0.025  # below it no anchor takes part
+    score_floor: float = 0.025  # below it no candidate takes part
     nms_iou: float = 0.05  # opacities do not overlap
     wbf_iou: float = 0.4  # boxes closer than this are views of one finding and are averaged
 
 
-def boxes_at(candidates, percentile_shrink):
+def boxes_at(candidates: Candidates, percentile_shrink: float) -> np.ndarray:
     """Boxes (n, 4) of all candidates, of log size p20 + s * (p20 - p80), cut at the image's edges.
 
-    Labels of several readers, of which only the common part counts, are smaller than those of one reader; a size
-    below what most models say imitates them.
+    Labels of several readers, of which only the common part counts, are smaller than those of one
+    reader; a size below what most models say imitates them.
     """
-    log20, log80 = (
-        np.log(np.asarray(size, np.float64)) for size in (candidates.size20, candidates.size80)
-    )
+    log20 = np.log(np.asarray(candidates.size20, np.float64))
+    log80 = np.log(np.asarray(candidates.size80, np.float64))
     half = np.exp(log20 + percentile_shrink * (log20 - log80)) / 2
     boxes = np.concatenate([candidates.centre - half, candidates.centre + half], axis=1)
     return clip_boxes(boxes, candidates.width, candidates.height)
 
 
-def scale_boxes(boxes, factor, width, height):
-    """Boxes (n, 4) times `factor` about their centres, cut at the image's edges; factors (c, 1, 1) give (c, n, 4)."""
-    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
+def scale_boxes(
+    boxes: np.ndarray, factor: float | np.ndarray, width: int, height: int
+) -> np.ndarray:
+    """Boxes (n, 4) times `factor` about their centres, cut at the edges of an image of this size.
+
+    Factors (c, 1, 1) give boxes (c, n, 4).
+    """
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
     return clip_boxes(np.concatenate([centre - half, centre + half], axis=-1), width, height)
 
 
-def usable_boxes(candidates, params):
-    """(boxes, scores, labels) above the score floor and at least one pixel wide and high inside the image."""
+def usable_detections(candidates: Candidates, params: Params) -> Detections:
+    """Candidates above the score floor and at least one pixel wide and high inside the image."""
     boxes = boxes_at(candidates, params.percentile_shrink)
-    usable = (candidates.score > params.score_floor) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(
-        axis=1
+    is_visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+    usable = (candidates.score > params.score_floor) & is_visible
+    return Detections(
+        boxes[usable], candidates.score[usable].astype(np.float64), candidates.label[usable]
     )
-    return boxes[usable], candidates.score[usable].astype(np.float64), candidates.label[usable]
 
 
-def nms_boxes(boxes, scores, labels, iou=0.05):
-    """The same three without the boxes that overlap a better one of their class by more than `iou`; falling scores."""
-    corners, confidence = torch.from_numpy(boxes), torch.from_numpy(scores)
+def suppress_overlaps(detections: Detections, iou: float = 0.05) -> Detections:
+    """Non-maximum suppression: without the boxes that overlap a better one of their class by more
+    than `iou`; by descending score."""
+    boxes = torch.from_numpy(detections.boxes)
+    scores = torch.from_numpy(detections.scores)
+    labels = detections.labels
     if (labels == labels[:1]).all():
-        keep = nms(corners, confidence, iou).numpy()
+        keep = nms(boxes, scores, iou)
     else:
-        keep = batched_nms(
-            corners, confidence, torch.from_numpy(labels.astype(np.int64)), iou
-        ).numpy()
-    return boxes[keep], scores[keep], labels[keep]
+        keep = batched_nms(boxes, scores, torch.from_numpy(labels.astype(np.int64)), iou)
+    return detections.take(keep.numpy())
 
 
-def fuse_boxes(boxes, scores, labels, width, height, iou=0.4):
-    """Weighted boxes fusion of the FUSED_AT_MOST best: the same three, a cluster's mean box with its best score.
+def fuse_boxes(detections: Detections, width: int, height: int, iou: float = 0.4) -> Detections:
+    """Weighted boxes fusion of the FUSED_AT_MOST best: a cluster's mean box with its best score.
 
-    The best score instead of the mean one: it stays below 1, and one scale of thresholds serves both merges.
+    The best score instead of the mean one: it stays below 1, and one scale of thresholds serves
+    both merges.
     """
     size = np.array([width, height, width, height], np.float64)
-    inputs = ([part[:FUSED_AT_MOST]] for part in (boxes / size, scores, labels))
-    boxes, scores, fused_labels = weighted_boxes_fusion(*inputs, iou_thr=iou, conf_type="max")
+    best = detections.take(slice(FUSED_AT_MOST))
+    boxes, scores, labels = weighted_boxes_fusion(
+        [best.boxes / size], [best.scores], [best.labels], iou_thr=iou, conf_type="max"
+    )
     order = np.argsort(-scores, kind="stable")
-    return (
+    return Detections(
         clip_boxes(boxes[order] * size, width, height),
         scores[order],
-        fused_labels[order].astype(labels.dtype),
+        labels[order].astype(detections.labels.dtype),
     )
 
 
-def merge_boxes(candidates, boxes, scores, labels, params):
-    """(boxes, scores, labels) by falling score with overlapping ones merged as `params.merge` says.
+def merge_overlaps(detections: Detections, candidates: Candidates, params: Params) -> Detections:
+    """Detections by descending score with overlapping ones merged as `params.merge` says.
 
     Fusion leaves boxes that touch less than `wbf_iou`, so suppression follows it too.
     """
     if params.merge not in ("nms", "wbf"):
         raise ValueError(f"merge is {params.merge!r}: use nms or wbf")
     if params.merge == "wbf":
-        boxes, scores, labels = fuse_boxes(
-            boxes, scores, labels, candidates.width, candidates.height, params.wbf_iou
-        )
-    return nms_boxes(boxes, scores, labels, params.nms_iou)
+        detections = fuse_boxes(detections, candidates.width, candidates.height, params.wbf_iou)
+    return suppress_overlaps(detections, params.nms_iou)
 
 
-def merged_boxes(candidates, params):
-    """(boxes, scores, labels) of an image by falling score, before the score rule and the scale."""
-    return merge_boxes(candidates, *usable_boxes(candidates, params), params)
+def merged_detections(candidates: Candidates, params: Params) -> Detections:
+    """Detections of an image by descending score, before the score rule and the scale."""
+    return merge_overlaps(usable_detections(candidates, params), candidates, params)
 
 
-def gated_scores(scores, category_gate, gate):
+def gated_scores(scores: np.ndarray, category_gate: float, gate: bool) -> np.ndarray:
     """5 * score, or 5 * sqrt(score * category_gate) with the gate, for scores (n,)."""
-    return SCORE_UNIT * (np.sqrt(scores * category_gate) if gate else scores)
+    if gate:
+        scores = np.sqrt(scores * category_gate)
+    return SCORE_UNIT * scores
 
 
-def above_half(scores):
-    """Number of scores (n,), sorted falling, that are at least half the best."""
+def count_above_half(scores: np.ndarray) -> int:
+    """Number of scores (n,), descending, that are at least half the best."""
     return int(np.sum(scores >= scores[:1] / 2))
 
 
-def final_scores(scores, category_gate, params):
-    """Final scores (k,) of the first k of the merged scores (n,), sorted falling, that the score rule keeps."""
+def final_scores(scores: np.ndarray, category_gate: float, params: Params) -> np.ndarray:
+    """Final scores (k,) of the first k of the merged scores (n,), descending, that the score rule
+    keeps."""
     final = gated_scores(scores, category_gate, params.gate)
-    kept = np.sum(final > params.threshold)
-    return final[: min(kept, above_half(scores)) if params.half else kept]
+    kept = int(np.sum(final > params.threshold))
+    if params.half:
+        kept = min(kept, count_above_half(scores))
+    return final[:kept]
 
 
-def detect_labelled(candidates, params, gate_weights):
-    """(boxes (k, 4), scores (k,) in 0..1 falling, labels (k,)) of an image; see `detect`."""
-    return kept_boxes(candidates, merged_boxes(candidates, params), params, gate_weights)
+def detect(candidates: Candidates, params: Params, gate_weights: Sequence[float]) -> Detections:
+    """Final detections of an image, scores in 0 ... 1.
 
-
-def kept_boxes(candidates, merged, params, gate_weights):
-    """The same from what `merged_boxes` gave for these parameters, or for some that differ in the score rule only."""
-    boxes, scores, labels = merged
-    final = final_scores(scores, float(np.dot(candidates.category, gate_weights)), params)
-    boxes = scale_boxes(boxes[: len(final)], params.scale, candidates.width, candidates.height)
-    return boxes, final / SCORE_UNIT, labels[: len(final)]
-
-
-def detect(candidates, params, gate_weights):
-    """(boxes (k, 4), scores (k,) in 0..1 falling) of an image.
-
-    `gate_weights` (C,) say how much each image class speaks for boxes; their weighted sum of `category` is the gate.
+    gate_weights: (C,) how much each image class speaks for boxes.
     """
-    return detect_labelled(candidates, params, gate_weights)[:2]
+    merged = merged_detections(candidates, params)
+    return apply_score_rule(merged, candidates, params, gate_weights)
+
+
+def apply_score_rule(
+    merged: Detections, candidates: Candidates, params: Params, gate_weights: Sequence[float]
+) -> Detections:
+    """Final detections from what `merged_detections` gave for these parameters, or for some that
+    differ in the score rule or the scale only."""
+    final = final_scores(merged.scores, candidates.gate(gate_weights), params)
+    kept = merged.take(slice(len(final)))
+    boxes = scale_boxes(kept.boxes, params.scale, candidates.width, candidates.height)
+    return Detections(boxes, final / SCORE_UNIT, kept.labels)

@@ -1,259 +1,282 @@
-"""Search of the post-processing on out-of-fold predictions with the exact metric, and its honest estimate.
+"""Search of the post-processing on out-of-fold predictions with the exact metric, and its honest
+estimate.
 
-Every image is visited once; what is kept are sums over images for each combination of parameters, so memory does not
-grow with the number of images, and any choice of folds to fit on is a sum of those sums.
+Every image is visited once; what is kept are sums over images for each combination of parameters,
+so memory does not grow with the number of images, and any choice of folds to fit on is a sum of
+those sums.
 """
+
+from __future__ import annotations
 
 import zlib
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cxr.methods.detector.records import (
     NO_SHRINK,
-    Candidates,
+    BoxCase,
     Params,
-    above_half,
+    count_above_half,
     gated_scores,
-    merge_boxes,
+    merge_overlaps,
     scale_boxes,
-    usable_boxes,
+    usable_detections,
 )
 from cxr.metrics.kaggle_map import image_score, prefix_scores
 
 NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
 AXES = ("percentile_shrink", "scale", "merge", "gate", "half", "threshold")
 
+# The answer that looks at nothing: (confidence, box x1 y1 x2 y2 in original pixels) for each box.
+ConstantGuess = Sequence[tuple[float, tuple[float, float, float, float]]]
 
-class Part(NamedTuple):
-    """Images that are always fitted on or held out together."""
+
+class FittingUnit(NamedTuple):
+    """Images that are always fitted on or held out together.
+
+    half: 0 or 1, the same for all images of a patient.
+    """
 
     fold: int
     half: int
     test_like: bool
 
 
-class Case(NamedTuple):
-    """One image of the search: its candidates, its true boxes (n, 4) and where it belongs."""
-
-    candidates: Candidates
-    boxes: np.ndarray
-    fold: int
-    test_like: bool = False
-    group: str = ""  # patient; images without one are their own group
-    labels: np.ndarray = np.zeros(0, int)  # classes (n,) of the true boxes
-
-    @property
-    def part(self):
-        # A checksum, since Python's own hash of a text differs from process to process.
-        half = zlib.crc32((self.group or self.candidates.image_id).encode()) % 2
-        return Part(int(self.fold), half, bool(self.test_like))
+def unit_of(case: BoxCase) -> FittingUnit:
+    # A checksum, since Python's own hash of a text differs from process to process.
+    patient = case.group or case.candidates.image_id
+    half = zlib.crc32(patient.encode()) % 2
+    return FittingUnit(int(case.fold), half, bool(case.test_like))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Values to combine, the plainest first, because ties go to the first. `base` holds what is not searched.
+    """Values to combine, the plainest first, because ties go to the first.
 
-    Both shrinks are combined freely: 30 pairs cost little and either can be the better imitation of the labels.
+    Both shrinks are combined freely: 30 pairs cost little and either can be the better imitation of
+    the labels. base: holds what is not searched.
     """
 
-    percentile_shrink: tuple = (NO_SHRINK, 0.0, 0.8, 1.6, 2.4)  # 1.6 was published
-    scale: tuple = (1.0, 0.95, 0.9, 0.875, 0.85, 0.8)  # 0.875 was published
-    merge: tuple = ("nms", "wbf")
-    gate: tuple = (False, True)
-    half: tuple = (False, True)
-    threshold: tuple = tuple(
-        round(0.05 * step, 2) for step in range(1, 81)
-    )  # published: up to 2, for lower scores
+    percentile_shrink: tuple[float, ...] = (NO_SHRINK, 0.0, 0.8, 1.6, 2.4)  # 1.6 was published
+    scale: tuple[float, ...] = (1.0, 0.95, 0.9, 0.875, 0.85, 0.8)  # 0.875 was published
+    merge: tuple[str, ...] = ("nms", "wbf")
+    gate: tuple[bool, ...] = (False, True)
+    half: tuple[bool, ...] = (False, True)
+    # Published: up to 2, for lower scores.
+    threshold: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 81))
     base: Params = field(default_factory=Params)
 
     @property
-    def shape(self):
-        return tuple(len(getattr(self, axis)) for axis in AXES)
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(self.values(axis)) for axis in AXES)
 
-    def params(self, index):
+    def values(self, axis: str) -> tuple[Any, ...]:
+        """The values of a parameter."""
+        return getattr(self, axis)
+
+    def params(self, index: Sequence[int]) -> Params:
         """The Params at an index of six integers."""
-        return replace(
-            self.base, **{axis: getattr(self, axis)[i] for axis, i in zip(AXES, index, strict=True)}
-        )
+        chosen = {}
+        for axis, i in zip(AXES, index, strict=True):
+            chosen[axis] = self.values(axis)[i]
+        return replace(self.base, **chosen)
 
-    def index(self, params):
+    def index(self, params: Params) -> tuple[int, ...]:
         """Inverse of `params`; ValueError where a value is not in the grid."""
-        return tuple(getattr(self, axis).index(getattr(params, axis)) for axis in AXES)
+        return tuple(self.values(axis).index(getattr(params, axis)) for axis in AXES)
 
 
 @dataclass(frozen=True)
 class Tally:
-    """For each part the sum of image scores and the number of counted images, (2, *grid.shape)."""
+    """For each unit the sum of image scores and the number of counted images, (2, *grid.shape)."""
 
     grid: Grid
-    parts: dict
+    tables: dict[FittingUnit, np.ndarray]
 
-    def only(self, **values):
-        """The same search over fewer values: `only(gate=(False,))`. ValueError where a value is not in the grid."""
+    def only(self, **values: Sequence[Any]) -> Tally:
+        """The same search over fewer values: `only(gate=(False,))`. ValueError where a value is not
+        in the grid."""
         unknown = values.keys() - set(AXES)
         if unknown:
             raise ValueError(f"{sorted(unknown)} are not searched; the parameters are {AXES}")
-        grid = replace(self.grid, **{axis: tuple(some) for axis, some in values.items()})
-        picks = [
-            [getattr(self.grid, axis).index(value) for value in getattr(grid, axis)]
-            for axis in AXES
-        ]
-        return Tally(
-            grid, {part: table[np.ix_(range(2), *picks)] for part, table in self.parts.items()}
-        )
+        fewer: dict[str, Any] = {axis: tuple(chosen) for axis, chosen in values.items()}
+        grid = replace(self.grid, **fewer)
+        index: list[Sequence[int]] = [range(2)]
+        for axis in AXES:
+            all_values = self.grid.values(axis)
+            index.append([all_values.index(value) for value in grid.values(axis)])
+        tables = {unit: table[np.ix_(*index)] for unit, table in self.tables.items()}
+        return Tally(grid, tables)
 
-    def means(self, keep=lambda part: True):
-        """Mean score of each combination, grid.shape, over the parts with `keep(part)`; 0 where no image counts."""
-        sums, counts = sum(
-            (table for part, table in self.parts.items() if keep(part)),
-            np.zeros((2, *self.grid.shape)),
-        )
+    def means(self, units: Collection[FittingUnit] | None = None) -> np.ndarray:
+        """Mean score of each combination, grid.shape, over the images of these units (default:
+        all); 0 where no image counts."""
+        total = np.zeros((2, *self.grid.shape))
+        for unit, table in self.tables.items():
+            if units is None or unit in units:
+                total += table
+        sums, counts = total
         return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`held_out[part]`: the parameters that were fitted without the images of that part; `final`: fitted on all.
+    """What a search found, and how good that is.
 
-    `score` is the mean over the held-out images, each with the parameters fitted without it, `counted` their number,
-    `score_test_like` the same over the test-like ones among them.
+    final: parameters fitted on all images. held_out: {unit: those fitted without its images}.
+    score: the mean over the held-out images, each with the parameters fitted without it; counted:
+    their number. score_test_like: the same over the test-like ones among them.
     """
 
     final: Params
-    held_out: dict
+    held_out: dict[FittingUnit, Params]
     score: float
     counted: int
     score_test_like: float
 
-    def params_for(self, case):
+    def params_for(self, case: BoxCase) -> Params | None:
         """Parameters that were not fitted on this image; None where all were."""
-        return self.held_out.get(case.part)
+        return self.held_out.get(unit_of(case))
 
 
-def kept_counts(scores, category_gate, grid):
-    """Number of boxes kept for each (gate, half, threshold), of merged scores (n,) sorted falling."""
+def kept_counts(scores: np.ndarray, category_gate: float, grid: Grid) -> np.ndarray:
+    """Number of boxes kept for each (gate, half, threshold), of merged scores (n,), descending."""
     counts = np.empty(grid.shape[3:], int)
-    for (g, gate), (h, half) in product(enumerate(grid.gate), enumerate(grid.half)):
+    thresholds = np.array(grid.threshold)
+    above_half = count_above_half(scores)
+    for g, gate in enumerate(grid.gate):
         final = gated_scores(scores, category_gate, gate)
-        kept = np.searchsorted(
-            -final, -np.array(grid.threshold), side="left"
-        )  # final > threshold, strictly
-        counts[g, h] = np.minimum(kept, above_half(scores)) if half else kept
+        kept = np.searchsorted(-final, -thresholds, side="left")  # final > threshold, strictly
+        for h, half in enumerate(grid.half):
+            counts[g, h] = kept
+            if half:
+                counts[g, h] = np.minimum(kept, above_half)
     return counts
 
 
-def combination_scores(case, grid, gate_weights):
+def combination_scores(case: BoxCase, grid: Grid, gate_weights: Sequence[float]) -> np.ndarray:
     """Score of one image for every combination, grid.shape; nan where it does not count.
 
     One matching per size and merge; gate, half and threshold only say how many of the boxes remain.
     """
-    candidates, scales = case.candidates, np.reshape(grid.scale, (-1, 1, 1))
-    values = np.empty(grid.shape)
-    category_gate = float(np.dot(candidates.category, gate_weights))
+    candidates = case.candidates
+    true_boxes = case.true.boxes
+    category_gate = candidates.gate(gate_weights)
+    scales = np.reshape(grid.scale, (-1, 1, 1))
+    scores = np.empty(grid.shape)
     for s, shrink in enumerate(grid.percentile_shrink):
-        usable = usable_boxes(candidates, replace(grid.base, percentile_shrink=shrink))
-        if not len(case.boxes):  # then only the best score counts, and no merge or scale changes it
-            best = usable[1][:1]
-            values[s] = np.where(kept_counts(best, category_gate, grid) > 0, 0.0, np.nan)
+        usable = usable_detections(candidates, replace(grid.base, percentile_shrink=shrink))
+        if not len(true_boxes):
+            # Then only the best score counts, and no merge or scale changes it.
+            counts = kept_counts(usable.scores[:1], category_gate, grid)
+            scores[s] = np.where(counts > 0, 0.0, np.nan)
             continue
         for m, merge in enumerate(grid.merge):
-            boxes, scores, _ = merge_boxes(candidates, *usable, replace(grid.base, merge=merge))
-            scaled = scale_boxes(boxes, scales, candidates.width, candidates.height)
-            prefix = prefix_scores(case.boxes, scaled)
-            values[s, :, m] = prefix[:, kept_counts(scores, category_gate, grid)]
-    return values
+            merged = merge_overlaps(usable, candidates, replace(grid.base, merge=merge))
+            scaled = scale_boxes(merged.boxes, scales, candidates.width, candidates.height)
+            prefix = prefix_scores(true_boxes, scaled)
+            scores[s, :, m] = prefix[:, kept_counts(merged.scores, category_gate, grid)]
+    return scores
 
 
-def search(cases, grid, gate_weights):
-    """Tally of an iterable of Case, read once."""
-    parts = defaultdict(lambda: np.zeros((2, *grid.shape)))
+def search(cases: Iterable[BoxCase], grid: Grid, gate_weights: Sequence[float]) -> Tally:
+    """Tally of some cases, read once."""
+    tables: dict[FittingUnit, np.ndarray] = defaultdict(lambda: np.zeros((2, *grid.shape)))
     for case in cases:
-        values = combination_scores(case, grid, gate_weights)
-        counted = ~np.isnan(values)
-        parts[case.part] += np.stack([np.where(counted, values, 0.0), counted])
-    return Tally(grid, dict(parts))
+        scores = combination_scores(case, grid, gate_weights)
+        counted = ~np.isnan(scores)
+        tables[unit_of(case)] += np.stack([np.where(counted, scores, 0.0), counted])
+    return Tally(grid, dict(tables))
 
 
-def fit(tally, keep=lambda part: True):
-    """The best Params over the parts with `keep(part)`.
+def fit(tally: Tally, units: Collection[FittingUnit] | None = None) -> Params:
+    """The best Params for the images of these units (default: all).
 
-    The mean over all thresholds within NEARBY of one is compared, not the single value: with few positive images the
-    score jumps from threshold to threshold, and a lone peak does not return on other images. Among ties the plainest
-    values win and then the middle threshold; so without any image to fit on the result is the plainest.
+    The mean over all thresholds within NEARBY of one is compared, not the single value: with few
+    positive images the score jumps from threshold to threshold, and a lone peak does not return on
+    other images. Among ties the plainest values win and then the middle threshold; so without any
+    image to fit on the result is the plainest.
     """
     threshold = np.array(tally.grid.threshold)
     near = np.abs(threshold - threshold[:, None]) <= NEARBY * threshold[:, None]
-    smooth = tally.means(keep) @ (near / near.sum(1, keepdims=True)).T
+    weights = near / near.sum(1, keepdims=True)
+    smooth = tally.means(units) @ weights.T
     tied = np.argwhere(smooth >= smooth.max() - 1e-9)  # in the order of the grid
-    tied = tied[(tied[:, :-1] == tied[0, :-1]).all(axis=1)]
+    plainest = (tied[:, :-1] == tied[0, :-1]).all(axis=1)
+    tied = tied[plainest]
     return tally.grid.params(tied[len(tied) // 2])
 
 
-def judge(tally, final, held_out):
-    """Outcome with the scores of each part under the parameters held out for it."""
-
-    def total(test_like):
-        tables = [
-            tally.parts[part][(slice(None), *tally.grid.index(params))]
-            for part, params in held_out.items()
-            if part.test_like >= test_like
-        ]
-        return sum(tables, np.zeros(2))
-
-    (score, counted), (like, like_counted) = total(False), total(True)
+def judge(tally: Tally, final: Params, held_out: dict[FittingUnit, Params]) -> Outcome:
+    """Outcome with the scores of each unit under the parameters held out for it."""
+    total = np.zeros(2)
+    test_like = np.zeros(2)
+    for unit, params in held_out.items():
+        index: tuple[Any, ...] = (slice(None), *tally.grid.index(params))
+        score_and_count = tally.tables[unit][index]
+        total += score_and_count
+        if unit.test_like:
+            test_like += score_and_count
     return Outcome(
-        final,
-        held_out,
-        float(score / max(1, counted)),
-        int(counted),
-        float(like / max(1, like_counted)),
+        final=final,
+        held_out=held_out,
+        score=float(total[0] / max(1, total[1])),
+        counted=int(total[1]),
+        score_test_like=float(test_like[0] / max(1, test_like[1])),
     )
 
 
-def nested(tally):
+def nested(tally: Tally) -> Outcome:
     """Outcome with the parameters of each fold fitted on the other folds.
 
     Where there is one fold only, its two halves by patient take the place of folds.
     """
-    single = len({part.fold for part in tally.parts}) < 2
-    name = (lambda part: part.half) if single else (lambda part: part.fold)
-    fitted = {
-        unit: fit(tally, lambda part: name(part) != unit)
-        for unit in {name(part) for part in tally.parts}
-    }
-    return judge(tally, fit(tally), {part: fitted[name(part)] for part in tally.parts})
+    single_fold = len({unit.fold for unit in tally.tables}) < 2
+    numbers = {}
+    for unit in tally.tables:
+        numbers[unit] = unit.half if single_fold else unit.fold
+    fitted = {}
+    for number in set(numbers.values()):
+        others = [unit for unit in tally.tables if numbers[unit] != number]
+        fitted[number] = fit(tally, others)
+    held_out = {unit: fitted[number] for unit, number in numbers.items()}
+    return judge(tally, fit(tally), held_out)
 
 
-def transfer(tally):
+def transfer(tally: Tally) -> Outcome:
     """Outcome with the parameters fitted on the test-like images and scored on all others.
 
     Raises ValueError where no image is test-like.
     """
-    if not any(part.test_like for part in tally.parts):
+    test_like = [unit for unit in tally.tables if unit.test_like]
+    if not test_like:
         raise ValueError("no image is marked test_like: fit on the folds instead")
-    final = fit(tally, lambda part: part.test_like)
-    return judge(tally, final, {part: final for part in tally.parts if not part.test_like})
+    final = fit(tally, test_like)
+    held_out = {unit: final for unit in tally.tables if not unit.test_like}
+    return judge(tally, final, held_out)
 
 
-def sensitivity(tally, best):
-    """{parameter: [(value, mean score over all images), ...]} with the other parameters held at `best`."""
-    means, index = tally.means(), tally.grid.index(best)
-    lines = (means[(*index[:i], slice(None), *index[i + 1 :])] for i in range(len(AXES)))
-    return {
-        axis: list(zip(getattr(tally.grid, axis), line.tolist())) for axis, line in zip(AXES, lines)
-    }
+def sensitivity(tally: Tally, best: Params) -> dict[str, list[tuple[Any, float]]]:
+    """{parameter: [(value, mean score over all images), ...]} with the other parameters held at
+    `best`."""
+    means = tally.means()
+    index = tally.grid.index(best)
+    lines = {}
+    for number, axis in enumerate(AXES):
+        line: list[Any] = list(index)
+        line[number] = slice(None)
+        scores = means[tuple(line)]
+        lines[axis] = list(zip(tally.grid.values(axis), scores.tolist(), strict=True))
+    return lines
 
 
-def constant_scores(true_boxes, constant):
-    """Score of each image (nan where not counted) when all get the same boxes: the baseline that looks at nothing.
-
-    `true_boxes` is an iterable of (n, 4); `constant` a list of (confidence, (x1, y1, x2, y2)).
-    """
-    boxes = np.array(
-        [box for _, box in sorted(constant, key=lambda pair: -pair[0])], float
-    ).reshape(-1, 4)
+def constant_scores(true_boxes: Iterable[np.ndarray], guess: ConstantGuess) -> np.ndarray:
+    """Score of each image (nan where not counted) when all get the same boxes: the baseline that
+    looks at nothing. true_boxes: of each image, (n, 4)."""
+    descending = sorted(guess, key=lambda pair: -pair[0])
+    boxes = np.array([box for _, box in descending], float).reshape(-1, 4)
     return np.array([image_score(true, boxes) for true in true_boxes])
