@@ -17,54 +17,53 @@ from ensemble_boxes import weighted_boxes_fusion
 
 from cxr.data.predictions import read_predictions
 from cxr.data.tables import read_table
-from cxr.methods.detector.class_scorer import all_boxes
-from cxr.methods.detector.records import FUSED_AT_MOST, Candidates, Params
+from cxr.geometry.detections import Detections
+from cxr.methods.detector.records import FUSED_AT_MOST, Candidates, Params, merged_detections
+from cxr.run_folder import RunFolder, TaskFolder
 from cxr.system.errors import InputError
 
-# Score of the anchors that are kept; false boxes of low confidence cost next to no average
-# precision.
-FLOOR = 0.001
 # The opacities of one lung seldom overlap, though more often than the RSNA's (0.05).
 NMS_IOU = 0.4
 # The 11th place's values.
 WBF_IOU = 0.6
 WBF_SKIP = 1e-4
+Which = Literal["valid", "test"]
+BoxesAndScores = tuple[np.ndarray, np.ndarray]  # (n, 4) in original pixels and (n,), best first
 
 
 @dataclass(frozen=True, eq=False)
-class ScoredBoxes:
-    """Boxes of one image and one run, best first: boxes (n, 4) x1 y1 x2 y2 in original pixels,
-    scores (n,); width and height of the original."""
+class RunBoxes:
+    """What one run detected in an image of this size, the best first, in original pixels."""
 
-    boxes: np.ndarray
-    scores: np.ndarray
+    detections: Detections
     width: int
     height: int
 
 
 def fused_boxes(
-    folder: Path,
+    folder: TaskFolder,
     runs: Sequence[str],
-    which: Literal["valid", "test"],
+    which: Which,
     table: pd.DataFrame,
     predictions: str = "predictions",
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{image_id: (boxes (n, 4) in original pixels, scores (n,) falling)} of each row of a table.
+) -> dict[str, BoxesAndScores]:
+    """{image_id: (boxes (n, 4), scores (n,))} of each row of a table, the best first.
 
-    folder: the detectors' task folder, such as working/covid-boxes; runs: names in it.
-    which: "valid", each image only by models of `runs` that never saw it, for which the table's
-    column fold must be the detectors' own; or "test". predictions: what their --predictions was.
-    Raises InputError where folds disagree or predictions are missing.
+    folder: of the detectors' task; runs: names in it. which: "valid", each image only by models of
+    `runs` that never saw it, for which the table's column fold must be the detectors' own; or
+    "test". predictions: what their --predictions was. Boxes are in original pixels. Raises
+    InputError where folds disagree or predictions are missing.
     """
     if which == "valid":
         check_folds(folder, table)
     boxes_of_runs = []
-    for run in runs:
+    for name in runs:
+        run = folder.run(name)
         if which == "valid":
-            boxes_of_runs.append(read_out_of_fold(folder / run, f"valid_{predictions}", table))
+            boxes_of_runs.append(read_out_of_fold(run, table, predictions))
         else:
-            test_folder = folder / run / f"test_{predictions}"
-            boxes_of_runs.append(read_boxes(test_folder, table["image_id"]))
+            image_ids = table["image_id"]
+            boxes_of_runs.append(read_boxes(run, run.test_predictions(predictions), image_ids))
 
     fused = {}
     for image_id in table["image_id"]:
@@ -72,9 +71,9 @@ def fused_boxes(
     return fused
 
 
-def check_folds(folder: Path, table: pd.DataFrame) -> None:
+def check_folds(folder: TaskFolder, table: pd.DataFrame) -> None:
     """InputError where an image is in another fold of the detectors, whose models may know it."""
-    path = folder / "train.csv"
+    path = folder.table("train")
     detector_folds = read_table(path).set_index("image_id")["fold"]
     differs = table["image_id"].map(detector_folds).to_numpy() != table["fold"].to_numpy()
     wrong = table["image_id"][differs]
@@ -86,16 +85,17 @@ def check_folds(folder: Path, table: pd.DataFrame) -> None:
         )
 
 
-def read_out_of_fold(run_folder: Path, name: str, table: pd.DataFrame) -> dict[str, ScoredBoxes]:
+def read_out_of_fold(run: RunFolder, table: pd.DataFrame, predictions: str) -> dict[str, RunBoxes]:
     """Boxes of the validation rows of a table, each by its own fold's models."""
     boxes = {}
     for fold in np.unique(table["fold"]):
+        folder = run.fold(int(fold)).valid_predictions(predictions)
         image_ids = table["image_id"][table["fold"] == fold]
-        boxes.update(read_boxes(run_folder / f"fold{int(fold)}" / name, image_ids))
+        boxes.update(read_boxes(run, folder, image_ids))
     return boxes
 
 
-def read_boxes(folder: Path, image_ids: Iterable[str]) -> dict[str, ScoredBoxes]:
+def read_boxes(run: RunFolder, folder: Path, image_ids: Iterable[str]) -> dict[str, RunBoxes]:
     """Boxes of these images in one folder of predictions. InputError where one is missing."""
     wanted = set(image_ids)
     boxes = {}
@@ -104,40 +104,36 @@ def read_boxes(folder: Path, image_ids: Iterable[str]) -> dict[str, ScoredBoxes]
             boxes[candidates.image_id] = best_boxes(candidates)
     missing = sorted(wanted - boxes.keys())
     if missing:
-        is_of_fold = folder.parent.name.startswith("fold")
-        run_folder = folder.parent.parent if is_of_fold else folder.parent
         raise InputError(
             f"{folder} has no boxes of {missing[0]} ({len(missing)} images): run python "
-            f"04_predict.py --task {run_folder.parent.name} --run {run_folder.name}"
+            f"04_predict.py --task {run.task.name} --run {run.name}"
         )
     return boxes
 
 
-def best_boxes(candidates: Candidates) -> ScoredBoxes:
+def best_boxes(candidates: Candidates) -> RunBoxes:
     """The best boxes of an image after suppression, whatever their score."""
-    boxes, scores, _ = all_boxes(candidates, Params(nms_iou=NMS_IOU, score_floor=0.0))
-    return ScoredBoxes(
-        boxes[:FUSED_AT_MOST],
-        scores[:FUSED_AT_MOST],
-        candidates.width,
-        candidates.height,
-    )
+    width = candidates.width
+    height = candidates.height
+    every = merged_detections(candidates, Params(nms_iou=NMS_IOU, score_floor=0.0))
+    return RunBoxes(every.clipped(width, height).take(slice(FUSED_AT_MOST)), width, height)
 
 
-def fuse_runs(runs: Sequence[ScoredBoxes]) -> tuple[np.ndarray, np.ndarray]:
-    """(boxes (n, 4), scores (n,) falling) of what each run says of one image.
+def fuse_runs(runs: Sequence[RunBoxes]) -> BoxesAndScores:
+    """What several runs say of one image as one list of boxes.
 
     Boxes of a single run stay as they are. Of several, a box's score is the mean over its cluster
     times the share of the runs that have it, so that one that most runs miss sinks.
     """
+    detections = [run.detections for run in runs]
     if len(runs) == 1:
-        return runs[0].boxes, runs[0].scores
+        return detections[0].boxes, detections[0].scores
     # The package fuses boxes in shares of the image's width and height.
     frame = np.array([runs[0].width, runs[0].height] * 2, float)
     boxes, scores, _ = weighted_boxes_fusion(
-        [np.clip(run.boxes / frame, 0, 1) for run in runs],
-        [run.scores for run in runs],
-        [np.zeros(len(run.boxes)) for run in runs],
+        [np.clip(each.boxes / frame, 0, 1) for each in detections],
+        [each.scores for each in detections],
+        [np.zeros(len(each)) for each in detections],
         iou_thr=WBF_IOU,
         skip_box_thr=WBF_SKIP,
         conf_type="box_and_model_avg",

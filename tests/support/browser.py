@@ -1,4 +1,7 @@
-"""Chromium without a window, driven through its own pipe (the DevTools protocol): no driver, no package, no port."""
+"""Chromium without a window, driven through its own pipe (the DevTools protocol).
+
+It needs no driver, no package and no port.
+"""
 
 import base64
 import fcntl
@@ -10,9 +13,8 @@ import subprocess
 import time
 from itertools import count
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
 # --no-sandbox: tests run as root in containers, where Chromium's sandbox cannot
 FLAGS = (
     "--headless",
@@ -30,8 +32,12 @@ class Browser:
     """One page. Use as a context manager."""
 
     def __init__(self, profile, width=1280, height=900):
-        self.profile, self.size, self.numbers, self.rest = profile, (width, height), count(1), b""
+        self.profile = profile
+        self.size = (width, height)
+        self.numbers = count(1)
+        self.rest = b""
         self.events = []
+        self.session = None
 
     def __enter__(self):
         read_here, write_there = self.pipe()
@@ -43,21 +49,23 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(read_there), os.close(write_there)
-        self.reading, self.writing, self.session = read_here, write_here, None
+        os.close(read_there)
+        os.close(write_there)
+        self.reading = read_here
+        self.writing = write_here
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.resize(*self.size)
         return self
 
-    def __exit__(self, *problem):
+    def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
-        os.close(self.reading), os.close(self.writing)
+        os.close(self.reading)
+        os.close(self.writing)
 
     @staticmethod
     def pipe():
@@ -72,7 +80,8 @@ class Browser:
         """Result of a command of the protocol; everything else that arrives meanwhile goes to `events`."""
         number = next(self.numbers)
         message = {"id": number, "method": method, "params": parameters}
-        message |= {"sessionId": self.session} if self.session else {}
+        if self.session:
+            message["sessionId"] = self.session
         os.write(self.writing, json.dumps(message).encode() + b"\0")
         end = time.monotonic() + seconds
         while True:
@@ -124,16 +133,10 @@ class Browser:
         )
 
     def press(self, key, code=0, text=""):
-        for kind in ("keyDown", "keyUp"):
-            more = {"text": text} if text and kind == "keyDown" else {}
-            self.call(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                code=key,
-                windowsVirtualKeyCode=code,
-                **more,
-            )
+        facts = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        typed = {"text": text} if text else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **facts, **typed)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **facts)
 
     def resize(self, width, height):
         self.call(
@@ -157,10 +160,13 @@ class Browser:
 
     def complaints(self):
         """Errors that the page or the browser reported."""
-        return [
-            event["params"]
-            for event in self.events
-            if event.get("method") == "Runtime.exceptionThrown"
-            or event.get("method") == "Log.entryAdded"
-            and event["params"]["entry"]["level"] == "error"
-        ]
+        return [event["params"] for event in self.events if is_complaint(event)]
+
+
+def is_complaint(event):
+    """Whether an event is an exception of the page or an error in the browser's log."""
+    if event.get("method") == "Runtime.exceptionThrown":
+        return True
+    if event.get("method") != "Log.entryAdded":
+        return False
+    return event["params"]["entry"]["level"] == "error"
