@@ -49,7 +49,7 @@ def meet(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(n, m): which of boxes (n, 4) and others (m, 4) have an area in common."""
     begins_before_end = boxes[:, None, :2] < others[None, :, 2:]
     ends_after_begin = others[None, :, :2] < boxes[:, None, 2:]
-    return (begins_before_end & ends_after_begin).all(2)
+    return np.all(begins_before_end & ends_after_begin, axis=2)
 
 
 def paste_findings(target: AnnotatedImage, donor: AnnotatedImage) -> AnnotatedImage:

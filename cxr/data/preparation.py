@@ -1,343 +1,251 @@
 """Step 02: X-ray files to small PNGs, tables and folds, in a way that a killed run continues."""
 
-import json
+from __future__ import annotations
+
 import os
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
-from itertools import islice
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from cxr.data.dataset import count_workers
+from cxr.data.conversion import convert_all
 from cxr.data.duplicates import leakage_report
 from cxr.data.folds import assign_folds
-from cxr.geometry.boxes import clip_boxes
-from cxr.images.read import convert_image
-from cxr.system.disk import InputError, read_json, write_csv, write_json
+from cxr.data.loader import count_workers
+from cxr.data.tables import finish_table, in_order
+from cxr.run_folder import TaskFolder
+from cxr.settings import Settings
+from cxr.system.disk import read_json, write_json
+from cxr.system.errors import InputError
+from cxr.system.tables import write_csv
 
-COLUMNS = [
-    "image_id",
-    "path",
-    "study_id",
-    "patient",
-    "cluster",
-    "group",
-    "stratum",
-    "fold",
-    "width",
-    "height",
-    "age",
-    "sex",
-    "view",
-    "n_boxes",
-    "boxes",
-    "box_labels",
-    "mask_known",
-    "label",
-    "test_like",
-    "mask",
-]
-GROUPED = {
-    "patients": "patient",
-    "studies": "study_id",
-    "clusters of copies": "cluster",
-}  # columns, where they exist
-TOGETHER = (
-    4  # images that a worker is handed at once; few, so that all workers end at about the same time
-)
-QUEUED_PER_WORKER = (
-    3  # such handfuls; keeps workers busy, and the queue does not grow with the number of images
-)
+# What a fold must not divide, and the columns that say it, where they exist.
+GROUPINGS = {"patients": "patient", "studies": "study_id", "clusters of copies": "cluster"}
 
 
-def prepare(task, config):
-    """Read task.read_tables(config.input / task.slug), convert every image, write working/<task>/.
+class ReadTables(Protocol):
+    """Labelled images, test images and sentences about what is unusual."""
 
-    Leaves images/<image_id>.png, failed.csv (image_id, path, reason), then test.csv, train.csv and preprocess.json
-    (settings, counts, notes), which is returned. What is there already is kept; images that failed are tried again.
-    InputError: input missing, another input or setting than the folder was made with, too many failures, disk full.
+    @property
+    def train(self) -> pd.DataFrame: ...
+
+    @property
+    def test(self) -> pd.DataFrame: ...
+
+    @property
+    def notes(self) -> list[str]: ...
+
+
+class DatasetFiles(Protocol):
+    """What step 02 asks of a data set (cxr/datasets/base.py)."""
+
+    @property
+    def groups_by_picture(self) -> bool: ...
+
+    def read_tables(self, folder: Path, settings: Settings) -> ReadTables: ...
+
+    def table_settings(self, settings: Settings) -> dict[str, Any]: ...
+
+    def group_rows(self, table: pd.DataFrame, folder: Path, notes: list[str]) -> pd.DataFrame: ...
+
+
+def prepare(
+    dataset: DatasetFiles, source: Path, folder: TaskFolder, settings: Settings
+) -> dict[str, Any]:
+    """Read the tables of a data set in `source`, convert every image, fill working/<task>/.
+
+    Leaves images/<image_id>.png, failed.csv (image_id, path, reason), then test.csv, train.csv and
+    preprocess.json (settings, counts, notes), which is returned. What is there already is kept;
+    images that failed are tried again. InputError: input missing, another input or setting than
+    the folder was made with, too many failures, disk full.
     """
     try:
-        return _prepare(task, config)
+        return _prepare(dataset, source, folder, settings)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(
-            f"step 02 cannot go on ({where}{error.strerror or error}); the images finished so far are "
-            "kept, so free some space or repair the place and run it again"
+            f"step 02 cannot go on ({where}{error.strerror or error}); the images finished so far "
+            "are kept, so free some space or repair the place and run it again"
         ) from None
 
 
-def _prepare(task, config):
-    folder, source, settings = config.task_dir, config.input / task.slug, _settings(config, task)
-    done = _earlier_run(folder, settings)
-    if done and done["complete"] and not done["counts"]["failed"] and _all_there(folder):
-        print(
-            f"{folder} is complete: {done['counts']['train']} training and {done['counts']['test']} test images"
-        )
-        if source.is_dir() and done.get("contents", settings["contents"]) != settings["contents"]:
-            print(
-                f"NOTE: {source} has changed since. To make tables and folds anew, delete "
-                f"{folder / 'preprocess.json'} and run step 02 again; converted images are kept. Runs trained before "
-                "belong to the old folds: give new ones another --run"
-            )
-        return done
+def _prepare(
+    dataset: DatasetFiles, source: Path, folder: TaskFolder, settings: Settings
+) -> dict[str, Any]:
+    origin = _describe_origin(dataset, source, settings)
+    earlier = _read_earlier(folder, origin)
+    if earlier is not None and _is_finished(earlier, folder):
+        _say_finished(earlier, origin, source, folder)
+        return earlier
     if not source.is_dir():
         raise InputError(
-            f"{source} is missing: run 01_download.py first, or point --input at the folder that holds "
-            f"{task.slug}"
+            f"{source} is missing: run 01_download.py first, or point --input at the folder that "
+            f"holds {source.name}"
         )
-    train, test, notes = task.read_tables(source, **_own_settings(task, config))
-    _check_ids(train, test)
-    # Folds are dealt before reading a file, so that images that fail, or are repaired later, do not move the others.
-    # They can do that only in a task that has to see the pictures to know which belong together.
-    late = hasattr(task, "group_rows")
-    train = train if late else train.assign(fold=assign_folds(train, config.folds, config.seed))
-    write_json(folder / "preprocess.json", settings | {"complete": False})
-    headers, failed = convert_all(
-        pd.concat([train, test])[["image_id", "path"]], folder / "images", config
-    )
-    train, test = (finish_table(table, headers, notes) for table in (train, test))
-    if late:
-        train = task.group_rows(train, folder, notes)
-        train = in_order(train.assign(fold=assign_folds(train, config.folds, config.seed)))
-    counts = {"train": len(train), "test": len(test), "failed": len(failed)}
-    write_csv(folder / "failed.csv", failed)
-    write_csv(folder / "test.csv", test)
-    write_csv(folder / "train.csv", train)
-    result = settings | {"complete": True, "counts": counts, "notes": notes}
-    write_json(folder / "preprocess.json", result)
+    tables = dataset.read_tables(source, settings)
+    train = tables.train
+    notes = tables.notes
+    _check_ids(train, tables.test)
+
+    # Folds are dealt before any file is read, so that images that fail, or are repaired later, do
+    # not move the others. That cannot be where one has to see which pictures belong together.
+    if not dataset.groups_by_picture:
+        train = _with_folds(train, settings)
+    write_json(folder.preprocess_record, origin | {"complete": False})
+
+    files = pd.concat([train, tables.test])[["image_id", "path"]]
+    workers = count_workers(settings.machine.workers)
+    converted = convert_all(files, folder.images, settings.data.size, workers)
+    train = finish_table(train, converted.headers, notes)
+    test = finish_table(tables.test, converted.headers, notes)
+    if dataset.groups_by_picture:
+        train = dataset.group_rows(train, folder.path, notes)
+        train = in_order(_with_folds(train, settings))
+
+    counts = {"train": len(train), "test": len(test), "failed": len(converted.failed)}
+    record = origin | {"complete": True, "counts": counts, "notes": notes}
+    write_csv(folder.table("failed"), converted.failed)
+    write_csv(folder.table("test"), test)
+    write_csv(folder.table("train"), train)
+    write_json(folder.preprocess_record, record)
     print("\n".join([*notes, *fold_summary(train)]))
-    _check_failures(failed, counts, config.max_failed_share, folder)
-    return result
+    _check_failures(converted.failed, counts, settings.data.max_failed_share, folder)
+    return record
 
 
-def _settings(config, task):
+def _with_folds(train: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    return train.assign(fold=assign_folds(train, settings.data.folds, settings.data.seed))
+
+
+# ------------------------------------------------------- what the folder was made of
+
+
+def _describe_origin(dataset: DatasetFiles, source: Path, settings: Settings) -> dict[str, Any]:
     """What a task folder holds the result of one value of each."""
-    source = (config.input / task.slug).resolve()
+    source = source.resolve()
     return {
         "input": str(source),
         "contents": _contents(source),
-        "size": config.size,
-        "folds": config.folds,
-        "seed": config.seed,
-        **_own_settings(task, config),
+        "size": settings.data.size,
+        "folds": settings.data.folds,
+        "seed": settings.data.seed,
+        **dataset.table_settings(settings),
     }
 
 
-def _contents(source):
-    """What tells a data set from another, or from itself when it was less complete: the number of its files, and the
-    sizes of its tables and of those beside it, where a mapping of patients may lie."""
-    tables = {
-        str(path.relative_to(source.parent)): path.stat().st_size
-        for folder in (source, source.parent)
-        for path in sorted(folder.glob("*"))
-        if path.suffix in (".csv", ".json")
-    }
-    return {"files": sum(len(files) for *_, files in os.walk(source)), "tables": tables}
+def _contents(source: Path) -> dict[str, Any]:
+    """What tells a data set from another, or from itself when it was less complete.
+
+    The number of its files, and the sizes of its tables and of those beside it, where a mapping of
+    patients may lie.
+    """
+    tables = {}
+    for folder in (source, source.parent):
+        for path in sorted(folder.glob("*")):
+            if path.suffix in (".csv", ".json"):
+                tables[str(path.relative_to(source.parent))] = path.stat().st_size
+    files = sum(len(names) for _, _, names in os.walk(source))
+    return {"files": files, "tables": tables}
 
 
-def _own_settings(task, config):
-    """Settings by which the task chooses the rows of its tables."""
-    return task.table_settings(config) if hasattr(task, "table_settings") else {}
-
-
-def _earlier_run(folder, settings):
-    """What preprocess.json of an earlier run says, None without one. InputError where that run had other settings.
+def _read_earlier(folder: TaskFolder, origin: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What preprocess.json of an earlier run says, None without one.
 
     The same data set in another place, such as on another machine, is no other setting.
+    InputError where that run had other settings.
     """
-    path = folder / "preprocess.json"
-    if not path.exists():
+    if not folder.preprocess_record.exists():
         return None
-    done = read_json(path)
-    if done["input"] != settings["input"] and done.get("contents") == settings["contents"]:
-        done["input"] = settings["input"]
-        write_json(path, done)
-    other = [name for name in settings if name != "contents" and done.get(name) != settings[name]]
-    if other:
-        raise InputError(
-            f"{folder} was made with {other[0]} {done.get(other[0])}, not {settings[other[0]]}: "
-            "choose another --working, or delete that folder and with it the runs trained in it"
-        )
-    return done
+    earlier = read_json(folder.preprocess_record)
+    has_moved = earlier["input"] != origin["input"]
+    if has_moved and earlier.get("contents") == origin["contents"]:
+        earlier["input"] = origin["input"]
+        write_json(folder.preprocess_record, earlier)
+    for name, value in origin.items():
+        if name != "contents" and earlier.get(name) != value:
+            raise InputError(
+                f"{folder.path} was made with {name} {earlier.get(name)}, not {value}: choose "
+                "another --working, or delete that folder and with it the runs trained in it"
+            )
+    return earlier
 
 
-def _all_there(folder):
-    """Whether both tables exist and every image they name, going by names only."""
-    if not all((folder / name).is_file() for name in ("train.csv", "test.csv", "failed.csv")):
+def _is_finished(earlier: Mapping[str, Any], folder: TaskFolder) -> bool:
+    """Whether nothing is left to do, going by names only."""
+    if not earlier["complete"] or earlier["counts"]["failed"]:
         return False
-    images = (
-        {entry.name for entry in os.scandir(folder / "images")}
-        if (folder / "images").is_dir()
-        else set()
-    )
-    ids = pd.concat(
-        [
-            pd.read_csv(folder / name, usecols=["image_id"], dtype=str)
-            for name in ("train.csv", "test.csv")
-        ]
-    )
-    return set(ids.image_id + ".png") <= images
+    if not all(folder.table(name).is_file() for name in ("train", "test", "failed")):
+        return False
+    present = set()
+    if folder.images.is_dir():
+        present = {entry.name for entry in os.scandir(folder.images)}
+    for name in ("train", "test"):
+        table = pd.read_csv(folder.table(name), usecols=["image_id"], dtype=str)
+        if not set(table["image_id"] + ".png") <= present:
+            return False
+    return True
 
 
-def _check_ids(train, test):
-    ids = pd.concat([train.image_id, test.image_id]).astype(str)
-    if ids.duplicated().any():
-        raise InputError(f"image_id {ids[ids.duplicated()].iloc[0]} occurs twice in the tables")
+def _say_finished(
+    earlier: Mapping[str, Any], origin: Mapping[str, Any], source: Path, folder: TaskFolder
+) -> None:
+    """Print that nothing is left to do, and whether the input has changed since."""
+    counts = earlier["counts"]
+    print(f"{folder.path} is complete: {counts['train']} training and {counts['test']} test images")
+    contents = origin["contents"]
+    if source.is_dir() and earlier.get("contents", contents) != contents:
+        print(
+            f"NOTE: {source} has changed since. To make tables and folds anew, delete "
+            f"{folder.preprocess_record} and run step 02 again; converted images are kept. Runs "
+            "trained before belong to the old folds: give new ones another --run"
+        )
+
+
+# ------------------------------------------------------------------------------ checks
+
+
+def _check_ids(train: pd.DataFrame, test: pd.DataFrame) -> None:
+    """InputError for ids that occur twice or cannot name a file."""
+    ids = pd.concat([train["image_id"], test["image_id"]]).astype(str)
+    twice = ids[ids.duplicated()]
+    if len(twice):
+        raise InputError(f"image_id {twice.iloc[0]} occurs twice in the tables")
     unsafe = ids[ids.str.contains(r"[/\\:\0]") | ids.str.startswith(".") | (ids == "")]
     if len(unsafe):
         raise InputError(f"image_id {unsafe.iloc[0]!r} cannot be a file name")
 
 
-def convert_all(table, folder, config):
-    """Convert each row's path to folder/<image_id>.png in parallel.
+def fold_summary(train: pd.DataFrame) -> list[str]:
+    """Lines of text: a table of the folds, and the groups in more than one (there must be 0).
 
-    Returns (dict image_id -> Header, DataFrame image_id, path, reason of what failed). OSError where writing fails.
+    The table counts the images of each stratum, all images and all boxes.
     """
-    jobs = [(row.image_id, row.path, folder / f"{row.image_id}.png") for row in table.itertuples()]
-    for leftover in folder.glob(".*.tmp.png"):  # of processes that were killed while writing
-        leftover.unlink(missing_ok=True)
-    kept = {path.name for path in folder.glob("*.png")}
-    print(
-        f"{len(jobs)} images, {sum(target.name in kept for *_, target in jobs)} of them converted by an earlier run"
-    )
-    headers, failed = {}, []
-    with tqdm(total=len(jobs), unit="image", desc="convert", mininterval=1) as bar:
-        for image_id, path, (header, reason) in _converted(
-            jobs, config.size, count_workers(config.workers)
-        ):
-            bar.update()
-            if header is None:
-                failed.append((image_id, path, reason))
-            else:
-                headers[image_id] = header
-    return headers, pd.DataFrame(sorted(failed), columns=["image_id", "path", "reason"])
-
-
-def _converted(jobs, size, workers):
-    """Yield (image_id, path, (Header or None, reason)) as they finish."""
-    if workers <= 1 or len(jobs) < 2:
-        yield from (
-            (image_id, path, convert_image(path, target, size)) for image_id, path, target in jobs
-        )
-        return
-    pool = ProcessPoolExecutor(workers)
-    try:
-        yield from _through_pool(pool, jobs, size, workers * QUEUED_PER_WORKER)
-    except BrokenProcessPool:
-        raise InputError(
-            "a process that converts images was killed, perhaps for lack of memory: run step 02 again "
-            "with fewer --workers, it continues where it stopped"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _through_pool(pool, jobs, size, queue_length):
-    waiting, pending = iter(jobs), {}
-    while True:
-        while len(pending) < queue_length and (some := list(islice(waiting, TOGETHER))):
-            pending[pool.submit(_convert_some, some, size)] = some
-        if not pending:
-            return
-        for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            for (image_id, path, _), found in zip(pending.pop(future), future.result()):
-                yield image_id, path, found
-
-
-def _convert_some(jobs, size):
-    return [convert_image(path, target, size) for _, path, target in jobs]
-
-
-def finish_table(table, headers, notes):
-    """The rows whose image was converted, with the header's facts and boxes clipped to the image; adds to notes."""
-    table = table[table.image_id.isin(headers.keys())].reset_index(drop=True)
-    facts = pd.DataFrame(
-        [asdict(headers[i]) for i in table.image_id],
-        columns=["width", "height", "age", "sex", "view"],
-        index=table.index,
-    )
-    table = pd.concat([table, facts], axis=1)
-    refuse_other_frames(table)
-    clipped = [
-        boxes_inside(json.loads(row.boxes), json.loads(row.box_labels), row.width, row.height)
-        for row in table.itertuples()
-    ]
-    for position, words in (
-        (2, "boxes reach outside their image and were clipped to it"),
-        (3, "boxes lie wholly outside their image or have no size and were left out"),
-    ):
-        count = sum(result[position] for result in clipped)
-        notes += [f"{count} {words}"] if count else []
-    table = table.assign(
-        boxes=[json.dumps(result[0]) for result in clipped],
-        box_labels=[json.dumps(result[1]) for result in clipped],
-        n_boxes=[len(result[0]) for result in clipped],
-    )
-    return in_order(table)
-
-
-def in_order(table):
-    return table[[name for name in COLUMNS if name in table.columns]]
-
-
-def refuse_other_frames(table):
-    """InputError for a picture whose mask was drawn on one of another size (column `frame`: the side of that)."""
-    other = (
-        table[(table["frame"] != table["width"]) | (table["frame"] != table["height"])]
-        if "frame" in table
-        else []
-    )
-    if len(other):
-        row = other.iloc[0]
-        raise InputError(
-            f"{row['path']} and {len(other) - 1} more pictures are not {row['frame']} x {row['frame']} "
-            "pixels as their masks are: use the original files"
-        )
-
-
-def boxes_inside(boxes, labels, width, height):
-    """(boxes, labels, number clipped, number left out) of lists of [x1, y1, x2, y2] pixels and their classes."""
-    boxes = np.array(boxes, np.float64).reshape(-1, 4)
-    inside = clip_boxes(boxes, width, height)
-    kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
-    moved = kept & (inside != boxes).any(axis=1)
-    return (
-        inside[kept].tolist(),
-        [x for x, k in zip(labels, kept) if k],
-        int(moved.sum()),
-        int((~kept).sum()),
-    )
-
-
-def fold_summary(train):
-    """Lines of text: images per fold and stratum, boxes, and the groups in more than one fold (there must be 0)."""
     if train.empty:
         return ["no training images"]
-    table = (
-        train.stratum.str.get_dummies("|").groupby(train.fold).sum()
-    )  # an image may have several findings
-    table["images"], table["boxes"] = (
-        train.groupby("fold").size(),
-        train.groupby("fold").n_boxes.sum(),
-    )
-    keys = {words: train[name] for words, name in GROUPED.items() if name in train} or {
-        "patients": train["group"]
-    }
-    return [table.rename_axis(None, axis=1).to_string(), *leakage_report(train["fold"], keys)]
+    strata = train["stratum"].str.get_dummies("|")  # an image may have several findings
+    table = strata.groupby(train["fold"]).sum()
+    folds = train.groupby("fold")
+    table["images"] = folds.size()
+    table["boxes"] = folds["n_boxes"].sum()
+
+    groups = {words: train[name] for words, name in GROUPINGS.items() if name in train}
+    if not groups:
+        groups = {"patients": train["group"]}
+    return [table.rename_axis(None, axis=1).to_string(), *leakage_report(train["fold"], groups)]
 
 
-def _check_failures(failed, counts, allowed_share, folder):
+def _check_failures(
+    failed: pd.DataFrame, counts: Mapping[str, int], allowed_share: float, folder: TaskFolder
+) -> None:
     """Print what failed; InputError where it is more than the allowed share of all images."""
-    images = counts["train"] + counts["test"] + counts["failed"]
     if failed.empty:
         return
-    print(f"{len(failed)} of {images} images failed and are left out, see {folder / 'failed.csv'}")
+    images = sum(counts.values())
+    listed = folder.table("failed")
+    print(f"{len(failed)} of {images} images failed and are left out, see {listed}")
     if len(failed) > allowed_share * images:
         raise InputError(
-            f"{len(failed)} of {images} images failed, more than --max-failed-share {allowed_share}, see "
-            f"{folder / 'failed.csv'}; the first: {failed.reason.iloc[0]}"
+            f"{len(failed)} of {images} images failed, more than --max-failed-share "
+            f"{allowed_share}, see {listed}; the first: {failed['reason'].iloc[0]}"
         )

@@ -1,16 +1,46 @@
-"""The tables of step 02, read and divided."""
+"""The tables train.csv and test.csv of step 02: made, read and divided."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from cxr.geometry.boxes import clip_boxes
+from cxr.images.header import Header
 from cxr.system.errors import InputError
 
+# Columns in their order; a table has those that its data set knows.
+COLUMNS = (
+    "image_id",
+    "path",
+    "study_id",
+    "patient",
+    "cluster",
+    "group",
+    "stratum",
+    "fold",
+    "width",
+    "height",
+    "age",
+    "sex",
+    "view",
+    "n_boxes",
+    "boxes",
+    "box_labels",
+    "mask_known",
+    "label",
+    "test_like",
+    "mask",
+)
 # Columns of names such as 00123 or 12e4, which are no numbers.
 TEXT_COLUMNS = ("image_id", "group", "mask", "study_id", "patient")
+HEADER_COLUMNS = ("width", "height", "age", "sex", "view")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -42,21 +72,107 @@ def split_fold(table: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFra
     return table[~held_out], table[held_out]
 
 
+@dataclass(frozen=True)
+class RowBoxes:
+    """Boxes of a row, [x1, y1, x2, y2] in original pixels, and their classes.
+
+    clipped: how many reached out of the image and were cut. left_out: how many had nothing in it.
+    """
+
+    boxes: list[list[float]]
+    labels: list[int]
+    clipped: int = 0
+    left_out: int = 0
+
+
 def keep_classes(table: pd.DataFrame, count: int) -> pd.DataFrame:
     """The table with the boxes of the classes 0 to count - 1 only."""
-    kept_boxes = []
-    kept_labels = []
+    rows = []
     for boxes_text, labels_text in zip(table["boxes"], table["box_labels"], strict=True):
-        boxes = []
-        labels = []
+        kept = RowBoxes([], [])
         for box, label in zip(json.loads(boxes_text), json.loads(labels_text), strict=True):
             if label < count:
-                boxes.append(box)
-                labels.append(label)
-        kept_boxes.append(boxes)
-        kept_labels.append(labels)
+                kept.boxes.append(box)
+                kept.labels.append(label)
+        rows.append(kept)
+    return with_boxes(table, rows)
+
+
+def with_boxes(table: pd.DataFrame, rows: Sequence[RowBoxes]) -> pd.DataFrame:
+    """The table with these boxes, one entry for each of its rows."""
     return table.assign(
-        boxes=[json.dumps(boxes) for boxes in kept_boxes],
-        box_labels=[json.dumps(labels) for labels in kept_labels],
-        n_boxes=[len(boxes) for boxes in kept_boxes],
+        boxes=[json.dumps(row.boxes) for row in rows],
+        box_labels=[json.dumps(row.labels) for row in rows],
+        n_boxes=[len(row.boxes) for row in rows],
+    )
+
+
+def finish_table(
+    table: pd.DataFrame, headers: Mapping[str, Header], notes: list[str]
+) -> pd.DataFrame:
+    """The rows whose image was converted, with the facts of its header and boxes clipped to it.
+
+    headers: by image_id. Sentences about boxes that had to be changed are added to notes.
+    """
+    table = table[table["image_id"].isin(headers.keys())].reset_index(drop=True)
+    facts = pd.DataFrame(
+        [asdict(headers[image_id]) for image_id in table["image_id"]],
+        columns=list(HEADER_COLUMNS),
+        index=table.index,
+    )
+    table = pd.concat([table, facts], axis=1)
+    refuse_other_frames(table)
+
+    rows = []
+    for row in table.itertuples():
+        boxes = json.loads(row.boxes)
+        labels = json.loads(row.box_labels)
+        rows.append(boxes_inside(boxes, labels, row.width, row.height))
+    clipped = sum(row.clipped for row in rows)
+    left_out = sum(row.left_out for row in rows)
+    if clipped:
+        notes.append(f"{clipped} boxes reach outside their image and were clipped to it")
+    if left_out:
+        notes.append(
+            f"{left_out} boxes lie wholly outside their image or have no size and were left out"
+        )
+    return in_order(with_boxes(table, rows))
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns of step 02 only, in their order."""
+    return table[[name for name in COLUMNS if name in table.columns]]
+
+
+def refuse_other_frames(table: pd.DataFrame) -> None:
+    """InputError for a picture whose mask was drawn on one of another size.
+
+    The column `frame`, where there is one, is the side of the square that it was drawn on.
+    """
+    if "frame" not in table:
+        return
+    differs = (table["frame"] != table["width"]) | (table["frame"] != table["height"])
+    if not differs.any():
+        return
+    row = table[differs].iloc[0]
+    others = int(differs.sum()) - 1
+    raise InputError(
+        f"{row['path']} and {others} more pictures are not {row['frame']} x {row['frame']} "
+        "pixels as their masks are: use the original files"
+    )
+
+
+def boxes_inside(
+    boxes: Sequence[Sequence[float]], labels: Sequence[Any], width: int, height: int
+) -> RowBoxes:
+    """The boxes [x1, y1, x2, y2] with an area inside an image of this size, cut at its edges."""
+    given = np.array(boxes, np.float64).reshape(-1, 4)
+    inside = clip_boxes(given, width, height)
+    kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+    moved = kept & (inside != given).any(axis=1)
+    return RowBoxes(
+        boxes=inside[kept].tolist(),
+        labels=[label for label, is_kept in zip(labels, kept, strict=True) if is_kept],
+        clipped=int(moved.sum()),
+        left_out=int((~kept).sum()),
     )
