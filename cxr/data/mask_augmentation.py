@@ -1,31 +1,31 @@
-"""Augmentation of X-rays with masks, as each of the five winners of SIIM-ACR Pneumothorax and the 17th place of SIIM
-COVID-19 drew it.
+"""Augmentation of X-rays with masks, as winners drew it.
 
-Written anew with today's albumentations, which has renamed much since 2019; image and mask go through the same warp.
+The five winners of SIIM-ACR Pneumothorax and the 17th place of SIIM COVID-19. Written anew with
+today's albumentations, which has renamed much since 2019; image and mask go through the same warp.
 """
 
+from __future__ import annotations
+
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from cxr.data.annotated_image import AnnotatedImage
-from cxr.data.augmentation import (
-    A,
-)  # imported there, with its question for news to pypi.org switched off
+from cxr.data.augmentation import A  # there its question for news to pypi.org is switched off
 from cxr.geometry.masks import resize_mask
 from cxr.images.resize import resize
 
-ELASTIC = {
-    "alpha": 120,
-    "sigma": 6,
-    "noise_distribution": "uniform",
-}  # as the ElasticTransform of 2019
+Transforms = list[A.BasicTransform | A.BaseCompose]
+Recipe = Callable[[int], Transforms]  # of the side of the network's input
 
 
-def affine(shift, scale, degrees, p, border):
-    """The ShiftScaleRotate of 2019: one scale for both sides."""
+def affine(
+    shift: float, scale: tuple[float, float], degrees: float, p: float, border: int
+) -> A.Affine:
+    """The ShiftScaleRotate of 2019: one scale for both sides. shift: share of the side."""
     return A.Affine(
         translate_percent=(-shift, shift),
         scale=scale,
@@ -36,10 +36,14 @@ def affine(shift, scale, degrees, p, border):
     )
 
 
-def distortions(border):
+def distortions(border: int) -> A.OneOf:
+    """One of three distortions, in three of ten pictures."""
     return A.OneOf(
         [
-            A.ElasticTransform(**ELASTIC, border_mode=border),
+            # As the ElasticTransform of 2019.
+            A.ElasticTransform(
+                alpha=120, sigma=6, noise_distribution="uniform", border_mode=border
+            ),
             A.GridDistortion(num_steps=5, distort_limit=0.3, border_mode=border),
             A.OpticalDistortion(distort_limit=2.0, border_mode=border),
         ],
@@ -47,11 +51,13 @@ def distortions(border):
     )
 
 
-def brightness(limit, p=0.5):
+def brightness(limit: float, p: float = 0.5) -> A.RandomBrightnessContrast:
+    """A change of brightness alone."""
     return A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=0, p=p)
 
 
-def first(size):
+def first_place(size: int) -> Transforms:
+    del size
     border = cv2.BORDER_REFLECT_101
     return [
         A.HorizontalFlip(p=0.5),
@@ -68,7 +74,8 @@ def first(size):
     ]
 
 
-def second(size):
+def second_place(size: int) -> Transforms:
+    del size
     return [
         A.OneOf(
             [
@@ -84,7 +91,7 @@ def second(size):
     ]
 
 
-def third(size):
+def third_place(size: int) -> Transforms:
     """One of seven, the first of which changes nothing."""
     side = round(0.2**0.5 * size)
     return [
@@ -110,9 +117,10 @@ def third(size):
     ]
 
 
-def fourth(size):
+def fourth_place(size: int) -> Transforms:
     """Crops of 512 of 768 pixels; the network sees whole images in validation."""
-    border, crop = cv2.BORDER_CONSTANT, 2 * size // 3
+    border = cv2.BORDER_CONSTANT
+    crop = 2 * size // 3
     return [
         A.HorizontalFlip(p=0.5),
         A.OneOf([A.RandomBrightnessContrast(0.2, 0.2)], p=0.3),
@@ -122,22 +130,33 @@ def fourth(size):
     ]
 
 
-def fifth(size):
-    holes = (max(1, size * 5 // 1024), max(1, size * 15 // 1024))
+def fifth_place(size: int) -> Transforms:
+    """One hole of 5 to 15 of 1024 pixels."""
+    smallest = max(1, size * 5 // 1024)
+    largest = max(1, size * 15 // 1024)
     return [
         A.HorizontalFlip(p=0.5),
         affine(0.0, (0.85, 1.15), 25, 1.0, cv2.BORDER_CONSTANT),
         A.CoarseDropout(
-            num_holes_range=(1, 1), hole_height_range=holes, hole_width_range=holes, fill=0, p=0.5
+            num_holes_range=(1, 1),
+            hole_height_range=(smallest, largest),
+            hole_width_range=(smallest, largest),
+            fill=0,
+            p=0.5,
         ),
         brightness(0.05),
     ]
 
 
-def seventeenth(size):
-    """SIIM COVID-19's. Its change of hue and saturation is left out, as it does nothing to gray; so is one of its two
-    kinds of Gaussian noise, of variance 10 to 50. Its holes were 25 x 8 of 448 pixels, whatever its settings said."""
-    holes = [(max(1, round(side * size / 448)),) * 2 for side in (25, 8)]
+def seventeenth_place(size: int) -> Transforms:
+    """SIIM COVID-19's.
+
+    Its change of hue and saturation is left out, as it does nothing to gray; so is one of its two
+    kinds of Gaussian noise, of variance 10 to 50. Its holes were 25 x 8 of 448 pixels, whatever
+    its settings said.
+    """
+    height = max(1, round(25 * size / 448))
+    width = max(1, round(8 * size / 448))
     return [
         A.HorizontalFlip(p=0.5),
         A.VerticalFlip(p=0.5),
@@ -149,21 +168,21 @@ def seventeenth(size):
         A.OneOf([A.MotionBlur(3), A.MedianBlur(3), A.Blur(3)], p=0.2),
         A.CoarseDropout(
             num_holes_range=(2, 2),
-            hole_height_range=holes[0],
-            hole_width_range=holes[1],
+            hole_height_range=(height, height),
+            hole_width_range=(width, width),
             fill=0,
             p=0.5,
         ),
     ]
 
 
-RECIPES = {
-    "first": first,
-    "second": second,
-    "third": third,
-    "fourth": fourth,
-    "fifth": fifth,
-    "seventeenth": seventeenth,
+RECIPES: dict[str, Recipe] = {
+    "first": first_place,
+    "second": second_place,
+    "third": third_place,
+    "fourth": fourth_place,
+    "fifth": fifth_place,
+    "seventeenth": seventeenth_place,
 }
 
 
@@ -178,14 +197,13 @@ class MaskAugmentation:
         self.transforms = A.Compose(RECIPES[recipe](size))
 
     def __call__(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
-        mask = np.zeros((self.size, self.size), np.uint8)
-        if annotated.mask is not None:
-            mask = resize_mask(annotated.mask, self.size)
         numpy_seed, python_seed = rng.integers(2**31, size=2).tolist()
         self.transforms.set_random_state(
             np.random.default_rng(numpy_seed), random.Random(python_seed)
         )
-        changed = self.transforms(image=resize(annotated.image, self.size), mask=mask)
+        image = resize(annotated.image, self.size)
         if annotated.mask is None:
-            return replace(annotated, image=changed["image"])
+            return replace(annotated, image=self.transforms(image=image)["image"])
+        mask = resize_mask(annotated.mask, self.size)
+        changed = self.transforms(image=image, mask=mask)
         return replace(annotated, image=changed["image"], mask=changed["mask"])
