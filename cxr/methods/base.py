@@ -15,11 +15,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from cxr.data.batch import Batch, SampleContent, TargetMaker
 from cxr.data.samplers import ResumableSampler
@@ -96,6 +97,27 @@ class Labels:
     image_classes: tuple[str, ...]
 
 
+class LearningState(Protocol):
+    """What a teacher sees of a fold's training."""
+
+    model: Network
+    average: AveragedModel | None
+    runtime: Runtime
+    epoch: int
+    step: int
+    moment: float  # epochs since the start, with the part of the present one
+
+
+class Teacher(Protocol):
+    """Learning beside the labelled batches: further terms of the loss."""
+
+    def start(self) -> None:
+        """At the beginning of an epoch."""
+
+    def terms(self) -> dict[str, Tensor]:
+        """At each step."""
+
+
 class Method(ABC):
     """Base of Detector, Segmenter and Classifier."""
 
@@ -148,6 +170,18 @@ class Method(ABC):
     ) -> dict[str, Tensor]:
         """Weighted terms by name; their sum is what is minimised."""
 
+    def teacher_decay(self, settings: Settings) -> Callable[[float, int], float] | None:
+        """Decay of a teacher that averages the weights, by epochs passed and updates; or None."""
+        del settings
+        return None
+
+    def make_teacher(
+        self, state: LearningState, settings: Settings, sampler: ResumableSampler
+    ) -> Teacher | None:
+        """Learning from images without labels. Here: none."""
+        del state, settings, sampler
+        return None
+
     @abstractmethod
     def quick_predictions(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
@@ -181,7 +215,6 @@ class Method(ABC):
         """What step 04 keeps of an image: all that a scorer may search over."""
 
 
-PredictionType = TypeVar("PredictionType", bound=Prediction)
 Cases = Callable[[], Iterator[Any]]  # yields each out-of-fold case, as often as it is called
 
 
@@ -203,7 +236,7 @@ class Judging:
 class Scorer(ABC):
     """How answers are judged, what is searched, and the rule that params.json holds."""
 
-    score_name: ClassVar[str]
+    score_name: str
     score_meaning: str  # for someone who has never heard of it
     fit_choices: ClassVar[tuple[str, ...]] = ("folds",)  # values of --fit-on that make sense
     fit_refusal: ClassVar[str] = ""  # why the others make none
@@ -229,9 +262,3 @@ class Scorer(ABC):
 
         Raises TypeError, LookupError or ValueError where params is something else.
         """
-
-
-if TYPE_CHECKING:  # the protocol is met by the records of each method
-    from cxr.methods.detector.records import Candidates
-
-    _checked: type[Prediction] = Candidates

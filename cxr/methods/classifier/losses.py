@@ -1,34 +1,45 @@
 """Loss of a classifier that learns where the findings are, too."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 import torch.nn.functional as F
+from torch import Tensor
 
+from cxr.data.batch import Batch
 from cxr.methods.segmenter.losses import mask_loss, parse_terms
+from cxr.settings import ClassifierSettings
 
 
-def classifier_loss(outputs, batch, config):
-    """Weighted terms: 'class', and those of --mask-loss times --aux-weight where there is an output 'mask'.
+def classifier_loss(
+    outputs: Mapping[str, Tensor], batch: Batch, settings: ClassifierSettings
+) -> dict[str, Tensor]:
+    """Weighted terms: 'class', and those of --mask-loss times --aux-weight with an output 'mask'.
 
-    outputs: 'label' (B, C), 'mask' (B, 1, S, S), logits. batch: 'label' (B,) classes, or instead 'soft' (B, C)
-    probabilities of the classes, 'mask' (B, 1, S, S) of 0 and 1.
+    outputs: logits 'label' (B, C), 'mask' (B, 1, S, S). The class's target are the probabilities
+    of pseudo labels where the batch has them, else its classes.
     """
-    target = batch["soft"] if "soft" in batch else batch["label"]
-    terms = {
-        "class": F.cross_entropy(outputs["label"], target, label_smoothing=config.label_smoothing)
-    }
+    target = batch.image_labels if batch.soft_labels is None else batch.soft_labels
+    smoothing = settings.label_smoothing
+    class_loss = F.cross_entropy(outputs["label"], target, label_smoothing=smoothing)
+    terms = {"class": class_loss}
     if "mask" in outputs:
-        terms |= {
-            name: config.aux_weight * value
-            for name, value in known_mask_loss(outputs, batch, config).items()
-        }
+        for name, value in known_mask_loss(outputs["mask"], batch, settings.mask_loss).items():
+            terms[name] = settings.aux_weight * value
     return terms
 
 
-def known_mask_loss(outputs, batch, config):
-    """Terms of --mask-loss over the images whose mask is known, 'mask_known' (B,) bool; each 0 without such an image.
+def known_mask_loss(logits: Tensor, batch: Batch, terms: str) -> dict[str, Tensor]:
+    """Terms of --mask-loss over the images whose mask is known; each 0 without such an image.
 
-    What is unknown must not count as empty: in SIIM COVID-19 these are positive studies that nobody drew boxes in.
+    logits (B, 1, S, S). What is unknown must not count as empty: in SIIM COVID-19 these are
+    positive studies that nobody drew boxes in.
     """
-    known = batch["mask_known"]
+    assert batch.masks is not None
+    assert batch.mask_known is not None
+    known = batch.mask_known
     if not known.any():
-        return {name: 0 * outputs["mask"].sum() for name in parse_terms(config.mask_loss)}
-    return mask_loss({"mask": outputs["mask"][known]}, {"mask": batch["mask"][known]}, config)
+        nothing = 0 * logits.sum()
+        return dict.fromkeys(parse_terms(terms), nothing)
+    return mask_loss({"mask": logits[known]}, batch.masks[known], None, terms)

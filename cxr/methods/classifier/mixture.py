@@ -1,72 +1,94 @@
-"""Class probabilities of several runs, mixed with weights that were fitted on out-of-fold predictions."""
+"""Class probabilities of several runs, mixed with weights fitted on out-of-fold predictions."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from cxr.inference.predictions import read_predictions
+from cxr.data.predictions import read_predictions
+from cxr.methods.base import Judging
 from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.ensemble import greedy_weights, mix_out_of_fold
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
+
+# Judges the mixed probabilities (k, C) of some rows (n,) bool of the out-of-fold images.
+RowScore = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Weights (M,) of the runs, this one first; `score(probabilities)`-best on all out-of-fold images.
+    """How runs are mixed, this one first.
 
-    `out_of_fold` (n, C): each image by weights that were fitted on the other units. `test`: {image_id: probabilities
-    (M - 1, C)} of the other runs.
+    weights: (M,) of the runs, best on all out-of-fold images. out_of_fold: (n, C), each image by
+    weights that were fitted on the other units. test: {image_id: probabilities (M - 1, C)} of the
+    other runs.
     """
 
     weights: np.ndarray
     out_of_fold: np.ndarray
-    test: dict
+    test: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def of_test(self, found):
-        """Probabilities (C,) of a test image. InputError where another run has none of it."""
+    def of_test(self, prediction: ClassPrediction) -> np.ndarray:
+        """Probabilities (C,) of a test image. Raises InputError where another run has none."""
         if len(self.weights) == 1:
-            return found.category
-        if found.image_id not in self.test:
+            return prediction.category
+        if prediction.image_id not in self.test:
             raise InputError(
-                f"a run of --stack has no test prediction of {found.image_id}: run 04_predict.py for it"
+                f"a run of --stack has no test prediction of {prediction.image_id}: run "
+                "04_predict.py for it"
             )
-        return self.weights @ np.concatenate([found.category[None], self.test[found.image_id]])
+        probabilities = np.concatenate(
+            [prediction.category[None], self.test[prediction.image_id]]
+        )
+        return self.weights @ probabilities
 
 
-def mix_runs(config, ids, own, units, score):
-    """Mixture of this run's probabilities `own` (n, C) of the images `ids` and those of the runs --stack.
+def mix_runs(
+    judging: Judging,
+    ids: Sequence[str],
+    probabilities: np.ndarray,
+    units: np.ndarray,
+    score: RowScore,
+) -> Mixture:
+    """Mixture of this run's probabilities (n, C) of the images `ids` and those of --stack.
 
-    `units` (n,): what is held out together; `score(probabilities, rows (n,) bool)` judges some of the images.
+    units: (n,), what is held out together.
     """
-    if not config.stack:
-        return Mixture(np.ones(1), own, {})
-    folders = [f"fold{fold}/valid_{config.predictions}" for fold in range(config.folds)]
-    runs = [own]
-    for run in config.stack:
-        known = read_run(config, run, folders)
+    stack = judging.settings.method.stack
+    if not stack:
+        return Mixture(np.ones(1), probabilities)
+    name = judging.settings.prediction.predictions
+    runs = [probabilities]
+    tests = []
+    for run_name in stack:
+        run = judging.run.task.run(run_name)
+        folds = range(judging.settings.data.folds)
+        known = read_probabilities(run.fold(fold).valid_predictions(name) for fold in folds)
         missing = [image_id for image_id in ids if image_id not in known]
         if missing:
             raise InputError(
-                f"{config.task_dir / run} has no out-of-fold prediction of {missing[0]} ({len(missing)} "
+                f"{run.path} has no out-of-fold prediction of {missing[0]} ({len(missing)} "
                 "images): run 04_predict.py for that run, too"
             )
         runs.append(np.array([known[image_id] for image_id in ids]))
-    everything = np.ones(len(ids), bool)
-    weights, _ = greedy_weights(runs, lambda mixture: score(mixture, everything))
-    tests = [read_run(config, run, [f"test_{config.predictions}"]) for run in config.stack]
-    common = set.intersection(*(set(found) for found in tests))
-    return Mixture(
-        weights,
-        mix_out_of_fold(runs, units, score),
-        {image_id: np.array([found[image_id] for found in tests]) for image_id in common},
-    )
+        tests.append(read_probabilities([run.test_predictions(name)]))
+
+    every_row = np.ones(len(ids), bool)
+    weights, _ = greedy_weights(runs, lambda mixture: score(mixture, every_row))
+    out_of_fold = mix_out_of_fold(runs, units, score)
+    test = {}
+    for image_id in set(tests[0]).intersection(*tests[1:]):
+        test[image_id] = np.array([known[image_id] for known in tests])
+    return Mixture(weights, out_of_fold, test)
 
 
-def read_run(config, run, folders):
-    """{image_id: probabilities (C,)} of a run of the task."""
-    root = config.task_dir / run
-    return {
-        found.image_id: found.category
-        for name in folders
-        for found in read_predictions(root / name, ClassPrediction)
-    }
+def read_probabilities(folders: Iterable[Path]) -> dict[str, np.ndarray]:
+    """{image_id: probabilities (C,)} of some folders of predictions."""
+    found = {}
+    for folder in folders:
+        for prediction in read_predictions(folder, ClassPrediction):
+            found[prediction.image_id] = prediction.category
+    return found

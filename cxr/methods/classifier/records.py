@@ -1,23 +1,28 @@
 """The class probabilities of an image, as step 04 keeps them."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 
 @dataclass(eq=False)
 class ClassPrediction:
-    """What is kept of one image, merged over models and views."""
+    """What is kept of one image, merged over models and views.
+
+    width, height: original pixels. category: (C,) probabilities of the classes.
+    """
 
     image_id: str
-    width: int  # original pixels
+    width: int
     height: int
-    category: np.ndarray  # (C,) probabilities of the classes
+    category: np.ndarray
 
     @staticmethod
-    def columns(predictions):
-        """Arrays of a list of predictions, for one file."""
+    def columns(predictions: Sequence[ClassPrediction]) -> dict[str, np.ndarray]:
+        """Arrays of some predictions, for one file."""
         return {
             "image_id": np.array([p.image_id for p in predictions]),
             "frame": np.array([(p.width, p.height) for p in predictions]),
@@ -25,16 +30,21 @@ class ClassPrediction:
         }
 
     @classmethod
-    def rows(cls, part):
+    def rows(cls, part: Mapping[str, np.ndarray]) -> Iterator[ClassPrediction]:
         """Yield the predictions of what `columns` gave."""
-        for image_id, frame, category in zip(part["image_id"], part["frame"], part["category"]):
-            yield cls(str(image_id), *map(int, frame), category)
+        for i, image_id in enumerate(part["image_id"]):
+            width, height = part["frame"][i]
+            yield cls(str(image_id), int(width), int(height), part["category"][i])
 
 
-class StudyCase(NamedTuple):
-    """One image with the class of its study, its true boxes (n, 4) in original pixels, fold and patient."""
+@dataclass(frozen=True, eq=False)
+class StudyCase:
+    """One out-of-fold image with the class of its study, its fold and its patient.
 
-    found: ClassPrediction
+    boxes: true ones (n, 4), x1 y1 x2 y2 in original pixels.
+    """
+
+    prediction: ClassPrediction
     study: str
     label: int
     boxes: np.ndarray

@@ -1,131 +1,184 @@
-"""What every task that looks for masks shares: network, loss, sampling, views, what is kept of an image."""
+"""Segmenter: masks, by U-Nets with a label head where wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch.nn.functional as F
+from torch import Tensor
 
-from cxr.data.samplers import make_sampler
+from cxr.data.batch import Batch, SampleContent
+from cxr.data.mask_augmentation import RECIPES
+from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.geometry.lung_box import paste
+from cxr.methods.base import (
+    ImageFacts,
+    Labels,
+    LearningState,
+    Method,
+    Outputs,
+    Teacher,
+    View,
+)
 from cxr.methods.pseudo_labels import add_masks
-from cxr.methods.segmenter.losses import mask_loss
-from cxr.methods.segmenter.records import MaskCase, MaskPrediction, pack_picture
-from cxr.methods.segmenter.scorer import quick_counts, quick_score
-from cxr.networks.unet import build_segmenter
-from cxr.system.disk import InputError
+from cxr.methods.segmenter.losses import mask_loss, parse_terms
+from cxr.methods.segmenter.mean_teacher import MeanTeacher, teacher_decay
+from cxr.methods.segmenter.records import MaskPrediction, pack_picture
+from cxr.methods.segmenter.scorer import QuickMask, quick_counts
+from cxr.networks.network import Network, check_side
+from cxr.networks.unet import UNet
+from cxr.settings import Settings
+from cxr.system.errors import InputError
+from cxr.system.runtime import Runtime
+
+GEOMETRIC = ("1", "10", "11", "15", "20", "21")
 
 
-class MaskTask:
-    """Base of a segmentation task; a subclass adds the facts of its data set and how it is scored."""
+@dataclass(frozen=True, eq=False)
+class MaskOutput:
+    """Probabilities of a view or merged: pixels (B, S, S) of the plain view, images (B,)."""
 
-    plateau_term = "loss"  # the validation loss that `plateau` watches
-    by_hand = ""  # where a data set that is not on Kaggle comes from and where it belongs
-    takes_submissions = False
-    archives = ()
-    finding = ("region", "regions")
-    kind = MaskPrediction
-    tta = ("none", "flip", "flip+scale")  # sets of views that it can undo
-    logged = ("metric",)
+    mask: Tensor
+    label: Tensor
 
-    def used_classes(self, config):
-        return self.box_classes
 
-    def select(self, table, config):
-        if config.paste:
-            raise InputError("--paste is for tasks of boxes: leave it out")
-        return table
+class Segmenter(Method):
+    name = "segmenter"
+    prediction_class = MaskPrediction
+    view_sets = ("none", "flip", "flip+scale")
+    augmentations = (*GEOMETRIC, *RECIPES)
+    plateau_term = "loss"
 
-    def add_pseudo(self, table, predictions):
-        """The training table with the test images of --pseudo."""
+    def check(self, settings: Settings, labels: Labels) -> None:
+        del labels
+        method = settings.method
+        check_side(settings.training.image_size)
+        terms = parse_terms(method.mask_loss)
+        label_terms = [name for name in terms if name.startswith("label")]
+        if label_terms and method.label_head == "none":
+            raise InputError(
+                f"--mask-loss {method.mask_loss} needs a network with a --label-head for its term "
+                f"{label_terms[0]}"
+            )
+        if method.rule == "fourth" and method.label_head == "none":
+            raise InputError("--rule fourth reads the label head: add --label-head linear")
+
+    def sample_content(self, settings: Settings) -> SampleContent:
+        return SampleContent(mask="runs", crop=bool(settings.method.lungs))
+
+    def train_sampler(
+        self, table: pd.DataFrame, settings: Settings, runtime: Runtime
+    ) -> ResumableSampler:
+        return make_share_sampler(
+            table,
+            settings.method,
+            settings.training.batch_size,
+            settings.training.epochs,
+            settings.data.seed,
+            runtime.rank,
+            runtime.world,
+        )
+
+    def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
+        del labels
+        training = settings.training
+        return UNet(
+            encoder=training.encoder,
+            weights=training.weights,
+            decoder=settings.method.decoder,
+            label_head=settings.method.label_head,
+            frozen_norm=settings.method.encoder_norm == "frozen",
+            image_size=training.image_size,
+            load_weights=load_weights,
+        )
+
+    def loss(
+        self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
+    ) -> dict[str, Tensor]:
+        del model
+        return mask_loss(outputs, batch.masks, batch.image_labels, settings.method.mask_loss)
+
+    def teacher_decay(self, settings: Settings) -> Callable[[float, int], float] | None:
+        return teacher_decay if settings.method.unlabelled else None
+
+    def make_teacher(
+        self, state: LearningState, settings: Settings, sampler: ResumableSampler
+    ) -> Teacher | None:
+        if not settings.method.unlabelled:
+            return None
+        return MeanTeacher(state, settings, sampler)
+
+    def quick_predictions(
+        self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
+    ) -> dict[int, QuickMask]:
+        """{row: (counts of pixels, image score)}: all that the figures after an epoch need."""
+        del model, settings
+        assert batch.masks is not None
+        probability = outputs["mask"].float().sigmoid()[:, 0]
+        counts = quick_counts(probability, batch.masks[:, 0], image_scores(outputs))
+        return dict(zip(batch.rows.tolist(), counts, strict=True))
+
+    def add_pseudo_labels(
+        self, table: pd.DataFrame, predictions: Iterable[MaskPrediction]
+    ) -> pd.DataFrame:
         return add_masks(table, predictions)
 
-    def build_model(self, config, load_weights=True):
-        """U-Net of the settings. load_weights=False leaves random weights for a checkpoint to replace."""
-        return build_segmenter(config, load_weights)
-
-    def targets(self, config):
-        """The losses need no more of a sample than its mask and label."""
-        return None
-
-    def sampler(self, table, config, rank, world):
-        """The order of the training images."""
-        return make_sampler(table, config, rank, world)
-
-    def network_inputs(self, batch, config):
-        """What the network is told in training beside the images: nothing."""
-        return ()
-
-    def loss(self, outputs, batch, model, config):
-        """Named, weighted terms."""
-        return mask_loss(outputs, batch, config)
-
-    def apply_view(self, images, view, model):
-        """Images (B, 1, S, S) uint8 -> the same, larger by view[0] thirds of an octave, flipped if view[1]."""
-        thirds, flipped = view
-        if thirds:
-            side = max(1, round(images.shape[-1] * 2 ** (thirds / 3) / 32)) * 32
+    def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
+        del model
+        if view.thirds:
+            side = max(1, round(images.shape[-1] * 2 ** (view.thirds / 3) / 32)) * 32
             images = F.interpolate(
                 images.float(), size=(side, side), mode="bilinear", antialias=True
             )
-        return images.flip(-1) if flipped else images
+        return images.flip(-1) if view.mirrored else images
 
-    def outputs(self, model, images):
-        """What step 04 wants to know of images."""
-        return model(images)
-
-    def undo_view(self, outputs, view, model):
-        """Raw outputs of a view -> probabilities of the unchanged image's pixels (B, S, S) and of the images (B,)."""
+    def undo_view(self, outputs: Outputs, view: View, model: Network) -> MaskOutput:
         masks = outputs["mask"].float().sigmoid()
-        masks = masks.flip(-1) if view[1] else masks
-        if view[0]:
-            masks = F.interpolate(
-                masks, size=(model.image_size, model.image_size), mode="bilinear", antialias=True
-            )
-        return {"mask": masks[:, 0], "label": image_scores(outputs)}
+        if view.mirrored:
+            masks = masks.flip(-1)
+        if view.thirds:
+            size = (model.image_size, model.image_size)
+            masks = F.interpolate(masks, size=size, mode="bilinear", antialias=True)
+        return MaskOutput(masks[:, 0], image_scores(outputs))
 
-    def merge(self, outputs):
-        """[(mean probabilities of the pixels (S, S), of the image ())] of each image over models and views.
+    def merge(self, outputs: Iterable[MaskOutput], settings: Settings) -> list[MaskOutput]:
+        """Mean probabilities of each image: of its pixels (S, S), of the image ().
 
         Only the sum is held, since the maps of many models would be gigabytes.
         """
-        masks, labels, count = 0, 0, 0
+        del settings
+        masks: Tensor | float = 0
+        labels: Tensor | float = 0
+        count = 0
         for output in outputs:
-            masks, labels, count = masks + output["mask"], labels + output["label"], count + 1
-        return list(zip(masks / count, labels / count))
+            masks = masks + output.mask
+            labels = labels + output.label
+            count += 1
+        means = zip(masks / count, labels / count, strict=True)  # type: ignore[arg-type]
+        return [MaskOutput(mask, label) for mask, label in means]
 
-    def candidates(self, merged, row, model, config):
-        """What step 05 needs of an image."""
-        mask, label = merged
-        probability = mask.cpu().numpy()
-        if "crop_x1" in row:
-            scale = len(probability) / np.array([row["width"], row["height"]] * 2)
-            box = np.round(
-                row[["crop_x1", "crop_y1", "crop_x2", "crop_y2"]].to_numpy(float) * scale
-            ).astype(int)
-            probability = paste(probability, box, len(probability), len(probability))
-        return MaskPrediction(
-            row["image_id"],
-            int(row["width"]),
-            int(row["height"]),
-            float(label),
-            pack_picture(probability, config.probability_size),
-        )
-
-    def case(self, found, row, fold):
-        """An out-of-fold image with its true mask, from its row of train.csv."""
-        return MaskCase(found, row["mask"], fold, str(row["group"]))
-
-    def quick_predictions(self, outputs, batch, model):
-        """{row: (counts, image score)}: all that the figures after an epoch need of an image."""
-        found = quick_counts(
-            outputs["mask"].float().sigmoid()[:, 0], batch["mask"][:, 0], image_scores(outputs)
-        )
-        return dict(zip(batch["index"].tolist(), found))
-
-    def quick_score(self, predictions, table, config):
-        return quick_score(predictions, config.image_size)
+    def to_prediction(
+        self, merged: MaskOutput, image: ImageFacts, model: Network, settings: Settings
+    ) -> MaskPrediction:
+        del model
+        probability = merged.mask.cpu().numpy()
+        if image.crop is not None:
+            side = len(probability)
+            scale = side / np.array([image.width, image.height] * 2)
+            box = np.round(np.array(image.crop, float) * scale).astype(int)
+            probability = paste(probability, box, side, side)
+        png = pack_picture(probability, settings.method.probability_size)
+        return MaskPrediction(image.image_id, image.width, image.height, float(merged.label), png)
 
 
-def image_scores(outputs):
-    """Probability (B,) that an image has a finding: of the label head, where there is one, else the highest pixel."""
+def image_scores(outputs: Outputs) -> Tensor:
+    """Probability (B,) that an image has a finding.
+
+    Of the label head, where there is one, else of the highest pixel.
+    """
     if "label" in outputs:
         return outputs["label"].float().sigmoid()
     return outputs["mask"].float().amax((1, 2, 3)).sigmoid()

@@ -1,7 +1,9 @@
 """The probabilities of an image's pixels, kept as an 8-bit PNG."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,19 +13,22 @@ from cxr.geometry.masks import decode_runs
 
 @dataclass(eq=False)
 class MaskPrediction:
-    """What is kept of one image, merged over models and views."""
+    """What is kept of one image, merged over models and views.
+
+    width, height: original pixels. head: probability that the image has a finding, of the label
+    head, else the highest of a pixel. png: (n,) uint8, the bytes of a PNG file whose side is that
+    of the network, or what was asked for.
+    """
 
     image_id: str
-    width: int  # original pixels
+    width: int
     height: int
-    head: float  # probability that the image has a finding: of the label head, else the highest of a pixel
-    png: (
-        np.ndarray
-    )  # (n,) uint8, the file's bytes; its side is that of the network, or what was asked for
+    head: float
+    png: np.ndarray
 
     @staticmethod
-    def columns(predictions):
-        """Arrays of a list of predictions, for one file."""
+    def columns(predictions: Sequence[MaskPrediction]) -> dict[str, np.ndarray]:
+        """Arrays of some predictions, for one file."""
         return {
             "image_id": np.array([p.image_id for p in predictions]),
             "frame": np.array([(p.width, p.height) for p in predictions]),
@@ -33,18 +38,20 @@ class MaskPrediction:
         }
 
     @classmethod
-    def rows(cls, part):
+    def rows(cls, part: Mapping[str, np.ndarray]) -> Iterator[MaskPrediction]:
         """Yield the predictions of what `columns` gave."""
         ends = part["length"].cumsum()
-        for i, (end, length) in enumerate(zip(ends, part["length"])):
+        for i, (end, length) in enumerate(zip(ends, part["length"], strict=True)):
+            width, height = part["frame"][i]
             yield cls(
-                str(part["image_id"][i]),
-                *map(int, part["frame"][i]),
-                float(part["head"][i]),
-                part["png"][end - length : end],
+                image_id=str(part["image_id"][i]),
+                width=int(width),
+                height=int(height),
+                head=float(part["head"][i]),
+                png=part["png"][end - length : end],
             )
 
-    def picture(self):
+    def picture(self) -> np.ndarray:
         """Probabilities (height, width) in original pixels, uint8, 255 for 1."""
         stored = cv2.imdecode(self.png, cv2.IMREAD_GRAYSCALE)
         if stored is None:
@@ -52,23 +59,24 @@ class MaskPrediction:
         return cv2.resize(stored, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
 
 
-class MaskCase(NamedTuple):
-    """One image with its true mask as run lengths, its fold and its patient."""
+@dataclass(frozen=True, eq=False)
+class MaskCase:
+    """One out-of-fold image with its true mask as run lengths, its fold and its patient."""
 
-    found: MaskPrediction
+    prediction: MaskPrediction
     runs: str
     fold: int
     group: str
 
-    def true(self):
-        """(height, width) uint8 of 0 and 1."""
-        return decode_runs(self.runs, self.found.height, self.found.width)
+    def true_mask(self) -> np.ndarray:
+        """(height, width) uint8 of 0 and 1, in original pixels."""
+        return decode_runs(self.runs, self.prediction.height, self.prediction.width)
 
 
-def pack_picture(probability, side):
-    """PNG bytes of probabilities (S, S) in 0..1, shrunk or stretched to `side`; 0 leaves them as they are."""
+def pack_picture(probability: np.ndarray, side: int) -> np.ndarray:
+    """PNG bytes of probabilities (S, S) in 0 ... 1, resized to `side`; 0 leaves them as they are."""
     picture = np.round(255 * np.clip(probability, 0, 1)).astype(np.uint8)
     if side and side != len(picture):
-        kind = cv2.INTER_AREA if side < len(picture) else cv2.INTER_LINEAR
-        picture = cv2.resize(picture, (side, side), interpolation=kind)
+        interpolation = cv2.INTER_AREA if side < len(picture) else cv2.INTER_LINEAR
+        picture = cv2.resize(picture, (side, side), interpolation=interpolation)
     return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].ravel()

@@ -1,12 +1,12 @@
-"""What a run was made with."""
+"""What a run was made with: versions of the software, the machine, the code's commit."""
+
+from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
-
-from cxr.system.device import describe
 
 PACKAGES = (
     "torch",
@@ -23,25 +23,29 @@ PACKAGES = (
 )
 
 
-def manifest(device, precision):
-    return {
+def make_manifest(device: str) -> dict[str, str]:
+    """{what: version or words} of this process; `device` as Runtime.describe gives it."""
+    manifest = {
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
-        "device": describe(device, precision),
+        "device": device,
         "python": platform.python_version(),
         "system": platform.platform(),
         "git commit": git_commit(),
-        **{name: version(name) for name in PACKAGES},
     }
+    for package in PACKAGES:
+        manifest[package] = package_version(package)
+    return manifest
 
 
-def version(package):
+def package_version(package: str) -> str:
+    """Version of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed under this name"
 
 
-def git_commit():
+def git_commit() -> str:
     """Commit of the code, or 'unknown' outside a checkout."""
     try:
         result = subprocess.run(

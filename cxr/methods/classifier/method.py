@@ -1,0 +1,121 @@
+"""Classifier: classes of images, learned beside masks of what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cxr.data.batch import Batch, SampleContent
+from cxr.data.mask_augmentation import RECIPES
+from cxr.data.samplers import ResumableSampler, make_share_sampler
+from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
+from cxr.methods.classifier.losses import classifier_loss
+from cxr.methods.classifier.records import ClassPrediction
+from cxr.methods.pseudo_labels import add_classes
+from cxr.methods.segmenter.losses import TERMS, parse_terms
+from cxr.methods.segmenter.method import GEOMETRIC
+from cxr.networks.classifier import ImageClassifier
+from cxr.networks.network import Network, check_side
+from cxr.settings import Settings
+from cxr.system.errors import InputError
+from cxr.system.runtime import Runtime
+
+
+class Classifier(Method):
+    name = "classifier"
+    prediction_class = ClassPrediction
+    view_sets = ("none", "flip", "flips")
+    augmentations = (*GEOMETRIC, *RECIPES)
+    plateau_term = "class"
+
+    def check(self, settings: Settings, labels: Labels) -> None:
+        del labels
+        check_side(settings.training.image_size)
+        for name in parse_terms(settings.method.mask_loss):
+            if TERMS[name].output == "label":
+                raise InputError(
+                    f"--mask-loss {settings.method.mask_loss} has the term {name} of a label head, "
+                    "which a classifier does not have: leave it out"
+                )
+
+    def sample_content(self, settings: Settings) -> SampleContent:
+        return SampleContent(
+            mask="boxes",
+            soft_label=bool(settings.method.pseudo),
+            crop=bool(settings.method.lungs),
+        )
+
+    def train_sampler(
+        self, table: pd.DataFrame, settings: Settings, runtime: Runtime
+    ) -> ResumableSampler:
+        """Images of studies that are not negative are the positives of --sampling."""
+        return make_share_sampler(
+            table,
+            settings.method,
+            settings.training.batch_size,
+            settings.training.epochs,
+            settings.data.seed,
+            runtime.rank,
+            runtime.world,
+        )
+
+    def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
+        training = settings.training
+        return ImageClassifier(
+            encoder=training.encoder,
+            weights=training.weights,
+            decoder=settings.method.decoder,
+            auxiliary=settings.method.aux_weight > 0,
+            classes=len(labels.image_classes),
+            dropout=settings.method.dropout,
+            image_size=training.image_size,
+            load_weights=load_weights,
+        )
+
+    def loss(
+        self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
+    ) -> dict[str, Tensor]:
+        del model
+        return classifier_loss(outputs, batch, settings.method)
+
+    def quick_predictions(
+        self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
+    ) -> dict[int, np.ndarray]:
+        """{row: probabilities (C,)}; by row and not by study, whose images may share a batch."""
+        del model, settings
+        probabilities = outputs["label"].float().softmax(-1).cpu().numpy()
+        return dict(zip(batch.rows.tolist(), probabilities, strict=True))
+
+    def add_pseudo_labels(
+        self, table: pd.DataFrame, predictions: Iterable[ClassPrediction]
+    ) -> pd.DataFrame:
+        return add_classes(table, predictions)
+
+    def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
+        del model
+        axes = []
+        if view.mirrored:
+            axes.append(-1)
+        if view.upside_down:
+            axes.append(-2)
+        return images.flip(axes)
+
+    def undo_view(self, outputs: Outputs, view: View, model: Network) -> Tensor:
+        """Probabilities (B, C): there is nothing to turn back in a class."""
+        del view, model
+        return outputs["label"].float().softmax(-1)
+
+    def merge(self, outputs: Iterable[Tensor], settings: Settings) -> list[Tensor]:
+        """Probabilities (C,) of each image, the mean over models and views."""
+        del settings
+        return list(torch.stack(list(outputs)).mean(0))
+
+    def to_prediction(
+        self, merged: Tensor, image: ImageFacts, model: Network, settings: Settings
+    ) -> ClassPrediction:
+        del model, settings
+        return ClassPrediction(image.image_id, image.width, image.height, merged.cpu().numpy())
