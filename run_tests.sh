@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: bash run_tests.sh, or some of them: bash run_tests.sh tests/test_metrics.py -k golden
+# Runs the tests: bash run_tests.sh, or some of them: bash run_tests.sh tests/unit/test_kaggle_map.py -k golden
 # Builds .venv first if the active Python lacks something of requirements.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
