@@ -13,24 +13,10 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from cxr.data.image_table import Tables
 from cxr.methods.base import Judging, Labels, Scorer
 from cxr.methods.evaluation import Evaluation
 from cxr.settings import Settings
-
-
-@dataclass
-class Tables:
-    """What the files of a data set say.
-
-    train: a row per labelled image: image_id, path, group (patient), stratum, label (class of the
-    image, -1 unknown), boxes (JSON text, [[x1, y1, x2, y2], ...] in original pixels), box_labels
-    (JSON text), n_boxes, and `mask` (run lengths) where there are masks. test: the same columns.
-    notes: sentences about what is unusual.
-    """
-
-    train: pd.DataFrame
-    test: pd.DataFrame
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -17,10 +17,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from steps import ROOT, STEPS, digest, link_tree, protect, run_here
 
 from cxr.config import Config
-from cxr.data.dataset import collate
+from cxr.data.batch import collate
 from cxr.data.folds import assign_folds
-from cxr.datasets.chestxdet.files import FINDINGS, read_tables
-from cxr.datasets.chestxdet.results import result_of
+from cxr.datasets.chestxdet.files import FINDINGS, read_chestxdet
+from cxr.datasets.chestxdet.results import format_result
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
 from cxr.datasets.phantom.chest import draw_chest
 from cxr.datasets.phantom.findings import DRAW, draw_with_findings, healthy
@@ -126,7 +126,7 @@ def test_a_picture_with_all_findings_and_one_without():
 
 
 def test_tables_and_notes_of_the_synthetic_set(synthetic):
-    train, test, notes = read_tables(synthetic)
+    train, test, notes = read_chestxdet(synthetic)
     content = {e["file_name"]: e for e in json.loads((synthetic / "train.json").read_text())}
     assert len(train) == 8 and len(test) == 3 and train.image_id.is_monotonic_increasing
     for row in train.itertuples():
@@ -150,7 +150,7 @@ def test_tables_and_notes_of_the_synthetic_set(synthetic):
 
 @needs_sample
 def test_tables_of_the_real_sample():
-    train, test, notes = read_tables(SHARED / TASK.slug)
+    train, test, notes = read_chestxdet(SHARED / TASK.slug)
     assert (len(train), train.n_boxes.sum(), len(test)) == (32, 58, 0)
     labels = np.concatenate([json.loads(text) for text in train.box_labels])
     assert np.bincount(labels.astype(int), minlength=10).tolist() == [
@@ -188,14 +188,14 @@ BOX = ("Nodule", 1, 2, 30, 40)
 )
 def test_labels_that_cannot_be_understood(tmp_path, content, words):
     with pytest.raises(InputError, match=words):
-        read_tables(write_set(tmp_path, content, images=["a.png"]))
+        read_chestxdet(write_set(tmp_path, content, images=["a.png"]))
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match="train.json is missing: run 01_download.py"):
-        read_tables(tmp_path)
+        read_chestxdet(tmp_path)
     with pytest.raises(InputError, match="holds no image of train.json"):
-        read_tables(write_set(tmp_path, [entry("a.png", BOX)], images=[]))
+        read_chestxdet(write_set(tmp_path, [entry("a.png", BOX)], images=[]))
 
 
 def test_oddities_are_counted_and_left_out(tmp_path):
@@ -210,7 +210,7 @@ def test_oddities_are_counted_and_left_out(tmp_path):
     (folder / "test_data").mkdir()
     shutil.copy(folder / "train_data" / "t.png", folder / "test_data")
     (folder / "test.json").write_text(json.dumps([entry("t.png", BOX)]))
-    train, test, notes = read_tables(folder)
+    train, test, notes = read_chestxdet(folder)
     assert (
         train.image_id.tolist() == ["a", "b"]
         and train.n_boxes.tolist() == [0, 1]
@@ -239,13 +239,13 @@ def test_unlabelled_test_images(tmp_path):
     folder = write_set(tmp_path, [entry("a.png", BOX)])
     (folder / "test_data").mkdir()
     Image.new("L", (8, 8)).save(folder / "test_data" / "u.png")
-    _, test, notes = read_tables(folder)
+    _, test, notes = read_chestxdet(folder)
     assert test.image_id.tolist() == ["u"] and test.label.tolist() == [-1]
     assert any("1 test images, without labels" in note for note in notes)
 
 
 def test_nine_or_ten_classes(synthetic):
-    table = read_tables(synthetic)[0]
+    table = read_chestxdet(synthetic)[0]
     table = pd.concat(
         [
             table,
@@ -372,12 +372,12 @@ def test_single_strata_are_still_dealt_by_scikit_learn():
 
 def test_results_in_the_data_sets_format_by_hand():
     boxes = np.array([[10.04, 20, 30, 40], [0, 0, 100, 80.0]])
-    content = result_of(boxes, np.array([0.75, 0.5]), np.array([3, 0]), (100, 80))
+    content = format_result(boxes, np.array([0.75, 0.5]), np.array([3, 0]), (100, 80))
     assert content == [
         {"nodule": [10.0, 20.0, 30.0, 40.0, 0.75]},
         {"consolidation": [0.0, 0.0, 100.0, 80.0, 0.5]},
     ]
-    assert result_of(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), (100, 80)) == []
+    assert format_result(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), (100, 80)) == []
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_results_in_the_data_sets_format_by_hand():
 )
 def test_wrong_results_are_refused(box, score, words):
     with pytest.raises(InputError, match=words):
-        result_of(np.array([box], float), np.array([score]), np.array([0]), (100, 80))
+        format_result(np.array([box], float), np.array([score]), np.array([0]), (100, 80))
 
 
 def config_of(folder):

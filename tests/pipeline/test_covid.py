@@ -13,17 +13,20 @@ from steps import STEPS, copy_of_run, run_here
 
 from cxr.config import Config
 from cxr.data.augmentation import Augmentation
-from cxr.data.dataset import ResumableSampler, XrayDataset, collate, read_table
+from cxr.data.batch import collate
+from cxr.data.dataset import XrayDataset
+from cxr.data.samplers import ResumableSampler
+from cxr.data.tables import read_table
 from cxr.data.mask_augmentation import MaskAugmentation
 from cxr.datasets.covid.dataset import submission_of
-from cxr.datasets.covid.files import read_sample
-from cxr.datasets.covid.submission import check_submission, parse_predictions
-from cxr.inference.predictions import read_predictions, write_part
+from cxr.datasets.covid.files import read_covid_sample
+from cxr.datasets.covid.submission import check_covid_submission, parse_covid_answer
+from cxr.data.predictions import read_predictions, write_part
 from cxr.inference.run import VIEWS, predict_batch
 from cxr.methods.classifier.records import ClassPrediction, StudyCase
 from cxr.methods.classifier.study_scorer import evaluate
 from cxr.steps.postprocess import postprocess
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 from cxr.tasks import TASKS
 
 TASK = TASKS["covid"]
@@ -286,10 +289,10 @@ def test_submission_has_boxes_and_means_of_studies():
     table = submission_of(
         sample, test, train, answers, {"a": (np.array([[1, 2, 30, 40]]), np.array([0.5]))}
     )
-    check_submission(table, sample, dict.fromkeys("abc", (50, 60)))
+    check_covid_submission(table, sample, dict.fromkeys("abc", (50, 60)))
     texts = dict(zip(table["id"], table["PredictionString"]))
-    assert parse_predictions(texts["s_study"])[1] == pytest.approx([0.6, 0.2, 0.2, 1e-6])
-    assert parse_predictions(texts["gone_study"])[1] == pytest.approx([0.25] * 4)
+    assert parse_covid_answer(texts["s_study"]).scores == pytest.approx([0.6, 0.2, 0.2, 1e-6])
+    assert parse_covid_answer(texts["gone_study"]).scores == pytest.approx([0.25] * 4)
     assert (
         texts["a_image"] == "opacity 0.500000 1 2 30 40 none 0.550000 0 0 1 1"
     )  # mean of 0.6 and 1 - 0.5
@@ -386,10 +389,10 @@ def test_scores_and_submission(finished):
     assert "leaderboard 0.5000" in finished.printed["05_postprocess"]
     table, sample = (
         pd.read_csv(finished.run / "submission.csv", dtype=str),
-        read_sample(finished.source),
+        read_covid_sample(finished.source),
     )
     assert list(table.columns) == ["id", "PredictionString"]
-    check_submission(table, sample, {})
+    check_covid_submission(table, sample, {})
 
 
 def test_report(finished):

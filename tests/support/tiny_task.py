@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from cxr.config import Config
-from cxr.datasets.rsna.files import read_tables
+from cxr.datasets.rsna.files import read_rsna
 from cxr.datasets.rsna.synthetic import write_rsna
 from cxr.geometry.anchors import make_anchors
-from cxr.inference import predictions
+from cxr.data import predictions
 from cxr.inference import run as inference
 from cxr.methods.detector.image_scorer import make_rule, quick_score
 from cxr.methods.detector.method import DetectionTask
@@ -64,7 +64,7 @@ class TinyNet(Network):
 class TinyTask(DetectionTask):
     name, title = "tiny", "White rectangles"
     class_names, box_classes = ("none", "other", "box"), ("box",)
-    slug, read_tables = "drawn", staticmethod(read_tables)
+    slug, read_tables = "drawn", staticmethod(read_rsna)
 
     @staticmethod
     def write_synthetic(folder, n_train):

@@ -10,14 +10,16 @@ import pydicom
 import pytest
 
 from cxr.datasets.covid import synthetic as synthetic_covid
-from cxr.datasets.covid.files import CLASSES, read_sample, read_tables
+from cxr.datasets.covid.files import CLASSES, read_covid, read_covid_sample
 from cxr.datasets.covid.submission import (
-    check_submission,
-    format_submission,
-    parse_predictions,
-    prediction_string,
+    ImageScores,
+    Prior,
+    check_covid_submission,
+    format_covid_answer,
+    format_covid_submission,
+    parse_covid_answer,
     prevalence,
-    read_submission,
+    read_covid_submission,
 )
 from cxr.datasets.covid.synthetic import (
     ATYPICAL,
@@ -86,7 +88,7 @@ def rewrite(path, old, new):
 
 
 def test_tables(folder):
-    train, test, notes = read_tables(folder)
+    train, test, notes = read_covid(folder)
     assert train["image_id"].tolist() == list("acdefgh")  # b is unboxed beside the boxed a
     assert train["path"][0] == str(folder / "train" / "s1" / "series_a" / "a.dcm")
     assert train["study_id"].tolist() == ["s1", "s2", "s2", "s3", "s4", "s5", "s5"]
@@ -126,7 +128,7 @@ def test_tables(folder):
     [("A", "acdf", "3 of 5"), ("B", "acdefgh", "5 of 5"), ("C", "ef", "2 of 5")],
 )
 def test_cleaning(folder, rule, kept, studies):
-    train, _, notes = read_tables(folder, rule)
+    train, _, notes = read_covid(folder, rule)
     assert train["image_id"].tolist() == list(kept)
     assert (
         f"left out {8 - len(kept)} of 8 images; {len(kept)} images of {studies} studies stay"
@@ -136,7 +138,7 @@ def test_cleaning(folder, rule, kept, studies):
 
 def test_unknown_cleaning_rule(folder):
     with pytest.raises(InputError, match="unknown cleaning rule D: choose from B, A, C"):
-        read_tables(folder, "D")
+        read_covid(folder, "D")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_unknown_cleaning_rule(folder):
 def test_broken_tables(folder, name, old, new, words):
     rewrite(folder / name, old, new)
     with pytest.raises(InputError, match=words) as caught:
-        read_tables(folder)
+        read_covid(folder)
     assert name in str(caught.value) and "download" in str(caught.value)
 
 
@@ -192,13 +194,13 @@ def test_broken_tables(folder, name, old, new, words):
 def test_missing_table(folder, name):
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"{name} is missing: run 01_download.py"):
-        read_tables(folder)
+        read_covid(folder)
 
 
 def test_no_image_of_the_table(folder):
     (folder / "train").rename(folder / "elsewhere")
     with pytest.raises(InputError, match="holds none of the images.*unpack"):
-        read_tables(folder)
+        read_covid(folder)
 
 
 def test_what_does_not_fit_is_noted(folder):
@@ -209,7 +211,7 @@ def test_what_does_not_fit_is_noted(folder):
     (folder / "train" / "s2" / "series_d").rename(folder / "train" / "s5" / "series_d")
     (folder / "train" / "s5" / "series_a").mkdir()
     (folder / "train" / "s5" / "series_a" / "a.dcm").touch()
-    notes = read_tables(folder)[2]
+    notes = read_covid(folder)[2]
     for words in (
         "1 images of train_image_level.csv have other boxes in its column label",
         "1 images of train_image_level.csv belong to a study that is not in train_study_level.csv",
@@ -224,18 +226,18 @@ def test_what_does_not_fit_is_noted(folder):
 
 def test_test_set_without_sample(folder):
     (folder / "sample_submission.csv").unlink()
-    train, test, notes = read_tables(folder)
+    train, test, notes = read_covid(folder)
     assert test["image_id"].tolist() == ["y", "z"]
-    assert read_sample(folder)["id"].tolist() == ["t1_study", "t2_study", "y_image", "z_image"]
+    assert read_covid_sample(folder)["id"].tolist() == ["t1_study", "t2_study", "y_image", "z_image"]
     assert any("the 2 files of test are the test set" in note for note in notes)
 
 
 def test_no_test_images(folder):
     (folder / "sample_submission.csv").write_text("id,PredictionString\n")
     (folder / "test").rename(folder / "elsewhere")
-    assert len(read_tables(folder)[1]) == 0 and len(read_sample(folder)) == 0
+    assert len(read_covid(folder)[1]) == 0 and len(read_covid_sample(folder)) == 0
     (folder / "sample_submission.csv").unlink()
-    assert len(read_tables(folder)[1]) == 0 and list(read_sample(folder).columns) == [
+    assert len(read_covid(folder)[1]) == 0 and list(read_covid_sample(folder).columns) == [
         "id",
         "PredictionString",
     ]
@@ -243,7 +245,7 @@ def test_no_test_images(folder):
 
 def test_sample_names_an_image_that_is_not_there(folder):
     (folder / "test" / "t2" / "series_z" / "z.dcm").unlink()
-    _, test, notes = read_tables(folder)
+    _, test, notes = read_covid(folder)
     assert (
         test["image_id"].tolist() == ["y"]
         and "1 images of sample_submission.csv have no file, and get a guess" in notes
@@ -253,23 +255,23 @@ def test_sample_names_an_image_that_is_not_there(folder):
 @pytest.mark.parametrize("header", ["id", "Id"])
 def test_submission_header(folder, header):
     (folder / "sample_submission.csv").write_text(SAMPLE.replace("id,", f"{header},"))
-    assert list(read_submission(folder / "sample_submission.csv").columns) == [
+    assert list(read_covid_submission(folder / "sample_submission.csv").columns) == [
         "id",
         "PredictionString",
     ]
 
 
-PRIOR = ([0.28, 0.47, 0.17, 0.08], 0.32)
+PRIOR = Prior(np.array([0.28, 0.47, 0.17, 0.08]), 0.32)
 STUDY = {"t1": np.array([0.7, 0.2, 0.05, 0.05]), "t2": np.array([0, 1, 0.5, 0.25])}
 IMAGE = {
-    "z": (np.array([[10.04, 20.06, 300, 400]]), np.array([0.5]), 0.1),
-    "y": (np.zeros((0, 4)), np.zeros(0), 0.9),
+    "z": ImageScores(np.array([[10.04, 20.06, 300, 400]]), np.array([0.5]), 0.1),
+    "y": ImageScores(np.zeros((0, 4)), np.zeros(0), 0.9),
 }
 
 
 def test_submission(folder):
-    sample = read_sample(folder)
-    table = format_submission(sample["id"], STUDY, IMAGE, PRIOR)
+    sample = read_covid_sample(folder)
+    table = format_covid_submission(sample["id"], STUDY, IMAGE, PRIOR)
     assert table.to_csv(index=False).splitlines() == [
         "id,PredictionString",
         "t1_study,negative 0.700000 0 0 1 1 typical 0.200000 0 0 1 1 indeterminate 0.050000 0 0 1 1 atypical 0.050000 0 0 1 1",
@@ -277,17 +279,18 @@ def test_submission(folder):
         "z_image,opacity 0.500000 10 20.1 300 400 none 0.100000 0 0 1 1",
         "y_image,none 0.900000 0 0 1 1",
     ]
-    check_submission(table, sample, {"z": (300, 400), "y": (100, 100)})
-    boxes, scores, labels = parse_predictions(table["PredictionString"][2])
-    assert boxes.tolist() == [[10, 20.1, 300, 400], [0, 0, 1, 1]] and labels.tolist() == [5, 4]
+    check_covid_submission(table, sample, {"z": (300, 400), "y": (100, 100)})
+    answer = parse_covid_answer(table["PredictionString"][2])
+    assert answer.boxes.tolist() == [[10, 20.1, 300, 400], [0, 0, 1, 1]]
+    assert answer.labels.tolist() == [5, 4]
 
 
 def test_broken_files_get_the_prior(folder):
-    sample = read_sample(folder)
-    shares, none = prevalence(read_tables(folder)[0])
+    sample = read_covid_sample(folder)
+    shares, none = prevalence(read_covid(folder)[0])
     assert shares.tolist() == [0.2, 0.2, 0.2, 0.4] and none == pytest.approx(5 / 7)
-    table = format_submission(sample["id"], {}, {}, PRIOR)
-    check_submission(table, sample, {})
+    table = format_covid_submission(sample["id"], {}, {}, PRIOR)
+    check_covid_submission(table, sample, {})
     assert table["PredictionString"][0].startswith("negative 0.280000") and table[
         "PredictionString"
     ][2].startswith("none 0.32")
@@ -296,7 +299,7 @@ def test_broken_files_get_the_prior(folder):
 def test_boxes_that_rounding_flattens_are_left_out():
     boxes = np.array([[5.01, 5, 5.04, 9], [0, 0, 1, 1]])
     detections = Detections(boxes, np.array([0.5, 0.5]), np.array([5, 4]))
-    assert prediction_string(detections) == "none 0.500000 0 0 1 1"
+    assert format_covid_answer(detections) == "none 0.500000 0 0 1 1"
 
 
 @pytest.mark.parametrize(
@@ -324,11 +327,11 @@ def test_boxes_that_rounding_flattens_are_left_out():
     ],
 )
 def test_wrong_submissions(folder, row, text, words):
-    sample = read_sample(folder)
-    table = format_submission(sample["id"], STUDY, IMAGE, PRIOR)
+    sample = read_covid_sample(folder)
+    table = format_covid_submission(sample["id"], STUDY, IMAGE, PRIOR)
     table.loc[table["id"] == row, "PredictionString"] = text
     with pytest.raises(InputError, match=f"wrong for {row}.*{words}"):
-        check_submission(table, sample, {"z": (300, 400)})
+        check_covid_submission(table, sample, {"z": (300, 400)})
 
 
 @pytest.mark.parametrize(
@@ -341,9 +344,9 @@ def test_wrong_submissions(folder, row, text, words):
     ],
 )
 def test_submission_must_have_the_rows_of_the_sample(folder, change, words):
-    sample = read_sample(folder)
+    sample = read_covid_sample(folder)
     with pytest.raises(InputError, match=words):
-        check_submission(change(format_submission(sample["id"], STUDY, IMAGE, PRIOR)), sample, {})
+        check_covid_submission(change(format_covid_submission(sample["id"], STUDY, IMAGE, PRIOR)), sample, {})
 
 
 @pytest.fixture(scope="module")
@@ -354,13 +357,13 @@ def synthetic(tmp_path_factory):
 
 
 def test_synthetic_set_reads_without_complaint(synthetic):
-    train, test, notes = read_tables(synthetic)
+    train, test, notes = read_covid(synthetic)
     assert len(test) == 4 and "left out" in notes[0] and len(notes) == 2, notes
     everything = pd.read_csv(synthetic / "train_image_level.csv")
     assert len(everything) == 24 and everything["id"].str.fullmatch("[0-9a-f]{12}_image").all()
     assert not train["mask_known"].all() and 0 < (train["n_boxes"] > 1).sum() < len(train)
     assert set(train["label"]) == {0, 1, 2, 3}
-    sample = read_sample(synthetic)
+    sample = read_covid_sample(synthetic)
     studies = [row for row in sample["id"] if row.endswith("_study")]
     assert studies == sorted(studies) and sample["id"].tolist()[: len(studies)] == studies
 
@@ -404,7 +407,7 @@ def test_all_pictures_are_bright_where_dense(synthetic):
 
 
 def test_boxes_lie_in_their_images(synthetic):
-    train = read_tables(synthetic)[0]
+    train = read_covid(synthetic)[0]
     for row in train.itertuples():
         header = pydicom.dcmread(row.path, stop_before_pixels=True)
         boxes = np.array(json.loads(row.boxes)).reshape(-1, 4)
@@ -418,9 +421,8 @@ def test_truth_as_submission_scores_one(synthetic):
     truth = {}
     answers = {}
     for row, text in zip(table["id"], table["label"], strict=True):
-        boxes, scores, labels = parse_predictions(text)
-        truth[row] = TrueBoxes(boxes, labels)
-        answers[row] = Detections(boxes, scores, labels)
+        answers[row] = parse_covid_answer(text)
+        truth[row] = TrueBoxes(answers[row].boxes, answers[row].labels)
     found = competition_scores(truth, answers)
     assert found["ap_none"] == found["ap_opacity"] == 1
 
@@ -480,7 +482,7 @@ def test_deterministic_kept_and_empty(tmp_path):
     assert write_covid(tmp_path / "a", n_train=len(FIRST), n_test=0, seed=5, side=48) is False
     with pytest.raises(InputError, match="delete it"):
         write_covid(tmp_path / "a", n_train=9, n_test=0, seed=5, side=48)
-    assert len(read_tables(tmp_path / "a")[1]) == 0
+    assert len(read_covid(tmp_path / "a")[1]) == 0
 
 
 def test_a_mirrored_copy_has_mirrored_boxes():

@@ -23,12 +23,12 @@ from cxr.data.duplicates import (
     spanning,
 )
 from cxr.data.folds import assign_folds
-from cxr.datasets.covid.files import read_tables
+from cxr.datasets.covid.files import read_covid
 from cxr.datasets.covid.synthetic import write_covid
 from cxr.images.png import write_png
 from cxr.images.read import convert_image
 from cxr.plots import duplicate_sheet
-from cxr.plots.duplicate_sheet import PER_LINE, pick_pairs, write_sheet
+from cxr.plots.duplicate_sheet import PER_LINE, pick_pairs, write_copies_sheet
 
 
 def random_bits(count, seed=0):
@@ -176,8 +176,8 @@ def covid(tmp_path_factory):
     """(table of the training images before cleaning, the folder of their pictures)."""
     folder = tmp_path_factory.mktemp("covid")
     write_covid(folder / "input", n_train=40, n_test=0, seed=1, side=128)
-    train, _, _ = read_tables(folder / "input", "A")
-    clean, _, _ = read_tables(folder / "input", "B")
+    train, _, _ = read_covid(folder / "input", "A")
+    clean, _, _ = read_covid(folder / "input", "B")
     train = pd.concat([train, clean[~clean["image_id"].isin(train["image_id"])]], ignore_index=True)
     for row in train.itertuples():
         assert convert_image(row.path, folder / f"{row.image_id}.png", 128)[0]
@@ -221,7 +221,7 @@ def test_sheet_shows_both_sides_of_the_threshold(covid, tmp_path, monkeypatch):
     assert (
         copies[0] == (pairs[2] > THRESHOLD).sum() - 1 and others[0] == copies[0] + 1
     )  # nearest to it first
-    write_sheet(tmp_path / "sheet.png", train, pairs, folder)
+    write_copies_sheet(tmp_path / "sheet.png", train, pairs, folder)
     with Image.open(tmp_path / "sheet.png") as sheet:
         lines = sum(-(-len(rows) // PER_LINE) for rows in chosen.values())
         assert sheet.size == (1800, round(150 * (2.4 + 2.2 * lines)))
@@ -230,7 +230,7 @@ def test_sheet_shows_both_sides_of_the_threshold(covid, tmp_path, monkeypatch):
 def test_sheet_without_pairs(tmp_path):
     table = pd.DataFrame({"image_id": ["a"], "study_id": ["s"], "patient": ["p"], "n_boxes": [0]})
     write_png(tmp_path / "a.png", picture(0))
-    write_sheet(
+    write_copies_sheet(
         tmp_path / "sheet.png", table, similar_pairs(hash_images(["a"], tmp_path)), tmp_path
     )
     assert (tmp_path / "sheet.png").stat().st_size > 1000

@@ -15,21 +15,23 @@ from steps import ROOT, STEPS, copy_of_run, run_here
 
 from cxr.config import Config
 from cxr.data.augmentation import Augmentation
-from cxr.data.dataset import XrayDataset, collate, read_table, true_mask
+from cxr.data.batch import collate
+from cxr.data.dataset import XrayDataset, true_mask
 from cxr.data.mask_augmentation import RECIPES, MaskAugmentation
+from cxr.data.predictions import read_predictions
+from cxr.data.tables import read_table
 from cxr.datasets.pneumothorax.files import (
-    check_submission,
-    format_submission,
-    read_sample,
-    read_tables,
+    check_mask_submission,
+    format_mask_submission,
+    read_pneumothorax,
+    read_sample_ids,
 )
 from cxr.datasets.pneumothorax.synthetic import write_pneumothorax
 from cxr.geometry.masks import decode_runs, dice, encode_runs
 from cxr.images.read import convert_image
-from cxr.inference.predictions import read_predictions
 from cxr.methods.segmenter.records import MaskPrediction
 from cxr.steps.postprocess import postprocess
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 from cxr.tasks import TASKS
 
 TASK = TASKS["pneumothorax"]
@@ -91,7 +93,7 @@ def test_both_generations_of_labels(tmp_path, csv, header, blank):
         f"1.4.2,{blank}2 4",
         f"1.4.9,{blank}-1",
     ]
-    train, test, notes = read_tables(
+    train, test, notes = read_pneumothorax(
         make_files(tmp_path, lines, header, csv, [*TREE, "dicom-images-train/a/b/1.4.7.dcm"])
     )
     assert train["image_id"].tolist() == ["1.4.0", "1.4.1", "1.4.2"] and test.empty
@@ -111,14 +113,14 @@ def test_both_generations_of_labels(tmp_path, csv, header, blank):
 def test_test_images_of_the_second_stage(tmp_path):
     files = ["stage_2_images/ID_b.dcm", "stage_2_images/ID_a.dcm", *TREE]
     folder = make_files(tmp_path, ["1.4.0,-1"], files=files)
-    _, test, notes = read_tables(folder)
+    _, test, notes = read_pneumothorax(folder)
     assert test["image_id"].tolist() == ["ID_a", "ID_b"] and test["label"].tolist() == [-1, -1]
     assert any("the 2 images of stage_2_images are the test set" in note for note in notes)
     make_files(
         tmp_path, ["ID_b,-1", "ID_c,-1", "ID_a,-1", "ID_b,-1"], csv="stage_2_sample_submission.csv"
     )
-    _, test, notes = read_tables(folder)
-    assert test["image_id"].tolist() == ["ID_b", "ID_a"] and read_sample(folder) == [
+    _, test, notes = read_pneumothorax(folder)
+    assert test["image_id"].tolist() == ["ID_b", "ID_a"] and read_sample_ids(folder) == [
         "ID_b",
         "ID_c",
         "ID_a",
@@ -132,7 +134,7 @@ def test_test_images_of_the_first_stage(tmp_path):
         ["1.4.0,-1", "1.4.1,0 1"],
         files=[TREE[0], "dicom-images-test/a/b/1.4.1.dcm", "dicom-images-test/a/b/1.4.5.dcm"],
     )
-    train, test, _ = read_tables(folder)
+    train, test, _ = read_pneumothorax(folder)
     assert train["image_id"].tolist() == ["1.4.0", "1.4.1"], (
         "those that have labels now are training images"
     )
@@ -141,7 +143,7 @@ def test_test_images_of_the_first_stage(tmp_path):
 
 def test_other_pictures(tmp_path):
     files = ["png/1.4.0.png", TREE[0], "jpg/1.4.1.JPG", "train-masks/1.4.2.png", "png/.1.4.2.png"]
-    train, _, _ = read_tables(
+    train, _, _ = read_pneumothorax(
         make_files(tmp_path, ["1.4.0,-1", "1.4.1,-1", "1.4.2,-1"], files=files)
     )
     assert [Path(path).name for path in train["path"]] == ["1.4.0.dcm", "1.4.1.JPG"]
@@ -155,12 +157,12 @@ def test_patients(tmp_path):
         "Kaggle_ID,NIH_ID",
         "nih_id.csv",
     )
-    train, _, notes = read_tables(folder)
+    train, _, notes = read_pneumothorax(folder)
     assert train["group"].tolist() == ["nih_00000007", "nih_00000007", "1.4.2"]
     assert not any("WARNING" in note for note in notes)
     make_files(tmp_path, ["1,2"], "a,b", "nih_id.csv")
     with pytest.raises(InputError, match="nih_id.csv lacks the column"):
-        read_tables(folder)
+        read_pneumothorax(folder)
 
 
 @pytest.mark.parametrize(
@@ -180,18 +182,18 @@ def test_patients(tmp_path):
 )
 def test_labels_that_cannot_be_understood(tmp_path, lines, header, files, words):
     with pytest.raises(InputError, match=words):
-        read_tables(make_files(tmp_path, lines, header, files=files))
+        read_pneumothorax(make_files(tmp_path, lines, header, files=files))
 
 
 def test_no_labels(tmp_path):
     with pytest.raises(InputError, match="neither stage_2_train.csv nor train-rle.csv"):
-        read_tables(tmp_path)
+        read_pneumothorax(tmp_path)
 
 
 def test_submission():
-    table = format_submission(["b", "a"], {"a": "3 2"})
+    table = format_mask_submission(["b", "a"], {"a": "3 2"})
     assert table.values.tolist() == [["b", "-1"], ["a", "3 2"]]
-    check_submission(table, ["b", "a"])
+    check_mask_submission(table, ["b", "a"])
     for text, words in (
         ("3", "no pairs"),
         ("1048575 2", "leave the picture"),
@@ -201,9 +203,9 @@ def test_submission():
         with pytest.raises(
             InputError, match=f"wrong for a.*{words}" if words != "wrong" else words
         ):
-            check_submission(format_submission(["b", "a"], {"a": text}), ["b", "a"])
+            check_mask_submission(format_mask_submission(["b", "a"], {"a": text}), ["b", "a"])
     with pytest.raises(InputError, match="one row for each"):
-        check_submission(table, ["a", "b"])
+        check_mask_submission(table, ["a", "b"])
 
 
 @pytest.mark.parametrize("level", ["10", "15", "20"])
@@ -343,7 +345,7 @@ def test_every_score_line(finished):
 
 def test_written_submission(finished):
     table = pd.read_csv(finished.run / "submission.csv", dtype=str)
-    assert table["ImageId"].tolist() == read_sample(finished.source)
+    assert table["ImageId"].tolist() == read_sample_ids(finished.source)
     for text in table["EncodedPixels"]:
         assert encode_runs(decode_runs(text, 1024, 1024)) == text
 
@@ -440,7 +442,7 @@ def test_impossible_wishes(copy, flags, words):
 
 def test_synthetic_data_of_the_first_stage(tmp_path):
     write_pneumothorax(tmp_path / "set", n_train=3, n_test=2, side=64, generation=1)
-    train, test, notes = read_tables(tmp_path / "set")
+    train, test, notes = read_pneumothorax(tmp_path / "set")
     assert len(train) == 3 and len(test) == 2 and "train-rle.csv" in notes[0]
     assert (tmp_path / "set" / "train-rle.csv").read_text().startswith("ImageId, EncodedPixels\n")
     assert not write_pneumothorax(tmp_path / "set", n_train=3, n_test=2, side=64, generation=1)
@@ -450,7 +452,7 @@ def test_synthetic_data_of_the_first_stage(tmp_path):
 
 @needs_sample
 def test_the_real_sample(tmp_path):
-    train, test, notes = read_tables(SHARED)
+    train, test, notes = read_pneumothorax(SHARED)
     assert len(train) == 32 and train["label"].sum() == 14 and len(test) == 12
     assert sorted(Path(path).suffix for path in train["path"]).count(".dcm") == 26
     assert all(encode_runs(decode_runs(text, 1024, 1024)) == text for text in train["mask"])

@@ -15,14 +15,14 @@ from hypothesis.extra.numpy import arrays
 from cxr.datasets.rsna import files as rsna_files
 from cxr.datasets.rsna.files import (
     CLASSES,
-    check_submission,
-    format_submission,
-    parse_predictions,
-    read_sample,
-    read_submission,
-    read_tables,
+    check_rsna_submission,
+    format_rsna_submission,
+    parse_rsna_boxes,
+    read_rsna,
+    read_rsna_sample,
+    read_rsna_submission,
 )
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 SHARED = Path(
     os.environ.get("CXR_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data")
@@ -46,7 +46,7 @@ d,Lung Opacity
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four training and two test images; read_tables looks at the names of the image files only."""
+    """Four training and two test images; read_rsna looks at the names of the image files only."""
     folder = tmp_path / "input" / "rsna"
     for name, ids in (("stage_2_train_images", "abcd"), ("stage_2_test_images", "zy")):
         (folder / name).mkdir(parents=True)
@@ -61,11 +61,11 @@ def folder(tmp_path):
 
 
 def notes_about(folder, words):
-    return [note for note in read_tables(folder)[2] if words in note]
+    return [note for note in read_rsna(folder)[2] if words in note]
 
 
 def test_tables(folder):
-    train, test, notes = read_tables(folder)
+    train, test, notes = read_rsna(folder)
     assert train.image_id.tolist() == ["a", "b", "c", "d"]
     assert train.path.tolist() == [
         str(folder / "stage_2_train_images" / f"{i}.dcm") for i in "abcd"
@@ -97,7 +97,7 @@ def test_test_like(folder):
     for name in ("stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"):
         (folder / name).write_text((folder / name).read_text().replace("b,", f"{ids[7]},"))
     (folder / "stage_2_train_images" / f"{ids[7]}.dcm").touch()
-    train = read_tables(folder)[0]
+    train = read_rsna(folder)[0]
     assert train[train.test_like].image_id.tolist() == [ids[7]]
 
 
@@ -105,7 +105,7 @@ def test_mapping_as_csv(folder):
     (folder / "nih_mapping.csv").write_text(
         "patientId,nih_image,nih_patient_id\na,00000007_001.png,00000007\nb,00000007_002.png,00000007\nc,,\nq,,5\n"
     )
-    train, _, notes = read_tables(folder)
+    train, _, notes = read_rsna(folder)
     assert train.group.tolist() == ["nih_00000007", "nih_00000007", "c", "d"]
     assert notes == [
         "grouped by 1 NIH patients from nih_mapping.csv",
@@ -118,7 +118,7 @@ def test_mapping_as_json_beside_the_folder(folder):
     entries = [{"subset_img_id": image_id, "img_id": image} for image_id, image in images.items()]
     path = folder.parent / "pneumonia-challenge-dataset-mappings_2018.json"
     path.write_text(json.dumps(entries))
-    assert read_tables(folder)[0].group.tolist() == [
+    assert read_rsna(folder)[0].group.tolist() == [
         "nih_00019124",
         "nih_00000003",
         "c",
@@ -132,7 +132,7 @@ def test_mapping_as_json_beside_the_folder(folder):
     ):
         path.write_text(broken)
         with pytest.raises(InputError, match="mappings_2018.json"):
-            read_tables(folder)
+            read_rsna(folder)
 
 
 @pytest.mark.parametrize("name", ["stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"])
@@ -153,7 +153,7 @@ def test_unusable_csv(folder, name, content, words):
     else:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=words) as caught:
-        read_tables(folder)
+        read_rsna(folder)
     assert name in str(caught.value)
 
 
@@ -161,20 +161,20 @@ def test_missing_column_is_named(folder):
     path = folder / "stage_2_train_labels.csv"
     path.write_text(LABELS.replace("Target", "target"))
     with pytest.raises(InputError, match="lacks the column Target"):
-        read_tables(folder)
+        read_rsna(folder)
 
 
 @pytest.mark.parametrize("row", ["a,x,1,2,3,1", "a,,,,,2", "a,,,,,", "a,1,1,,3e,1"])
 def test_labels_that_are_no_numbers(folder, row):
     (folder / "stage_2_train_labels.csv").write_text(LABELS + row + "\n")
     with pytest.raises(InputError, match="numbers.* a\\)"):
-        read_tables(folder)
+        read_rsna(folder)
 
 
 def test_boxes_without_size_are_left_out(folder):
     rows = "d,5,5,0,7,1\nd,5,5,7,-1,1\nd,5,5,,7,1\nc,1,1,9,9,0\n"
     (folder / "stage_2_train_labels.csv").write_text(LABELS + rows)
-    train, _, notes = read_tables(folder)
+    train, _, notes = read_rsna(folder)
     assert train.boxes[3] == "[[10.0, 20.0, 40.0, 60.0]]"
     assert train.n_boxes[2] == 0  # Target 0 has no boxes, whatever stands beside it
     assert any(note.startswith("3 boxes") and "no size" in note for note in notes)
@@ -185,14 +185,14 @@ def test_unknown_class(folder):
         CLASS_INFO.replace("a,Normal", "a,normal")
     )
     with pytest.raises(InputError, match="unknown class 'normal'"):
-        read_tables(folder)
+        read_rsna(folder)
 
 
 def test_class_table_and_labels_differ(folder):
     (folder / "stage_2_detailed_class_info.csv").write_text(
         CLASS_INFO.replace("a,Normal\n", "") + "w,Normal\n"
     )
-    train, _, notes = read_tables(folder)
+    train, _, notes = read_rsna(folder)
     assert train.image_id.tolist() == ["b", "c", "d"]
     assert any("1 images have no class" in note for note in notes)
     assert any("1 images of stage_2_detailed_class_info.csv are not in" in note for note in notes)
@@ -209,35 +209,35 @@ def test_images_and_rows_without_each_other(folder):
         folder / "stage_2_train_images" / "stranger.dcm"
     )
     (folder / "stage_2_test_images" / "z.dcm").unlink()
-    train, test, notes = read_tables(folder)
+    train, test, notes = read_rsna(folder)
     assert train.image_id.tolist() == ["b", "c", "d"] and test.image_id.tolist() == ["y"]
     assert "1 images of the tables have no file in stage_2_train_images and were left out" in notes
     assert "1 files of stage_2_train_images are in no table and were left out" in notes
     assert "1 images of the tables have no file in stage_2_test_images and were left out" in notes
-    assert read_sample(folder).patientId.tolist() == ["z", "y"]  # a submission must still name it
+    assert read_rsna_sample(folder).patientId.tolist() == ["z", "y"]  # a submission must still name it
     shutil.rmtree(folder / "stage_2_train_images")
     with pytest.raises(InputError, match="stage_2_train_images holds none"):
-        read_tables(folder)
+        read_rsna(folder)
 
 
 def test_without_test_images(folder):
     shutil.rmtree(folder / "stage_2_test_images")
     (folder / "stage_2_sample_submission.csv").unlink()
-    train, test, notes = read_tables(folder)
+    train, test, notes = read_rsna(folder)
     assert len(test) == 0 and list(test.columns) == list(train.columns)
     assert any("no stage_2_sample_submission.csv" in note for note in notes)
     (folder / "stage_2_sample_submission.csv").write_text("patientId,PredictionString\n")
-    assert len(read_tables(folder)[1]) == 0
+    assert len(read_rsna(folder)[1]) == 0
 
 
 def test_test_files_stand_in_for_a_missing_sample_submission(folder):
     (folder / "stage_2_sample_submission.csv").unlink()
-    assert read_tables(folder)[1].image_id.tolist() == ["y", "z"]
+    assert read_rsna(folder)[1].image_id.tolist() == ["y", "z"]
 
 
 @pytest.mark.skipif(not RSNA.is_dir(), reason=f"no real sample at {RSNA} (CXR_SHARED_DATA)")
 def test_real_sample():
-    train, test, notes = read_tables(RSNA)
+    train, test, notes = read_rsna(RSNA)
     assert (len(train), len(test), train.n_boxes.sum(), (train.n_boxes > 0).sum()) == (
         600,
         40,
@@ -259,7 +259,7 @@ def submission(strings, ids="abc"):
 
 def test_format_and_read_back(tmp_path):
     boxes = np.array([[10.04, 20, 110.06, 220], [900, 900, 1024, 1024]])
-    table = format_submission(
+    table = format_rsna_submission(
         ["a", "b", "c"], {"b": (boxes, np.array([0.9, 1e-9])), "c": (np.zeros((0, 4)), [])}
     )
     assert table.PredictionString.tolist() == [
@@ -267,19 +267,19 @@ def test_format_and_read_back(tmp_path):
         "0.900000 10.0 20.0 100.1 200.0 0.000001 900.0 900.0 124.0 124.0",
         "",
     ]
-    check_submission(table, SAMPLE)
+    check_rsna_submission(table, SAMPLE)
     table.to_csv(tmp_path / "s.csv", index=False)
-    again = read_submission(tmp_path / "s.csv")
+    again = read_rsna_submission(tmp_path / "s.csv")
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
-    check_submission(again, SAMPLE)
-    read_boxes, scores = parse_predictions(again.PredictionString[1])
+    check_rsna_submission(again, SAMPLE)
+    read_boxes, scores = parse_rsna_boxes(again.PredictionString[1])
     np.testing.assert_allclose(read_boxes, boxes, atol=0.05 + 1e-9)
     np.testing.assert_allclose(scores, [0.9, 1e-6])
 
 
 def test_submission_of_no_images():
-    empty = format_submission([], {})
-    check_submission(empty, SAMPLE.iloc[:0])
+    empty = format_rsna_submission([], {})
+    check_rsna_submission(empty, SAMPLE.iloc[:0])
     assert list(empty.columns) == ["patientId", "PredictionString"]
 
 
@@ -289,9 +289,9 @@ def test_submission_of_no_images():
 )
 def test_every_box_inside_the_image_can_be_submitted(boxes, scores):
     boxes = np.sort(boxes.reshape(5, 2, 2), axis=1).reshape(5, 4) + [0, 0, 2, 2]
-    table = format_submission(["a", "b", "c"], {"b": (boxes, scores)})
-    check_submission(table, SAMPLE)
-    found, confidences = parse_predictions(table["PredictionString"][1])
+    table = format_rsna_submission(["a", "b", "c"], {"b": (boxes, scores)})
+    check_rsna_submission(table, SAMPLE)
+    found, confidences = parse_rsna_boxes(table["PredictionString"][1])
     np.testing.assert_allclose(found, boxes, atol=0.11)
     np.testing.assert_allclose(confidences, scores, atol=1.1e-6)
 
@@ -308,7 +308,7 @@ def test_every_box_inside_the_image_can_be_submitted(boxes, scores):
 )
 def test_wrong_ids(ids, words):
     with pytest.raises(InputError, match=words):
-        check_submission(submission("", ids), SAMPLE)
+        check_rsna_submission(submission("", ids), SAMPLE)
 
 
 @pytest.mark.parametrize(
@@ -332,12 +332,12 @@ def test_wrong_ids(ids, words):
 )
 def test_wrong_strings(string, words):
     with pytest.raises(InputError, match=f"for b: .*{words}"):
-        check_submission(submission(["", string, ""]), SAMPLE)
+        check_rsna_submission(submission(["", string, ""]), SAMPLE)
 
 
 def test_right_strings_and_size():
-    check_submission(submission(["1 0 0 1024 1024", np.nan, "0.5 1 2 3 4 0.4 1 2 3 4"]), SAMPLE)
+    check_rsna_submission(submission(["1 0 0 1024 1024", np.nan, "0.5 1 2 3 4 0.4 1 2 3 4"]), SAMPLE)
     with pytest.raises(InputError, match="512 x 512"):
-        check_submission(submission(["1 0 0 1024 1024", "", ""]), SAMPLE, size=512)
+        check_rsna_submission(submission(["1 0 0 1024 1024", "", ""]), SAMPLE, size=512)
     with pytest.raises(InputError, match="lacks the column PredictionString"):
-        check_submission(SAMPLE[["patientId"]], SAMPLE)
+        check_rsna_submission(SAMPLE[["patientId"]], SAMPLE)

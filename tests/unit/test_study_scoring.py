@@ -7,8 +7,8 @@ import pytest
 from coco import coco_average_precision
 from sklearn.metrics import average_precision_score
 
-from cxr.datasets.covid.submission import parse_predictions
-from cxr.geometry.detections import Detections, TrueBoxes
+from cxr.datasets.covid.submission import parse_covid_answer
+from cxr.geometry.detections import TrueBoxes
 from cxr.metrics.studies import (
     ALL_CLASSES,
     AT_LEAST_HALF,
@@ -57,7 +57,7 @@ def read_truth(texts):
 
 
 def read_answer(texts):
-    return {row: Detections(*parse_predictions(text)) for row, text in texts.items()}
+    return {row: parse_covid_answer(text) for row, text in texts.items()}
 
 
 def aps(scores):

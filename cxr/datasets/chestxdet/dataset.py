@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from cxr.data.dataset import scaled_boxes
+from cxr.data.image_table import Tables
 from cxr.data.tables import keep_classes, read_table
-from cxr.datasets.base import Answer, AnswerRequest, Dataset, Tables
-from cxr.datasets.chestxdet.files import CLASSES, FINDINGS, read_tables
-from cxr.datasets.chestxdet.results import is_kept, write_results
+from cxr.datasets.base import Answer, AnswerRequest, Dataset
+from cxr.datasets.chestxdet.files import CLASSES, FINDINGS, read_chestxdet
+from cxr.datasets.chestxdet.results import above_fitted_thresholds, write_chestxdet_results
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
 from cxr.methods.base import Labels, Scorer
 from cxr.methods.detector.class_scorer import ClassAP, score_boxes
@@ -43,7 +44,7 @@ class ChestXDet(Dataset):
 
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
-        return Tables(*read_tables(folder))
+        return read_chestxdet(folder)
 
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_chestxdet(folder, n_train=n_train)
@@ -68,9 +69,11 @@ class ChestXDet(Dataset):
         for case in request.cases():
             image_id = case.candidates.image_id
             valid[image_id] = request.evaluation.detect(case.candidates)
-            valid_kept[image_id] = is_kept(valid[image_id], request.evaluation.predicted, image_id)
+            valid_kept[image_id] = above_fitted_thresholds(
+                valid[image_id], request.evaluation.predicted, image_id
+            )
         valid_table = valid_table[valid_table["image_id"].isin(valid.keys())]
-        write_results(run.path / "valid_results", valid, valid_kept, valid_table)
+        write_chestxdet_results(run.path / "valid_results", valid, valid_kept, valid_table)
         if not request.answers:
             return Answer(run.path / "valid_results")
 
@@ -79,7 +82,7 @@ class ChestXDet(Dataset):
         test_kept = {}
         for image_id, detections in request.answers.items():
             test_kept[image_id] = detections.scores > thresholds[detections.labels.astype(int)]
-        write_results(run.path / "test_results", request.answers, test_kept, test_table)
+        write_chestxdet_results(run.path / "test_results", request.answers, test_kept, test_table)
         if (test_table["label"] < 0).any():
             return Answer(run.path / "test_results")
 

@@ -3,14 +3,21 @@
 https://github.com/Deepwise-AILab/ChestX-Det10-Dataset
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cxr.system.disk import InputError
+from cxr.data.image_table import ImageRow, Tables, make_image_table, note_count
+from cxr.datasets.nih_patients import group_by_nih_patient
+from cxr.geometry.detections import TrueBoxes
+from cxr.system.errors import InputError
 
 # The order of the course report, whose nine classes end before the last one.
 FINDINGS = (
@@ -26,46 +33,53 @@ FINDINGS = (
     "Pneumothorax",
 )
 CLASSES = ("No finding", "Finding")
-MAPPING = "nih_mapping.csv"  # file_name, nih_patient_id; not part of the data set, which has renamed the NIH's images
-GRAY = ("1", "L", "I", "I;16", "F")
+# file_name, nih_patient_id; not part of the data set, which has renamed the NIH's images.
+MAPPING = "nih_mapping.csv"
+GRAY_MODES = ("1", "L", "I", "I;16", "F")  # of Pillow
+
+# {file name: boxes and labels of the image, or None where nothing is known of it}
+Entries = dict[str, TrueBoxes | None]
 
 
-def read_tables(input_dir):
-    """(train, test, notes) of the folder input/<slug>.
+def read_chestxdet(input_dir: Path) -> Tables:
+    """Tables of the folder input/<slug>, sorted by image_id.
 
-    train, test: one row per image file, sorted by image_id: image_id, path, group (patient), stratum (findings with |
-    between them), boxes (JSON text, [[x1, y1, x2, y2], ...] in pixels, not yet clipped), box_labels (JSON text, indices
-    into FINDINGS), n_boxes, label (index into CLASSES, -1 unknown). notes: sentences about what is unusual. Without
-    test.json there are no test images, or unlabelled ones if test_data is there. InputError for labels that cannot be
-    understood.
+    The stratum lists the findings with | between them; box_labels are indices into FINDINGS, label
+    is one into CLASSES. Without test.json there are no test images, or unlabelled ones if the
+    folder test_data is there. Raises InputError for labels that cannot be understood.
     """
-    input_dir, notes = Path(input_dir), []
-    entries = read_entries(input_dir / "train.json", notes)
-    tests = (
-        read_entries(input_dir / "test.json", notes) if (input_dir / "test.json").exists() else {}
-    )
-    both = entries.keys() & tests.keys()
-    note(
+    input_dir = Path(input_dir)
+    notes: list[str] = []
+    train_entries = read_entries(input_dir / "train.json", notes)
+    test_entries: Entries = {}
+    if (input_dir / "test.json").exists():
+        test_entries = read_entries(input_dir / "test.json", notes)
+    in_both = train_entries.keys() & test_entries.keys()
+    note_count(
         notes,
-        len(both),
+        len(in_both),
         "images of train.json are in test.json, too, and were left out of the training set",
     )
-    train = make_table(
-        {k: v for k, v in entries.items() if k not in both}, input_dir / "train_data", notes
-    )
+    for name in in_both:
+        del train_entries[name]
+
+    train = read_pictures(train_entries, input_dir / "train_data", notes)
     if train.empty:
         raise InputError(
             f"{input_dir / 'train_data'} holds no image of train.json: unpack train_data.zip there"
         )
     if not (input_dir / "test.json").exists():
-        tests = {path.name: None for path in (input_dir / "test_data").glob("*.png")}
-        notes.append(f"no test.json in {input_dir}: {len(tests)} test images, without labels")
-    test = make_table(tests, input_dir / "test_data", notes)
-    return train.assign(group=read_groups(input_dir, train, notes)), test, notes
+        for path in (input_dir / "test_data").glob("*.png"):
+            test_entries[path.name] = None
+        count = len(test_entries)
+        notes.append(f"no test.json in {input_dir}: {count} test images, without labels")
+    test = read_pictures(test_entries, input_dir / "test_data", notes)
+    train = group_patients(train, input_dir / MAPPING, notes)
+    return Tables(train, test, notes)
 
 
-def read_entries(path, notes):
-    """{file name: (boxes, labels)} of train.json or test.json; boxes without area are left out, with a note."""
+def read_entries(path: Path, notes: list[str]) -> Entries:
+    """Entries of train.json or test.json; boxes without area are left out, with a note."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -74,132 +88,122 @@ def read_entries(path, notes):
         ) from None
     except ValueError as error:
         raise InputError(f"{path} is not readable JSON ({error}): download it again") from None
-    keys = {"file_name", "syms", "boxes"}
-    if not isinstance(content, list) or not all(
-        isinstance(entry, dict) and keys <= entry.keys() for entry in content
-    ):
+    if not is_entry_list(content):
         raise InputError(
             f"{path} is not a list of entries with file_name, syms and boxes: download it again"
         )
-    found, flat = {}, 0
+    entries: Entries = {}
+    flat = 0
     for entry in content:
-        boxes, labels = read_boxes(entry, path)
-        area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        flat += int((~area).sum())
-        found.setdefault(str(entry["file_name"]), (boxes[area], labels[area]))
-    note(notes, flat, f"boxes of {path.name} have no area and were left out")
-    note(
-        notes,
-        len(content) - len(found),
-        f"entries of {path.name} repeat an image and were left out",
-    )
-    return found
+        truth = parse_entry(entry, path)
+        has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(axis=1)
+        flat += int((~has_area).sum())
+        kept = TrueBoxes(truth.boxes[has_area], truth.labels[has_area])
+        entries.setdefault(str(entry["file_name"]), kept)
+    note_count(notes, flat, f"boxes of {path.name} have no area and were left out")
+    repeated = len(content) - len(entries)
+    note_count(notes, repeated, f"entries of {path.name} repeat an image and were left out")
+    return entries
 
 
-def read_boxes(entry, path):
-    """(boxes (n, 4), labels (n,)) of one entry. InputError naming the image where it cannot be understood."""
-    where, syms = f"{path}: {entry['file_name']}", entry["syms"]
+def is_entry_list(content: Any) -> bool:
+    """Whether the content of a JSON file has the form of train.json."""
+    if not isinstance(content, list):
+        return False
+    keys = {"file_name", "syms", "boxes"}
+    return all(isinstance(entry, dict) and keys <= entry.keys() for entry in content)
+
+
+def parse_entry(entry: Mapping[str, Any], path: Path) -> TrueBoxes:
+    """Boxes and labels of one entry. InputError naming the image where it makes no sense."""
+    where = f"{path}: {entry['file_name']}"
+    names = entry["syms"]
     try:
         boxes = np.array(entry["boxes"], np.float64).reshape(len(entry["boxes"]), 4)
     except (ValueError, TypeError):
         raise InputError(
             f"{where} has a box that is not four numbers: repair it or download it again"
         ) from None
-    if len(syms) != len(boxes):
+    if len(names) != len(boxes):
         raise InputError(
-            f"{where} has {len(syms)} syms but {len(boxes)} boxes: repair it or download it again"
+            f"{where} has {len(names)} syms but {len(boxes)} boxes: repair it or download it again"
         )
-    unknown = [sym for sym in syms if sym not in FINDINGS]
-    if unknown:
-        raise InputError(
-            f"{where} has the unknown finding {unknown[0]!r}: known are {', '.join(FINDINGS)}"
-        )
-    return boxes, np.array([FINDINGS.index(sym) for sym in syms], int)
+    for name in names:
+        if name not in FINDINGS:
+            known = ", ".join(FINDINGS)
+            raise InputError(f"{where} has the unknown finding {name!r}: known are {known}")
+    return TrueBoxes(boxes, np.array([FINDINGS.index(name) for name in names], int))
 
 
-def make_table(entries, folder, notes):
-    """One row for each entry {file name: (boxes, labels) or None} whose picture is there."""
+def read_pictures(entries: Entries, folder: Path, notes: list[str]) -> pd.DataFrame:
+    """Table of the entries whose picture is in the folder."""
     present = {path.name: path for path in folder.glob("*.png")}
     names = sorted(entries.keys() & present.keys())
     absent = sorted(entries.keys() - present.keys())
-    note(
+    example = absent[0] if absent else ""
+    note_count(
         notes,
         len(absent),
-        f"images have no file in {folder.name} and were left out, such as {''.join(absent[:1])}",
+        f"images have no file in {folder.name} and were left out, such as {example}",
     )
-    note(
-        notes, len(present) - len(names), f"files of {folder.name} are in no list and were left out"
-    )
+    unlisted = len(present) - len(names)
+    note_count(notes, unlisted, f"files of {folder.name} are in no list and were left out")
     note_colours(folder, names, notes)
-    unknown = (np.zeros((0, 4)), np.zeros(0, int))
-    boxes, labels = ([(entries[name] or unknown)[part] for name in names] for part in (0, 1))
-    return pd.DataFrame(
-        {
-            "image_id": pd.Series([Path(name).stem for name in names], dtype=str),
-            "path": [str(present[name]) for name in names],
-            "group": [Path(name).stem for name in names],
-            "stratum": [
-                "|".join(FINDINGS[k] for k in np.unique(own)) or CLASSES[0] for own in labels
-            ],
-            "boxes": [json.dumps(own.tolist()) for own in boxes],
-            "box_labels": [json.dumps(own.tolist()) for own in labels],
-            "n_boxes": np.array([len(own) for own in boxes], int),
-            "label": np.array(
-                [
-                    -1 if entries[name] is None else int(len(own) > 0)
-                    for name, own in zip(names, boxes)
-                ],
-                int,
-            ),
-        }
+    return make_image_table([make_row(present[name], entries[name]) for name in names])
+
+
+def make_row(path: Path, truth: TrueBoxes | None) -> ImageRow:
+    """Table row of a picture; None: nothing is known of it."""
+    if truth is None:
+        return ImageRow(path.stem, path, stratum=CLASSES[0])
+    findings = [FINDINGS[label] for label in np.unique(truth.labels)]
+    return ImageRow(
+        path.stem,
+        path,
+        stratum="|".join(findings) or CLASSES[0],
+        boxes=truth.boxes.tolist(),
+        box_labels=truth.labels.tolist(),
+        label=int(len(truth.boxes) > 0),
     )
 
 
-def note_colours(folder, names, notes):
-    """A note on pictures that are not gray; step 02 makes them gray, and refuses those that cannot be read."""
-    found = []
+def note_colours(folder: Path, names: Sequence[str], notes: list[str]) -> None:
+    """A note on pictures that are not gray. Step 02 makes them gray, and refuses broken ones."""
+    coloured = []
     for name in names:
         try:
             with Image.open(folder / name) as picture:
-                found += [f"{name} ({picture.mode})"] if picture.mode not in GRAY else []
+                mode = picture.mode
         except (OSError, SyntaxError, ValueError):
             continue
-    note(
+        if mode not in GRAY_MODES:
+            coloured.append(f"{name} ({mode})")
+    example = coloured[0] if coloured else ""
+    note_count(
         notes,
-        len(found),
-        f"images of {folder.name} have colours or transparency and were made gray, such as "
-        f"{''.join(found[:1])}",
+        len(coloured),
+        f"images of {folder.name} have colours or transparency and were made gray, "
+        f"such as {example}",
     )
 
 
-def read_groups(input_dir, table, notes):
-    """(n,) patients of the rows of the table, the image itself where the patient is not known."""
-    path = input_dir / MAPPING
+def group_patients(table: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
+    """The table with NIH patients as groups, as far as the mapping at `path` tells."""
     if not path.is_file():
         notes.append(
-            f"the patients are not known (no {MAPPING} with file_name and nih_patient_id in {input_dir}), so "
-            "images of one patient may fall in different folds"
+            f"the patients are not known (no {path.name} with file_name and nih_patient_id in "
+            f"{path.parent}), so images of one patient may fall in different folds"
         )
-        return table["image_id"]
-    mapping = pd.read_csv(path, dtype=str)
+        return table
+    mapping = pd.read_csv(path, dtype=str).fillna("")
     if not {"file_name", "nih_patient_id"} <= set(mapping.columns):
         raise InputError(
             f"{path} lacks the column file_name or nih_patient_id: repair or remove it"
         )
-    patients = (
-        table["path"]
-        .map(lambda name: Path(name).name)
-        .map(dict(zip(mapping.file_name, mapping.nih_patient_id)))
-    )
-    notes.append(f"grouped by {patients.nunique()} NIH patients from {path.name}")
-    note(
-        notes,
-        int(patients.isna().sum()),
-        f"images are not in {path.name} and stand for a patient of their own",
-    )
-    return ("nih_" + patients).fillna(table["image_id"])
-
-
-def note(notes, count, words):
-    if count:
-        notes.append(f"{count} {words}")
+    patients = dict(zip(mapping["file_name"], mapping["nih_patient_id"], strict=True))
+    names = [Path(path).name for path in table["path"]]
+    groups = group_by_nih_patient(names, patients, path, notes)
+    new_groups = []
+    for name, image_id in zip(names, table["image_id"], strict=True):
+        new_groups.append(groups.get(name, image_id))
+    return table.assign(group=new_groups)

@@ -1,60 +1,81 @@
-"""ChestX-Det10 results: a JSON file for each image, as the challenge's eval.py reads them, and one csv file."""
+"""ChestX-Det10 results: a JSON file for each image, as the challenge's eval.py reads them.
+
+All of them stand once more, as rows, in one csv file.
+"""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cxr.datasets.chestxdet.files import FINDINGS
-from cxr.system.disk import InputError, atomic, write_csv
+from cxr.geometry.detections import Detections
+from cxr.methods.evaluation import Boxes
+from cxr.system.disk import atomic
+from cxr.system.errors import InputError
+from cxr.system.tables import write_csv
 
 COLUMNS = ("file_name", "finding", "x1", "y1", "x2", "y2", "score", "above_threshold")
 
 
-def result_of(boxes, scores, labels, size):
-    """One image in the data set's result format: [{"nodule": [x1, y1, x2, y2, score]}, ...], best first.
+def format_result(detections: Detections, size: tuple[int, int]) -> list[dict[str, list[float]]]:
+    """One image as [{"nodule": [x1, y1, x2, y2, score]}, ...] in original pixels, best first.
 
-    InputError for a box outside the image (size: width, height) or without area, or a score outside 0 ... 1.
+    size: width and height of the image. Raises InputError for a box that lies outside it or has no
+    area, or a score outside 0 ... 1.
     """
-    corners = np.round(np.asarray(boxes, np.float64).reshape(-1, 4), 1)
-    if (
-        not ((corners >= 0) & (corners <= np.tile(size, 2))).all()
-        or not (corners[:, 2:] > corners[:, :2]).all()
-    ):
+    corners = np.round(np.asarray(detections.boxes, np.float64).reshape(-1, 4), 1)
+    inside = (corners >= 0) & (corners <= np.tile(size, 2))
+    if not inside.all() or not (corners[:, 2:] > corners[:, :2]).all():
         raise InputError(
             f"a box lies outside its image of {size[0]} x {size[1]} pixels or has no area"
         )
+    scores = np.asarray(detections.scores)
     if not ((scores > 0) & (scores <= 1)).all():
         raise InputError("a score is not above 0 and at most 1")
-    return [
-        {FINDINGS[k].lower(): [*corner, round(float(score), 6)]}
-        for corner, score, k in zip(corners.tolist(), scores, labels)
-    ]
+    result = []
+    for corner, score, label in zip(corners.tolist(), scores, detections.labels, strict=True):
+        finding = FINDINGS[int(label)].lower()
+        result.append({finding: [*corner, round(float(score), 6)]})
+    return result
 
 
-def write_results(folder, found, kept, table):
-    """`folder`/<image_id>.json for each row of the table, and the same as one file `folder`.csv beside it.
+def write_chestxdet_results(
+    folder: Path,
+    detections: Mapping[str, Detections],
+    kept: Mapping[str, np.ndarray],
+    table: pd.DataFrame,
+) -> None:
+    """`folder`/<image_id>.json for each row of the table, and all as `folder`.csv beside it.
 
-    found: {image_id: (boxes, scores, labels)} whatever the score, as eval.py needs it; kept: {image_id: (n,) bool},
-    which of them the thresholds keep.
+    detections: {image_id: boxes in original pixels, whatever the score, as eval.py needs it}.
+    kept: {image_id: (n,) bool}, which of them the thresholds keep.
     """
     rows = []
     for row in table.itertuples():
-        boxes, scores, labels = found[row.image_id]
-        content = result_of(boxes, scores, labels, (row.width, row.height))
-        with atomic(folder / f"{row.image_id}.json") as temporary:
+        image_id = str(row.image_id)
+        found = detections[image_id]
+        content = format_result(found, (row.width, row.height))
+        with atomic(folder / f"{image_id}.json") as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
-        rows += [
-            (f"{row.image_id}.png", FINDINGS[k], *next(iter(entry.values())), bool(own))
-            for entry, k, own in zip(content, labels, kept[row.image_id])
-        ]
+        for entry, label, is_kept in zip(content, found.labels, kept[image_id], strict=True):
+            finding = FINDINGS[int(label)]
+            values = entry[finding.lower()]
+            rows.append((f"{image_id}.png", finding, *values, bool(is_kept)))
     write_csv(folder.with_suffix(".csv"), pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
-def is_kept(found, predicted, key):
+def above_fitted_thresholds(detections: Detections, predicted: Boxes, image_id: str) -> np.ndarray:
     """(n,) bool: which boxes of an image are among those that its thresholds kept."""
-    lowest = {
-        k: predicted.scores[key][predicted.labels[key] == k].min()
-        for k in np.unique(predicted.labels[key])
-    }
-    return np.array([score >= lowest.get(k, np.inf) for score, k in zip(*found[1:])], bool)
+    kept_labels = predicted.labels[image_id]
+    kept_scores = predicted.scores[image_id]
+    assert kept_scores is not None  # only true boxes have none
+    lowest = {label: kept_scores[kept_labels == label].min() for label in np.unique(kept_labels)}
+    above = []
+    for score, label in zip(detections.scores, detections.labels, strict=True):
+        above.append(score >= lowest.get(label, np.inf))
+    return np.array(above, bool)

@@ -16,16 +16,22 @@ import numpy as np
 import pandas as pd
 
 from cxr.data.duplicates import cluster_report, find_copies, join_groups
+from cxr.data.image_table import Tables
 from cxr.data.tables import read_table
-from cxr.datasets.base import Answer, AnswerRequest, Dataset, Tables
-from cxr.datasets.covid.files import CLASSES, IMAGES, STUDIES, read_sample, read_tables
-from cxr.datasets.covid.submission import check_submission, format_submission, prevalence
+from cxr.datasets.base import Answer, AnswerRequest, Dataset
+from cxr.datasets.covid.files import CLASSES, IMAGES, STUDIES, read_covid, read_covid_sample
+from cxr.datasets.covid.submission import (
+    ImageScores,
+    check_covid_submission,
+    format_covid_submission,
+    prevalence,
+)
 from cxr.datasets.covid.synthetic import write_covid
 from cxr.methods.base import Labels, Scorer
 from cxr.methods.classifier.study_scorer import NO_BOXES, StudyAP, none_of
 from cxr.methods.detector.class_scorer import ClassAP
 from cxr.metrics.studies import study_means
-from cxr.plots.duplicate_sheet import write_sheet
+from cxr.plots.duplicate_sheet import write_copies_sheet
 from cxr.settings import Settings
 from cxr.system.tables import write_csv
 
@@ -45,7 +51,7 @@ class CovidFiles(Dataset):
     groups_by_picture = True
 
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
-        return Tables(*read_tables(folder, settings.dataset.cleaning))
+        return read_covid(folder, settings.dataset.cleaning)
 
     def table_settings(self, settings: Settings) -> dict[str, Any]:
         return {"cleaning": settings.dataset.cleaning}
@@ -60,7 +66,7 @@ class CovidFiles(Dataset):
         to look at what counts as a copy.
         """
         clusters, pairs = find_copies(table["image_id"], folder / "images")
-        write_sheet(folder / "copies.png", table, pairs, folder / "images")
+        write_copies_sheet(folder / "copies.png", table, pairs, folder / "images")
         facts = {
             "hold several patients": table["patient"],
             "several studies": table["study_id"],
@@ -92,12 +98,12 @@ class CovidStudies(CovidFiles):
         run = request.judging.run
         test = read_table(run.task.table("test"))
         train = read_table(run.task.table("train"))
-        sample = read_sample(run.task.read_input_folder())
+        sample = read_covid_sample(run.task.read_input_folder())
         table = make_submission(sample, test, train, request.answers, request.further_boxes)
         sizes = dict(
             zip(test["image_id"], zip(test["width"], test["height"], strict=True), strict=True)
         )
-        check_submission(table, sample, sizes)
+        check_covid_submission(table, sample, sizes)
         write_csv(run.submission, table)
         return Answer(run.submission)
 
@@ -115,7 +121,7 @@ def make_submission(
     in original pixels, scores (n,))}, may be empty.
     """
     if not answers:
-        return format_submission(sample["id"], {}, {}, prevalence(train))
+        return format_covid_submission(sample["id"], {}, {}, prevalence(train))
     probabilities = [answers[image_id] for image_id in test["image_id"]]
     ids, means = study_means(test["study_id"], probabilities)
     studies = dict(zip(ids, means, strict=True))
@@ -123,8 +129,8 @@ def make_submission(
     images = {}
     for image_id in test["image_id"]:
         boxes, scores = opacities.get(image_id, NO_BOXES)
-        images[image_id] = (boxes, scores, none[image_id])
-    return format_submission(sample["id"], studies, images, prevalence(train))
+        images[image_id] = ImageScores(boxes, scores, none[image_id])
+    return format_covid_submission(sample["id"], studies, images, prevalence(train))
 
 
 class CovidOpacities(CovidFiles):

@@ -1,10 +1,13 @@
-"""SIIM-FISABIO-RSNA COVID-19 Detection on disk: two csv files and a tree of studies, series and images.
+"""SIIM-FISABIO-RSNA COVID-19 Detection on disk: two csv files and a tree of DICOM files.
 
+The files are <study>/<series>/<image>.dcm in the folders train and test.
 https://www.kaggle.com/competitions/siim-covid19-detection/data
 """
 
+from __future__ import annotations
+
 import ast
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,11 @@ import pandas as pd
 import pydicom
 
 from cxr.data.duplicates import join_groups
-from cxr.datasets.covid.submission import IMAGE, STUDY, parse_predictions, read_submission
+from cxr.data.image_table import ImageRow, Tables, make_image_table, note_count
+from cxr.datasets.covid.submission import IMAGE, STUDY, parse_covid_answer, read_covid_submission
 from cxr.metrics.studies import OPACITY
-from cxr.system.disk import InputError, read_csv
+from cxr.system.errors import InputError
+from cxr.system.tables import read_csv
 
 CLASSES = (
     "Negative for Pneumonia",
@@ -22,186 +27,203 @@ CLASSES = (
     "Indeterminate Appearance",
     "Atypical Appearance",
 )
-STUDIES, IMAGES, SAMPLE = "train_study_level.csv", "train_image_level.csv", "sample_submission.csv"
-# Some images were left unlabelled by accident; copies with repaired labels were added to the same study.
+STUDIES = "train_study_level.csv"
+IMAGES = "train_image_level.csv"
+SAMPLE = "sample_submission.csv"
+# Some images were left unlabelled by accident; copies with repaired labels were added to the same
+# study. B: they show the same, so no study is lost. A loses 84 positive studies, and is easier than
+# the leaderboard.
 CLEANING = {
-    "B": "unboxed images beside a boxed one of their study",  # they show the same; no study is lost
-    "A": "unboxed images of studies that are not negative",  # loses 84 positive studies: easier than the leaderboard
+    "B": "unboxed images beside a boxed one of their study",
+    "A": "unboxed images of studies that are not negative",
     "C": "images of studies with more than one",
 }
+LABEL_TOLERANCE = 0.01  # pixels by which the boxes of both columns may differ
 
 
-def read_tables(input_dir, cleaning="B"):
-    """(train, test, notes) of the folder input/<slug>.
+def read_covid(input_dir: Path, cleaning: str = "B") -> Tables:
+    """Tables of the folder input/<slug>, with the further columns study_id, patient, mask_known.
 
-    train, test: one row per image file, sorted by image_id (test in the order of the sample submission): image_id,
-    path, study_id, patient, group (patient; join it with the clusters of `duplicates` before the folds), stratum (class
-    name, "" in test), label (index into CLASSES, -1 in test), boxes (JSON text, [[x1, y1, x2, y2], ...] in pixels, not
-    yet clipped), box_labels (JSON text, 0 for each), n_boxes, mask_known (False where an image of a positive study has
-    no box: its opacities are unknown, not absent; and in test). notes: sentences about the data. `cleaning`: a key of
-    CLEANING. InputError where a file or column is missing or broken.
+    A row for each image file, sorted by image_id (test in the order of the sample submission). The
+    group joins patients and studies; join it with clusters of copies before the folds are dealt.
+    mask_known is False where an image of a positive study has no box: its opacities are unknown,
+    not absent; and in test. cleaning: a key of CLEANING. Raises InputError where a file or column
+    is missing or broken.
     """
-    input_dir, notes = Path(input_dir), []
-    images = clean(
-        read_images(input_dir, read_studies(input_dir / STUDIES), notes), cleaning, notes
-    )
-    files = find_images(input_dir / "train", notes)
-    there = images[images["image_id"].isin(files.keys())].sort_values("image_id")
-    if there.empty:
+    input_dir = Path(input_dir)
+    notes: list[str] = []
+    classes = read_study_classes(input_dir / STUDIES)
+    images = read_image_level(input_dir / IMAGES, classes, notes)
+    images = clean(images, cleaning, notes)
+    files = find_study_files(input_dir / "train", notes)
+    present = images[images["image_id"].isin(files.keys())].sort_values("image_id")
+    if present.empty:
         raise InputError(
-            f"{input_dir / 'train'} holds none of the images of {IMAGES} as study/series/image.dcm: "
-            "unpack the competition's data there"
+            f"{input_dir / 'train'} holds none of the images of {IMAGES} as "
+            "study/series/image.dcm: unpack the competition's data there"
         )
-    _note(
-        notes,
-        len(images) - len(there),
-        f"images of {IMAGES} have no file in train and were left out",
-    )
-    moved = sum(files[row.image_id].parts[-3] != row.study_id for row in there.itertuples())
-    _note(
+    absent = len(images) - len(present)
+    note_count(notes, absent, f"images of {IMAGES} have no file in train and were left out")
+    moved = 0
+    for row in present.itertuples():
+        moved += study_of(files[str(row.image_id)]) != row.study_id
+    note_count(
         notes,
         moved,
         f"images stand in the folder of another study than {IMAGES} says, which counts",
     )
-    train = _table(there, files, read_patients(there, files, notes))
-    return train, _test_table(input_dir, notes), notes
+    patients = read_dicom_patients(present, files, notes)
+    train = make_study_table(present.assign(patient=patients), files)
+    return Tables(train, read_test_table(input_dir, notes), notes)
 
 
-def _table(images, files, patients):
-    """The columns of `read_tables`, of rows of image_id, study_id, boxes, label."""
-    count = images["boxes"].map(len).to_numpy(int)
-    label = images["label"].to_numpy(int)
-    return pd.DataFrame(
-        {
-            "image_id": images["image_id"].to_numpy(str).astype(object),
-            "path": [str(files[i]) for i in images["image_id"]],
-            "study_id": images["study_id"].to_numpy(str).astype(object),
-            "patient": patients,
-            "group": join_groups(patients, images["study_id"]),
-            "stratum": [CLASSES[k] if k >= 0 else "" for k in label],
-            "label": label,
-            "boxes": [json.dumps(boxes) for boxes in images["boxes"]],
-            "box_labels": [json.dumps([0] * n) for n in count],
-            "n_boxes": count,
-            "mask_known": (count > 0) | (label == 0),
-        }
+def make_study_table(images: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFrame:
+    """The columns of `read_covid`, of rows of image_id, study_id, patient, boxes (lists), label."""
+    groups = join_groups(images["patient"], images["study_id"])
+    rows = []
+    for image, group in zip(images.itertuples(), groups, strict=True):
+        row = ImageRow(
+            str(image.image_id),
+            files[str(image.image_id)],
+            group=group,
+            stratum=CLASSES[image.label] if image.label >= 0 else "",
+            boxes=image.boxes,
+            label=int(image.label),
+        )
+        rows.append(row)
+    table = make_image_table(rows)
+    return table.assign(
+        study_id=images["study_id"].to_list(),
+        patient=images["patient"].to_list(),
+        mask_known=(table["n_boxes"] > 0) | (table["label"] == 0),
     )
 
 
-def read_studies(path):
-    """Series study_id -> class. InputError where a study has not one class."""
+def read_study_classes(path: Path) -> pd.Series:
+    """Series study_id -> class. InputError where a study has not exactly one class."""
     table = read_csv(path, ["id", *CLASSES])
     values = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce").to_numpy()
-    wrong = ~(
-        np.isin(values, (0, 1)).all(axis=1)
-        & (values.sum(axis=1) == 1)
-        & table["id"].str.endswith(STUDY)
-    )
-    wrong |= table["id"].duplicated()
+    has_one_class = np.isin(values, (0, 1)).all(axis=1) & (values.sum(axis=1) == 1)
+    wrong = ~has_one_class | ~table["id"].str.endswith(STUDY) | table["id"].duplicated()
     if wrong.any():
         raise InputError(
-            f"{path} has {wrong.sum()} rows that are not a study of one class, once each (the first: "
-            f"{table['id'][wrong].iloc[0]}): download it again"
+            f"{path} has {wrong.sum()} rows that are not a study of one class, once each "
+            f"(the first: {table['id'][wrong].iloc[0]}): download it again"
         )
     return pd.Series(values.argmax(axis=1), table["id"].str.removesuffix(STUDY))
 
 
-def read_images(input_dir, classes, notes):
-    """Table image_id, study_id, boxes (lists), n_boxes, label of the images whose study has a class."""
-    path = input_dir / IMAGES
+def read_image_level(path: Path, classes: pd.Series, notes: list[str]) -> pd.DataFrame:
+    """Table image_id, study_id, boxes (lists), n_boxes, label of the images of known studies.
+
+    classes: Series study_id -> class.
+    """
     table = read_csv(path, ["id", "boxes", "label", "StudyInstanceUID"])
-    wrong = (
-        ~table["id"].str.endswith(IMAGE)
-        | table["id"].duplicated()
-        | table["StudyInstanceUID"].isna()
-    )
+    ids = table["id"]
+    wrong = ~ids.str.endswith(IMAGE) | ids.duplicated() | table["StudyInstanceUID"].isna()
     if wrong.any():
         raise InputError(
-            f"{path} has {wrong.sum()} rows without an image or study of their own (the first: "
-            f"{table['id'][wrong].iloc[0]}): download it again"
+            f"{path} has {wrong.sum()} rows without an image or study of their own "
+            f"(the first: {ids[wrong].iloc[0]}): download it again"
         )
-    boxes = [read_boxes(text, f"{path}: {row}") for row, text in zip(table["id"], table["boxes"])]
-    differ = sum(not same_boxes(own, text) for own, text in zip(boxes, table["label"]))
-    _note(
+    boxes = [
+        parse_boxes(text, f"{path}: {row_id}")
+        for row_id, text in zip(ids, table["boxes"], strict=True)
+    ]
+    differing = 0
+    for image_boxes, text in zip(boxes, table["label"], strict=True):
+        differing += not is_same_answer(image_boxes, text)
+    note_count(
         notes,
-        differ,
+        differing,
         f"images of {IMAGES} have other boxes in its column label than in its column boxes, which "
         "counts",
     )
+
     images = pd.DataFrame(
         {
-            "image_id": table["id"].str.removesuffix(IMAGE),
+            "image_id": ids.str.removesuffix(IMAGE),
             "study_id": table["StudyInstanceUID"],
             "boxes": boxes,
-            "n_boxes": [len(own) for own in boxes],
+            "n_boxes": [len(image_boxes) for image_boxes in boxes],
         }
     )
     known = images["study_id"].isin(classes.index)
-    _note(
+    unknown = int((~known).sum())
+    note_count(
         notes,
-        (~known).sum(),
+        unknown,
         f"images of {IMAGES} belong to a study that is not in {STUDIES}, and were left out",
     )
-    images = images[known].assign(label=lambda rows: rows["study_id"].map(classes).astype(int))
-    _note(
-        notes,
-        len(classes.index.difference(images["study_id"])),
-        f"studies of {STUDIES} have no image in {IMAGES}",
-    )
-    contradicts = (images["n_boxes"] > 0) & (images["label"] == 0)
-    _note(notes, contradicts.sum(), "images of negative studies have boxes")
+    images = images[known]
+    images = images.assign(label=images["study_id"].map(classes).astype(int))
+    imageless = len(classes.index.difference(images["study_id"]))
+    note_count(notes, imageless, f"studies of {STUDIES} have no image in {IMAGES}")
+    contradictions = int(((images["n_boxes"] > 0) & (images["label"] == 0)).sum())
+    note_count(notes, contradictions, "images of negative studies have boxes")
     return images
 
 
-def read_boxes(text, where):
-    """[[x1, y1, x2, y2], ...] of a cell of the column boxes: a Python literal (not JSON), or nothing."""
+def parse_boxes(text: str, where: str) -> list[list[float]]:
+    """[[x1, y1, x2, y2], ...] of a cell of the column boxes, in original pixels.
+
+    The cell is a Python literal (not JSON), or missing where there is no box. InputError beginning
+    with `where` if it makes no sense.
+    """
     if pd.isna(text):
         return []
+    boxes = []
     try:
-        corners = [
-            [float(box[key]) for key in ("x", "y", "width", "height")]
-            for box in ast.literal_eval(text)
-        ]
+        for box in ast.literal_eval(text):
+            x = float(box["x"])
+            y = float(box["y"])
+            boxes.append([x, y, x + float(box["width"]), y + float(box["height"])])
     except (ValueError, SyntaxError, TypeError, KeyError) as error:
         raise InputError(
             f"{where} has boxes that cannot be understood ({error!r}): download the file again"
         ) from None
-    if not np.isfinite(corners).all():
+    if not np.isfinite(boxes).all():
         raise InputError(
             f"{where} has a box that is not made of finite numbers: download the file again"
         )
-    return [[x, y, x + width, y + height] for x, y, width, height in corners]
+    return boxes
 
 
-def same_boxes(boxes, text):
-    """Whether the column label, written like a submission, says the same."""
+def is_same_answer(boxes: list[list[float]], text: str) -> bool:
+    """Whether the column label, written like a submission, says the same as these boxes."""
     try:
-        found, _, labels = parse_predictions(text)
+        answer = parse_covid_answer(text)
     except ValueError:
         return False
-    found = found[labels == OPACITY]
-    return len(found) == len(boxes) and np.allclose(
-        found, np.reshape(boxes, (-1, 4)), rtol=0, atol=0.01
-    )
+    opacities = answer.of_class(OPACITY).boxes
+    if len(opacities) != len(boxes):
+        return False
+    return np.allclose(opacities, np.reshape(boxes, (-1, 4)), rtol=0, atol=LABEL_TOLERANCE)
 
 
-def clean(images, rule, notes):
-    """The images that a rule of CLEANING keeps, with a count of what it left out and what stays unknown."""
+def clean(images: pd.DataFrame, rule: str, notes: list[str]) -> pd.DataFrame:
+    """The images that a rule of CLEANING keeps.
+
+    Notes what was left out, and how many images without box stay whose opacities are unknown.
+    """
     if rule not in CLEANING:
         raise InputError(f"unknown cleaning rule {rule}: choose from {', '.join(CLEANING)}")
-    unboxed, studies = images["n_boxes"] == 0, images.groupby("study_id")["n_boxes"]
-    dropped = {
-        "A": unboxed & (images["label"] > 0),
-        "B": unboxed & (studies.transform("max") > 0),
-        "C": studies.transform("size") > 1,
-    }[rule]
+    unboxed = images["n_boxes"] == 0
+    box_counts = images.groupby("study_id")["n_boxes"]
+    if rule == "A":
+        dropped = unboxed & (images["label"] > 0)
+    elif rule == "B":
+        dropped = unboxed & (box_counts.transform("max") > 0)
+    else:
+        dropped = box_counts.transform("size") > 1
     kept = images[~dropped]
-    unknown = ((kept["n_boxes"] == 0) & (kept["label"] > 0)).sum()
     notes.append(
-        f"cleaning rule {rule} ({CLEANING[rule]}) left out {dropped.sum()} of {len(images)} images; "
-        f"{len(kept)} images of {kept['study_id'].nunique()} of {images['study_id'].nunique()} studies stay"
+        f"cleaning rule {rule} ({CLEANING[rule]}) left out {dropped.sum()} of {len(images)} "
+        f"images; {len(kept)} images of {kept['study_id'].nunique()} of "
+        f"{images['study_id'].nunique()} studies stay"
     )
-    _note(
+    unknown = int(((kept["n_boxes"] == 0) & (kept["label"] > 0)).sum())
+    note_count(
         notes,
         unknown,
         "of them have no box though their study is positive: opacities unknown, not absent",
@@ -209,30 +231,45 @@ def clean(images, rule, notes):
     return kept
 
 
-def find_images(folder, notes):
-    """{image_id: path} of <folder>/<study>/<series>/<image>.dcm; the first of several files of a name counts."""
-    found, paths = {}, sorted(folder.glob("*/*/*.dcm"))
+def find_study_files(folder: Path, notes: list[str]) -> dict[str, Path]:
+    """{image_id: path} of <folder>/<study>/<series>/<image>.dcm.
+
+    The first of several files of a name counts; the others are noted.
+    """
+    paths = sorted(folder.glob("*/*/*.dcm"))
+    files: dict[str, Path] = {}
     for path in paths:
-        found.setdefault(path.stem, path)
-    _note(
-        notes,
-        len(paths) - len(found),
-        f"files of {folder.name} have the name of another one and were left out",
+        files.setdefault(path.stem, path)
+    repeated = len(paths) - len(files)
+    note_count(
+        notes, repeated, f"files of {folder.name} have the name of another one and were left out"
     )
-    return found
+    return files
 
 
-def read_patients(images, files, notes):
-    """[PatientID of the file of each row], its study where the file does not tell."""
-    patients = [patient_of(files[image_id]) for image_id in images["image_id"]]
-    _note(
-        notes, patients.count(""), "files do not tell their patient and count as one for each study"
-    )
-    return [own or f"study_{study}" for own, study in zip(patients, images["study_id"])]
+def study_of(path: Path) -> str:
+    """Study of the file <study>/<series>/<image>.dcm."""
+    return path.parts[-3]
 
 
-def patient_of(path):
-    """PatientID of a DICOM file, "" where it has none or cannot be read; step 02 says why it cannot."""
+def read_dicom_patients(
+    images: pd.DataFrame, files: Mapping[str, Path], notes: list[str]
+) -> list[str]:
+    """PatientID of the file of each row, its study where the file does not tell."""
+    patients = []
+    unknown = 0
+    for row in images.itertuples():
+        patient = read_patient_id(files[str(row.image_id)])
+        if not patient:
+            unknown += 1
+            patient = f"study_{row.study_id}"
+        patients.append(patient)
+    note_count(notes, unknown, "files do not tell their patient and count as one for each study")
+    return patients
+
+
+def read_patient_id(path: Path) -> str:
+    """PatientID of a DICOM file, "" where it has none or cannot be read; step 02 says why not."""
     try:
         header = pydicom.dcmread(
             path, stop_before_pixels=True, specific_tags=["PatientID"], force=True
@@ -242,33 +279,37 @@ def patient_of(path):
         return ""
 
 
-def read_sample(input_dir, notes=None):
-    """The sample submission, whose ids and order a submission must have; made of the test tree where it is missing."""
-    path, notes = Path(input_dir) / SAMPLE, [] if notes is None else notes
+def read_covid_sample(input_dir: Path, notes: list[str] | None = None) -> pd.DataFrame:
+    """The sample submission, whose ids and order a submission must have.
+
+    Made of the files in test where it is missing, which is noted.
+    """
+    path = Path(input_dir) / SAMPLE
     if path.is_file():
-        return read_submission(path)
-    files = find_images(Path(input_dir) / "test", [])
-    studies = sorted({path.parts[-3] for path in files.values()})
-    notes.append(f"no {SAMPLE} in {input_dir}: the {len(files)} files of test are the test set")
-    ids = [*(study + STUDY for study in studies), *(image_id + IMAGE for image_id in sorted(files))]
-    rows = ["negative 1 0 0 1 1" if row.endswith(STUDY) else "none 1 0 0 1 1" for row in ids]
-    return pd.DataFrame({"id": ids, "PredictionString": rows}, dtype=str)
+        return read_covid_submission(path)
+    files = find_study_files(Path(input_dir) / "test", [])
+    if notes is not None:
+        notes.append(f"no {SAMPLE} in {input_dir}: the {len(files)} files of test are the test set")
+    studies = sorted({study_of(path) for path in files.values()})
+    rows = [(f"{study}{STUDY}", "negative 1 0 0 1 1") for study in studies]
+    rows += [(f"{image_id}{IMAGE}", "none 1 0 0 1 1") for image_id in sorted(files)]
+    return pd.DataFrame(rows, columns=["id", "PredictionString"], dtype=str)
 
 
-def _test_table(input_dir, notes):
-    ids = read_sample(input_dir, notes)["id"]
-    wanted = [row.removesuffix(IMAGE) for row in ids if row.endswith(IMAGE)]
-    files = find_images(input_dir / "test", notes)
-    there = [image_id for image_id in wanted if image_id in files]
-    _note(notes, len(wanted) - len(there), f"images of {SAMPLE} have no file, and get a guess")
-    _note(notes, len(files) - len(there), f"files of test are not in {SAMPLE} and were left out")
-    studies = [files[image_id].parts[-3] for image_id in there]
-    images = pd.DataFrame(
-        {"image_id": there, "study_id": studies, "boxes": [[] for _ in there], "label": -1}
-    )
-    return _table(images, files, studies)
+def read_test_table(input_dir: Path, notes: list[str]) -> pd.DataFrame:
+    """Table of the test images that the sample submission names, in its order.
 
-
-def _note(notes, count, words):
-    if count:
-        notes.append(f"{count} {words}")
+    A study counts as a patient.
+    """
+    sample = read_covid_sample(input_dir, notes)
+    wanted = [row_id.removesuffix(IMAGE) for row_id in sample["id"] if row_id.endswith(IMAGE)]
+    files = find_study_files(input_dir / "test", notes)
+    present = [image_id for image_id in wanted if image_id in files]
+    absent = len(wanted) - len(present)
+    note_count(notes, absent, f"images of {SAMPLE} have no file, and get a guess")
+    unlisted = len(files) - len(present)
+    note_count(notes, unlisted, f"files of test are not in {SAMPLE} and were left out")
+    studies = [study_of(files[image_id]) for image_id in present]
+    images = pd.DataFrame({"image_id": present, "study_id": studies, "patient": studies})
+    no_boxes: list[list[list[float]]] = [[] for _ in present]
+    return make_study_table(images.assign(boxes=no_boxes, label=-1), files)

@@ -1,15 +1,20 @@
 """Submissions of SIIM-FISABIO-RSNA COVID-19 Detection: one row for each study and each image.
 
-A PredictionString is `label confidence x1 y1 x2 y2`, repeated. A study has its four classes and an image `none`, all
-with the box 0 0 1 1; the boxes of `opacity` are in pixels of the original image.
+A PredictionString is `label confidence x1 y1 x2 y2`, repeated. A study has its four classes and an
+image `none`, all with the box 0 0 1 1; the boxes of `opacity` are in pixels of the original image.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cxr.datasets.submission_ids import check_ids
+from cxr.geometry.detections import Detections
 from cxr.metrics.studies import (
     ALL_CLASSES,
     NONE,
@@ -23,101 +28,140 @@ from cxr.system.errors import InputError
 from cxr.system.tables import read_csv
 
 COLUMNS = ["id", "PredictionString"]
-STUDY, IMAGE = "_study", "_image"  # ends of the ids
-FLOOR = 1e-6  # a confidence of 0 would not count
+STUDY = "_study"  # ends of the ids
+IMAGE = "_image"
+LOWEST_CONFIDENCE = 1e-6  # a confidence of 0 would not count
+WORDS = 6  # of each box
 
 
-def read_submission(path):
-    """COLUMNS of a submission file as text; the competition's page calls the first one Id."""
-    return read_csv(Path(path), COLUMNS, may_be_empty=True, rename={"Id": "id"}).fillna("")
+class ImageScores(NamedTuple):
+    """Opacities of an image and how sure it has none.
 
-
-def format_submission(ids, studies, images, prior):
-    """Table of COLUMNS in the order of ids.
-
-    studies {study_id: probabilities (4,)}, images {image_id: (boxes (n, 4) in original pixels, scores (n,), none)}.
-    What has no prediction, such as a broken file, gets `prior`: (probabilities (4,), none).
+    boxes: (n, 4) x1 y1 x2 y2 in original pixels. scores: (n,).
     """
-    texts = []
-    for row in ids:
-        if row.endswith(STUDY):
-            texts.append(
-                prediction_string(study_answer(studies.get(row.removesuffix(STUDY), prior[0])))
-            )
-        else:
-            nothing = (np.zeros((0, 4)), np.zeros(0), prior[1])
-            texts.append(
-                prediction_string(image_answer(*images.get(row.removesuffix(IMAGE), nothing)))
-            )
-    return pd.DataFrame({"id": list(ids), "PredictionString": texts}, dtype=str)
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    none: float
 
 
-def prevalence(train):
-    """(share of the studies of each class (4,), share of the images without box) of the training table: the `prior`."""
+class Prior(NamedTuple):
+    """What is said of a study (probabilities (4,)) and of an image without a prediction."""
+
+    study: np.ndarray
+    none: float
+
+
+def read_covid_submission(path: Path) -> pd.DataFrame:
+    """COLUMNS of a submission file as text; the competition's page calls the first one Id."""
+    table = read_csv(Path(path), COLUMNS, may_be_empty=True, rename={"Id": "id"})
+    return table.fillna("")
+
+
+def prevalence(train: pd.DataFrame) -> Prior:
+    """Share of the studies of each class, and of the images without box, of a training table."""
     labels = train.drop_duplicates("study_id")["label"]
-    return np.bincount(labels, minlength=len(STUDY_CLASSES)) / len(labels), float(
-        (train["n_boxes"] == 0).mean()
-    )
+    counts = np.bincount(labels, minlength=len(STUDY_CLASSES))
+    without_box = (train["n_boxes"] == 0).mean()
+    return Prior(counts / len(labels), float(without_box))
 
 
-def prediction_string(detections):
-    """Text of Detections of a row; boxes that rounding leaves without area are left out."""
-    corners, words = np.round(detections.boxes, 1), []
-    for box, score, label in zip(
-        corners, np.clip(detections.scores, FLOOR, 1), detections.labels
-    ):
-        if (box[2:] > box[:2]).all():
-            words.append(
-                " ".join([ALL_CLASSES[label], f"{score:.6f}", *(f"{edge:.10g}" for edge in box)])
-            )
-    return " ".join(words)
+def format_covid_submission(
+    ids: Iterable[str],
+    studies: Mapping[str, np.ndarray],
+    images: Mapping[str, ImageScores],
+    prior: Prior,
+) -> pd.DataFrame:
+    """Table of COLUMNS in the order of the ids.
+
+    studies: {study_id: probabilities (4,)}. images: {image_id: scores}. What has no prediction,
+    such as a broken file, gets the prior.
+    """
+    ids = list(ids)
+    nothing = ImageScores(np.zeros((0, 4)), np.zeros(0), prior.none)
+    texts = []
+    for row_id in ids:
+        if row_id.endswith(STUDY):
+            probabilities = studies.get(row_id.removesuffix(STUDY), prior.study)
+            answer = study_answer(probabilities)
+        else:
+            image = images.get(row_id.removesuffix(IMAGE), nothing)
+            answer = image_answer(image.boxes, image.scores, image.none)
+        texts.append(format_covid_answer(answer))
+    return pd.DataFrame({"id": ids, "PredictionString": texts}, dtype=str)
 
 
-def parse_predictions(text):
-    """(boxes (n, 4), scores (n,), labels (n,)) of a PredictionString. ValueError where it is malformed."""
+def format_covid_answer(answer: Detections) -> str:
+    """Text of a row; boxes that rounding leaves without area are left out."""
+    corners = np.round(answer.boxes, 1)
+    scores = np.clip(answer.scores, LOWEST_CONFIDENCE, 1)
+    parts = []
+    for (x1, y1, x2, y2), score, label in zip(corners, scores, answer.labels, strict=True):
+        if x2 > x1 and y2 > y1:
+            box = f"{x1:.10g} {y1:.10g} {x2:.10g} {y2:.10g}"
+            parts.append(f"{ALL_CLASSES[label]} {score:.6f} {box}")
+    return " ".join(parts)
+
+
+def parse_covid_answer(text: str) -> Detections:
+    """What a PredictionString says. ValueError where it is malformed."""
     words = str(text).split()
-    if len(words) % 6:
-        raise ValueError(f"{len(words)} words, not a multiple of 6")
-    rows = [words[start : start + 6] for start in range(0, len(words), 6)]
-    unknown = [row[0] for row in rows if row[0] not in ALL_CLASSES]
-    if unknown:
-        raise ValueError(f"the unknown label {unknown[0]!r}")
-    numbers = np.array([row[1:] for row in rows], float).reshape(-1, 5)
-    return numbers[:, 1:], numbers[:, 0], np.array([ALL_CLASSES.index(row[0]) for row in rows], int)
+    if len(words) % WORDS:
+        raise ValueError(f"{len(words)} words, not a multiple of {WORDS}")
+    names = words[::WORDS]
+    for name in names:
+        if name not in ALL_CLASSES:
+            raise ValueError(f"the unknown label {name!r}")
+    numbers = [words[start + 1 : start + WORDS] for start in range(0, len(words), WORDS)]
+    values = np.array(numbers, float).reshape(-1, WORDS - 1)
+    labels = np.array([ALL_CLASSES.index(name) for name in names], int)
+    return Detections(boxes=values[:, 1:], scores=values[:, 0], labels=labels)
 
 
-def check_submission(table, sample, sizes):
-    """InputError naming the first id that is wrong: ids and order must be the sample's, each study has its four classes
-    and each image `none` once, confidences are in (0, 1], opacities lie in their image.
+def check_covid_submission(
+    table: pd.DataFrame, sample: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]
+) -> None:
+    """Raises InputError naming the first id that is wrong.
 
-    sizes: {image_id: (width, height)} as far as they are known.
+    Ids and order must be the sample's; each study has its four classes and each image `none` once;
+    confidences are in (0, 1]; opacities lie in their image. sizes: {image_id: (width, height)} as
+    far as they are known.
     """
     if list(table.columns) != COLUMNS:
         raise InputError(
             f"the submission has the columns {', '.join(table.columns)}, not {', '.join(COLUMNS)}"
         )
-    check_ids(list(table.id), list(sample.id))
-    for row, text in zip(table.id, table.PredictionString):
-        reason = _fault(row, text, sizes.get(row.removesuffix(IMAGE), (np.inf, np.inf)))
-        if reason:
-            raise InputError(f"the submission is wrong for {row}: {reason}")
+    check_ids(list(table["id"]), list(sample["id"]))
+    for row_id, text in zip(table["id"], table["PredictionString"], strict=True):
+        size = sizes.get(row_id.removesuffix(IMAGE), (np.inf, np.inf))
+        fault = find_covid_fault(row_id, text, size)
+        if fault:
+            raise InputError(f"the submission is wrong for {row_id}: {fault}")
 
 
-def _fault(row, text, size):
+def find_covid_fault(row_id: str, text: str, size: tuple[float, float]) -> str:
+    """What is wrong with a row, "" if nothing is. size: width and height of its image."""
     try:
-        boxes, scores, labels = parse_predictions(text)
+        answer = parse_covid_answer(text)
     except ValueError as error:
         return f"its PredictionString is malformed ({error})"
-    if not ((scores > 0) & (scores <= 1)).all():
+    boxes = answer.boxes
+    if not ((answer.scores > 0) & (answer.scores <= 1)).all():
         return "a confidence is not in (0, 1]"
-    plain = labels != OPACITY
-    if not (boxes[plain] == ONE_PIXEL).all():
+
+    is_opacity = answer.labels == OPACITY
+    if not (boxes[~is_opacity] == ONE_PIXEL).all():
         return "a class that has no place has another box than 0 0 1 1"
-    wanted = list(range(len(STUDY_CLASSES))) if row.endswith(STUDY) else [NONE]
-    if sorted(labels[plain]) != wanted or row.endswith(STUDY) and not plain.all():
-        return f"it does not have {', '.join(ALL_CLASSES[k] for k in wanted)} once each"
+    is_study = row_id.endswith(STUDY)
+    wanted = list(range(len(STUDY_CLASSES))) if is_study else [NONE]
+    placeless = sorted(answer.labels[~is_opacity])
+    if placeless != wanted or (is_study and is_opacity.any()):
+        names = [ALL_CLASSES[label] for label in wanted]
+        return f"it does not have {', '.join(names)} once each"
+
     if not (boxes[:, 2:] > boxes[:, :2]).all():
         return "a box has no area"
-    if (boxes[~plain] < 0).any() or (boxes[~plain][:, 2:] > np.array(size)).any():
+    opacities = boxes[is_opacity]
+    if (opacities < 0).any() or (opacities[:, 2:] > np.array(size)).any():
         return f"a box reaches outside its image of {size[0]} x {size[1]} pixels"
     return ""

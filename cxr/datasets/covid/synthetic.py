@@ -10,7 +10,12 @@ import cv2
 import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    RLELossless,
+)
 
 from cxr.datasets.phantom.chest import (
     LOWER_LUNG,
@@ -292,7 +297,7 @@ def write_deep_dicom(
     data.PixelData = stored.pixels.tobytes()
     data["PixelData"].VR = "OW"
     with pydicom.config.disable_value_validation():
-        meta.MediaStorageSOPInstanceUID = planned.image_id
+        meta.MediaStorageSOPInstanceUID = UID(planned.image_id)
         data.SOPInstanceUID = planned.image_id
         data.StudyInstanceUID = planned.study
         data.SeriesInstanceUID = path.parent.name

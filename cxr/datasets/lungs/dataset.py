@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxr.datasets.base import Answer, AnswerRequest, Dataset, Tables
-from cxr.datasets.lungs.files import CLASSES, IMAGES, MASKS, read_tables
+from cxr.data.image_table import Tables
+from cxr.datasets.base import Answer, AnswerRequest, Dataset
+from cxr.datasets.lungs.files import CLASSES, IMAGES, MASKS, read_lungs
 from cxr.datasets.lungs.synthetic import write_lungs
 from cxr.geometry.masks import EMPTY
 from cxr.methods.base import Scorer
@@ -46,7 +47,7 @@ class Lungs(Dataset):
 
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
-        return Tables(*read_tables(folder))
+        return read_lungs(folder)
 
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_lungs(folder, n_train=n_train)

@@ -1,62 +1,73 @@
 """Lung masks on disk: pictures in one folder, masks of the same names in another."""
 
-import json
+from __future__ import annotations
+
 from pathlib import Path
 
 import cv2
 import pandas as pd
 
 from cxr.data.dataset import read_png
+from cxr.data.image_table import ImageRow, Tables, make_image_table
 from cxr.geometry.masks import encode_runs, find_outlines
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 CLASSES = ("No lungs", "Lungs")
-IMAGES, MASKS = "cxr", "masks"
-KINDS = {"_0": "normal", "_1": "tuberculosis"}  # how file names of both collections end
+IMAGES = "cxr"
+MASKS = "masks"
+# How file names of the Montgomery County and Shenzhen collections end.
+STRATA = {"_0": "normal", "_1": "tuberculosis"}
 
 
-def read_tables(input_dir):
-    """(train, test, notes) of the folder input/<slug>: pictures in cxr/, masks of the same name or NAME_mask in masks/.
+def read_lungs(input_dir: Path) -> Tables:
+    """Tables of the folder input/<slug>, with the further column mask.
 
-    Pictures without a mask are the test images. Columns as `MaskTask` wants them, the pictures being of any size; each
-    stands for a patient of its own. InputError where there are no pictures, no masks, or a mask of another size.
+    Pictures, of any size, are in cxr/, masks of the same name or NAME_mask in masks/. Pictures
+    without a mask are the test images. Each picture stands for a patient of its own. Raises
+    InputError where there are no pictures, no masks, or a mask of another size.
     """
-    paths = sorted(Path(input_dir, IMAGES).glob("*.png"))
-    masks = {path: find_mask(Path(input_dir, MASKS), path.stem) for path in paths}
-    labelled = [path for path in paths if masks[path]]
-    if not labelled:
+    input_dir = Path(input_dir)
+    train_rows = []
+    train_masks = []
+    test_rows = []
+    for path in sorted((input_dir / IMAGES).glob("*.png")):
+        mask_path = find_mask(input_dir / MASKS, path.stem)
+        if mask_path is None:
+            test_rows.append(ImageRow(path.stem, path, stratum=lung_stratum(path)))
+        else:
+            row, runs = read_mask_row(path, mask_path)
+            train_rows.append(row)
+            train_masks.append(runs)
+    if not train_rows:
         raise InputError(
             f"{input_dir} needs the folders {IMAGES} and {MASKS} with PNG files of the same names"
         )
-    train = pd.DataFrame([row_of(path, masks[path]) for path in labelled])
-    test = pd.DataFrame(
-        [row_of(path, None) for path in paths if not masks[path]], columns=train.columns
-    )
-    return train, test, [f"{len(test)} pictures have no mask and are the test images"]
+    train = make_image_table(train_rows).assign(mask=pd.Series(train_masks, dtype=str))
+    test = make_image_table(test_rows).assign(mask="")
+    return Tables(train, test, [f"{len(test)} pictures have no mask and are the test images"])
 
 
-def find_mask(folder, stem):
-    return next(
-        (path for path in (folder / f"{stem}.png", folder / f"{stem}_mask.png") if path.is_file()),
-        None,
-    )
+def find_mask(folder: Path, name: str) -> Path | None:
+    """The mask of the picture of this name."""
+    for path in (folder / f"{name}.png", folder / f"{name}_mask.png"):
+        if path.is_file():
+            return path
+    return None
 
 
-def row_of(path, mask_path):
-    """Table row of a picture, of which nothing is known without a mask."""
-    image_id, kind = path.stem, KINDS.get(path.stem[-2:], CLASSES[1])
-    common = {"image_id": image_id, "path": str(path), "group": image_id, "stratum": kind}
-    if mask_path is None:
-        return common | {"mask": "", "boxes": "[]", "box_labels": "[]", "n_boxes": 0, "label": -1}
+def lung_stratum(path: Path) -> str:
+    """What the name of a picture says about the patient."""
+    return STRATA.get(path.stem[-2:], CLASSES[1])
+
+
+def read_mask_row(path: Path, mask_path: Path) -> tuple[ImageRow, str]:
+    """Table row of a picture, with a box around each part of its mask, and the mask's runs."""
     mask = (read_png(mask_path) > 127).astype("uint8")
     if mask.shape != read_png(path).shape:
         raise InputError(f"{mask_path} is not of the size of its picture: download both again")
-    corners = [cv2.boundingRect(line) for line in find_outlines(mask)]
-    boxes = [[x, y, x + width, y + height] for x, y, width, height in corners]
-    return common | {
-        "mask": encode_runs(mask),
-        "boxes": json.dumps(boxes),
-        "box_labels": json.dumps([0] * len(boxes)),
-        "n_boxes": len(boxes),
-        "label": int(mask.any()),
-    }
+    boxes = []
+    for outline in find_outlines(mask):
+        x, y, width, height = cv2.boundingRect(outline)
+        boxes.append([x, y, x + width, y + height])
+    row = ImageRow(path.stem, path, stratum=lung_stratum(path), boxes=boxes, label=int(mask.any()))
+    return row, encode_runs(mask)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import cv2
 import numpy as np
@@ -149,7 +149,11 @@ def surround(mask: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------- anatomy
 
 
-def cage_width(chest: Chest, y: np.ndarray | float) -> np.ndarray:
+@overload
+def cage_width(chest: Chest, y: float) -> float: ...
+@overload
+def cage_width(chest: Chest, y: np.ndarray) -> np.ndarray: ...
+def cage_width(chest: Chest, y: float | np.ndarray) -> float | np.ndarray:
     """Half width of the rib cage at height y: round at the apex, widest at the diaphragm."""
     depth = np.clip((y - chest.top) / chest.height, 0, 1)
     return 0.06 + (chest.outer - 0.06) * (1 - (1 - depth) ** 2.4) ** 0.62
@@ -331,7 +335,7 @@ def draw_nodules(
         y = rng.uniform(chest.top + 0.12, chest.bottom - 0.12)
         x = chest.centre + (2 * lung - 1) * rng.uniform(0.1, cage_width(chest, y) - 0.04)
         shadow = blob(grid, x, y, radius, radius, 0.08)
-        density = np.maximum(density, shadow * lungs[lung])
+        density = np.maximum(density, shadow * lungs[int(lung)])
     return density
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
+from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from cxr.datasets.phantom.chest import Chest
 
@@ -71,7 +71,7 @@ def write_jpeg_dicom(
         data.StudyInstanceUID = ids.study
         data.SeriesInstanceUID = ids.series
         data.SOPInstanceUID = ids.image
-        meta.MediaStorageSOPInstanceUID = ids.image if ids.image[:1].isdigit() else "2.25.1"
+        meta.MediaStorageSOPInstanceUID = UID(ids.image if ids.image[:1].isdigit() else "2.25.1")
         data.PatientAge = str(chest.age)
 
     data.SamplesPerPixel = 1

@@ -5,14 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from cxr.datasets.base import Answer, AnswerRequest, Dataset, Tables
+from cxr.data.image_table import Tables
+from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.pneumothorax.files import (
     CLASSES,
     TRAIN_IMAGES,
-    check_submission,
-    format_submission,
-    read_sample,
-    read_tables,
+    check_mask_submission,
+    format_mask_submission,
+    read_pneumothorax,
+    read_sample_ids,
 )
 from cxr.datasets.pneumothorax.synthetic import write_pneumothorax
 from cxr.methods.base import Scorer
@@ -52,7 +53,7 @@ class Pneumothorax(Dataset):
 
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
-        return Tables(*read_tables(folder))
+        return read_pneumothorax(folder)
 
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_pneumothorax(folder, n_train=n_train)
@@ -62,13 +63,13 @@ class Pneumothorax(Dataset):
         if request.answers is None:
             return Answer(None)
         run = request.judging.run
-        ids = read_sample(run.task.read_input_folder()) or list(request.answers)
+        ids = read_sample_ids(run.task.read_input_folder()) or list(request.answers)
         absent = len(set(ids) - request.answers.keys())
         if absent:
             request.warnings.append(
                 f"{absent} images of the sample submission have no picture and get no mask."
             )
-        table = format_submission(ids, request.answers)
-        check_submission(table, ids)
+        table = format_mask_submission(ids, request.answers)
+        check_mask_submission(table, ids)
         write_csv(run.submission, table)
         return Answer(run.submission)

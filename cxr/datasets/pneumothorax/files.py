@@ -3,125 +3,136 @@
 https://www.kaggle.com/competitions/siim-acr-pneumothorax-segmentation/data
 """
 
-import json
+from __future__ import annotations
+
 import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 
+from cxr.data.image_table import ImageRow, Tables, make_image_table, note_count
+from cxr.datasets.nih_patients import find_mapping, group_by_nih_patient
 from cxr.geometry.masks import EMPTY, decode_runs, encode_runs, merge_runs
 from cxr.system.errors import InputError
 
 CLASSES = ("No pneumothorax", "Pneumothorax")
 FRAME = 1024  # pixels; all images are 1024 x 1024, and so are the masks
-# The labels of the first stage are part of those of the second, which has the first stage's test images, too.
+# The labels of the first stage are part of those of the second, which has the first stage's test
+# images, too.
 LABELS = ("stage_2_train.csv", "train-rle.csv")
-KNOWN = {
+# What label files are known: (rows, images, images with a pneumothorax).
+KNOWN_LABELS = {
     (11582, 10675, 2379): "all labels of the first stage",
     (12954, 12047, 2669): "all labels of the second stage",
 }
-SAMPLE, STAGE_2 = "stage_2_sample_submission.csv", "stage_2_images"
+SAMPLE = "stage_2_sample_submission.csv"
+STAGE_2 = "stage_2_images"
+STAGE_1 = "dicom-images-test"
 TRAIN_IMAGES = "dicom-images-train"
 COLUMNS = ["ImageId", "EncodedPixels"]
-SUFFIXES = (
-    ".dcm",
-    ".png",
-    ".jpg",
-    ".jpeg",
-)  # where an image is there twice, the first of these counts
-MAPPING = "nih_id.csv"  # Kaggle_ID, NIH_ID; of earhian's 5th place and of the competition's discussion 100941
+# Where an image is there twice, the first of these counts.
+SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
+# Kaggle_ID, NIH_ID; of earhian's 5th place and of the competition's discussion 100941.
+MAPPING = "nih_id.csv"
 
 
-def read_tables(input_dir):
-    """(train, test, notes) of the folder input/<slug>.
+# ------------------------------------------------------------------------------- tables
 
-    train, test: one row per image file, sorted by image_id (test in the order of the sample submission): image_id,
-    path, group (patient), stratum (class name, "" in test), mask (run lengths, "" in test), frame (side of the masks),
-    boxes (JSON text, the box around each annotated region) with box_labels and n_boxes, label (index into CLASSES, -1
-    in test). notes: sentences about what is unusual. InputError where a file or column is missing or broken.
+
+def read_pneumothorax(input_dir: Path) -> Tables:
+    """Tables of the folder input/<slug>, with the further columns mask (run lengths) and frame.
+
+    A row for each image file, sorted by image_id (test in the order of the sample submission). The
+    boxes are those around the annotated regions. Raises InputError where a file or column is
+    missing or broken.
     """
-    input_dir, notes = Path(input_dir), []
-    regions = read_labels(input_dir, notes)
-    files = find_images(input_dir)
-    train_files = {key: files[key] for key in sorted(regions) if key in files}
+    input_dir = Path(input_dir)
+    notes: list[str] = []
+    regions = read_regions(input_dir, notes)
+    files = find_pictures(input_dir)
+    train_files = {image_id: files[image_id] for image_id in sorted(regions) if image_id in files}
     if not train_files:
         raise InputError(
-            f"{input_dir} holds none of the images of its labels: put the folder {TRAIN_IMAGES} there"
+            f"{input_dir} holds none of the images of its labels: "
+            f"put the folder {TRAIN_IMAGES} there"
         )
-    _note(notes, len(regions) - len(train_files), "annotated images have no file and were left out")
-    test_files = find_test(input_dir, files, regions, notes)
-    unused = len(files) - len(train_files) - sum(key in files for key in test_files)
-    _note(notes, unused, "image files have no annotation and were left out")
-    groups = read_groups(input_dir, train_files, notes)
-    return _table(train_files, regions, groups), _table(test_files, None, {}), notes
+    absent = len(regions) - len(train_files)
+    note_count(notes, absent, "annotated images have no file and were left out")
+    test_files = find_test_files(input_dir, files, regions, notes)
+    unused = len(files) - len(train_files) - len(test_files)
+    note_count(notes, unused, "image files have no annotation and were left out")
+    patients = read_nih_groups(input_dir, train_files, notes)
+
+    train_rows = []
+    masks = []
+    for image_id, path in train_files.items():
+        image_regions = regions[image_id]
+        mask = merge_runs(image_regions, FRAME, FRAME)
+        masks.append(mask)
+        label = int(mask != EMPTY)
+        row = ImageRow(
+            image_id,
+            path,
+            group=patients.get(image_id, ""),
+            stratum=CLASSES[label],
+            boxes=[box_of_region(runs) for runs in image_regions if runs != EMPTY],
+            label=label,
+        )
+        train_rows.append(row)
+    test_rows = [ImageRow(image_id, path) for image_id, path in test_files.items()]
+    train = make_image_table(train_rows).assign(mask=pd.Series(masks, dtype=str), frame=FRAME)
+    test = make_image_table(test_rows).assign(mask="", frame=FRAME)
+    return Tables(train, test, notes)
 
 
-def _table(files, regions, groups):
-    """One row per entry of files (id -> path); regions None: nothing is known of the images."""
-    ids, unknown = list(files), regions is None
-    masks = ["" if unknown else merge_runs(regions[i], FRAME, FRAME) for i in ids]
-    boxes = [
-        [] if unknown else [box_around(text) for text in regions[i] if text != EMPTY] for i in ids
-    ]
-    label = np.array([-1 if unknown else int(mask != EMPTY) for mask in masks], int)
-    return pd.DataFrame(
-        {
-            "image_id": pd.Series(ids, dtype=str),
-            "path": [str(files[i]) for i in ids],
-            "group": [groups.get(i, i) for i in ids],
-            "stratum": [CLASSES[k] if k >= 0 else "" for k in label],
-            "mask": pd.Series(masks, dtype=str),
-            "frame": np.full(len(ids), FRAME),
-            "boxes": [json.dumps(b) for b in boxes],
-            "box_labels": [json.dumps([0] * len(b)) for b in boxes],
-            "n_boxes": np.array([len(b) for b in boxes], int),
-            "label": label,
-        }
-    )
-
-
-def box_around(text):
-    """[x1, y1, x2, y2] around a mask given as run lengths."""
-    x, y, width, height = cv2.boundingRect(decode_runs(text, FRAME, FRAME))
+def box_of_region(runs: str) -> list[float]:
+    """[x1, y1, x2, y2] in original pixels around a mask given as run lengths."""
+    x, y, width, height = cv2.boundingRect(decode_runs(runs, FRAME, FRAME))
     return [float(x), float(y), float(x + width), float(y + height)]
 
 
-def read_labels(input_dir, notes):
-    """dict id -> run lengths of its annotated regions, [EMPTY] where there is none, of the labels of either stage."""
-    path = next((input_dir / name for name in LABELS if (input_dir / name).is_file()), None)
-    if path is None:
+def read_regions(input_dir: Path, notes: list[str]) -> dict[str, list[str]]:
+    """{image_id: run lengths of its annotated regions, or [EMPTY]}, of either stage's labels."""
+    paths = [input_dir / name for name in LABELS if (input_dir / name).is_file()]
+    if not paths:
         raise InputError(
             f"{input_dir} has neither {' nor '.join(LABELS)}: put one there, or run 01_download.py"
         )
-    table = read_csv(path)
-    regions = {}
-    for image_id, text in zip(table.ImageId, table.EncodedPixels):
-        regions.setdefault(image_id, []).append(text)
-    for image_id, texts in regions.items():
-        regions[image_id] = [text for text in texts if text not in (EMPTY, "")] or [EMPTY]
-        _check_runs(path, image_id, regions[image_id])
-    positives = sum(texts != [EMPTY] for texts in regions.values())
-    stage = KNOWN.get((len(table), len(regions), positives), "a part of the competition's labels")
+    path = paths[0]
+    table = read_runs_csv(path)
+    regions: dict[str, list[str]] = {}
+    for image_id, runs in zip(table["ImageId"], table["EncodedPixels"], strict=True):
+        of_image = regions.setdefault(image_id, [])
+        if runs not in (EMPTY, ""):
+            check_runs(path, image_id, runs)
+            of_image.append(runs)
+    positives = 0
+    for image_id, of_image in regions.items():
+        positives += bool(of_image)
+        regions[image_id] = of_image or [EMPTY]
+    counts = (len(table), len(regions), positives)
+    stage = KNOWN_LABELS.get(counts, "a part of the competition's labels")
     notes.append(
-        f"{path.name}: {len(table)} rows, {len(regions)} images, {positives} with a pneumothorax: {stage}"
+        f"{path.name}: {len(table)} rows, {len(regions)} images, {positives} with a pneumothorax: "
+        f"{stage}"
     )
     return regions
 
 
-def _check_runs(path, image_id, texts):
-    for text in texts:
-        try:
-            decode_runs(text, FRAME, FRAME)
-        except ValueError as error:
-            raise InputError(
-                f"{path} has a broken mask of {image_id} ({error}): download it again"
-            ) from None
+def check_runs(path: Path, image_id: str, runs: str) -> None:
+    """InputError for run lengths that make no mask."""
+    try:
+        decode_runs(runs, FRAME, FRAME)
+    except ValueError as error:
+        raise InputError(
+            f"{path} has a broken mask of {image_id} ({error}): download it again"
+        ) from None
 
 
-def read_csv(path):
-    """COLUMNS of a csv file of either stage as text; the first stage's has blanks in its header and values."""
+def read_runs_csv(path: Path) -> pd.DataFrame:
+    """COLUMNS of a file of either stage as text; the first stage's has blanks around its cells."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -134,103 +145,114 @@ def read_csv(path):
         raise InputError(f"{path} lacks the column {', '.join(missing)}: download it again")
     if table.empty:
         raise InputError(f"{path} has no rows: download it again")
-    return table[COLUMNS].apply(lambda column: column.str.strip())
+    return pd.DataFrame({name: table[name].str.strip() for name in COLUMNS})
 
 
-def find_images(folder):
-    """dict id -> path of all pictures below a folder, whatever tree they stand in; folders of masks are left out."""
-    found = {}
-    for place, folders, names in os.walk(folder):
+def find_pictures(folder: Path) -> dict[str, Path]:
+    """{image_id: path} of all pictures below a folder, in any tree; masks' folders are left out."""
+    files: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if "mask" not in name.lower())
         for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SUFFIXES and not name.startswith("."):
-                found.setdefault(stem, []).append(Path(place, name))
-    return {
-        key: min(paths, key=lambda path: SUFFIXES.index(path.suffix.lower()))
-        for key, paths in found.items()
-    }
+            path = Path(parent, name)
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                continue
+            if path.stem not in files or suffix_rank(path) < suffix_rank(files[path.stem]):
+                files[path.stem] = path
+    return files
 
 
-def find_test(input_dir, files, regions, notes):
-    """dict id -> path of the test images: the second stage's, else the first stage's that have no annotation."""
-    ids = read_sample(input_dir)
+def suffix_rank(path: Path) -> int:
+    """Place of a file's suffix in SUFFIXES."""
+    return SUFFIXES.index(path.suffix.lower())
+
+
+def find_test_files(
+    input_dir: Path, files: Mapping[str, Path], annotated: Collection[str], notes: list[str]
+) -> dict[str, Path]:
+    """{image_id: path} of the test images.
+
+    Those of the sample submission; without one, the second stage's, else the first stage's that
+    have no annotation.
+    """
+    ids = read_sample_ids(input_dir)
     if ids is None:
-        folder = STAGE_2 if (input_dir / STAGE_2).is_dir() else "dicom-images-test"
-        ids = sorted(
-            key
-            for key, path in files.items()
-            if key not in regions and folder in path.relative_to(input_dir).parts
-        )
+        folder = STAGE_2 if (input_dir / STAGE_2).is_dir() else STAGE_1
+        ids = []
+        for image_id in sorted(files.keys() - set(annotated)):
+            if folder in files[image_id].relative_to(input_dir).parts:
+                ids.append(image_id)
         notes.append(
             f"no {SAMPLE} in {input_dir}: the {len(ids)} images of {folder} are the test set"
         )
-    found = {key: files[key] for key in ids if key in files}
-    _note(notes, len(ids) - len(found), f"images of {SAMPLE} have no file, and get no mask")
-    return found
+    test_files = {image_id: files[image_id] for image_id in ids if image_id in files}
+    absent = len(ids) - len(test_files)
+    note_count(notes, absent, f"images of {SAMPLE} have no file, and get no mask")
+    return test_files
 
 
-def read_sample(input_dir):
-    """Ids of the sample submission, each once (the first stage's repeated some), None without one."""
-    path = Path(input_dir) / SAMPLE
-    return list(dict.fromkeys(read_csv(path).ImageId)) if path.is_file() else None
+def read_nih_groups(
+    input_dir: Path, image_ids: Collection[str], notes: list[str]
+) -> dict[str, str]:
+    """{image_id: NIH patient as group}, as far as MAPPING in input/<slug>/ or input/ tells.
 
-
-def read_groups(input_dir, ids, notes):
-    """dict id -> NIH patient, as far as MAPPING in input/<slug>/ or input/ tells.
-
-    The images come from NIH ChestX-ray14, where 1,952 of the 6,171 patients own several of them; the PatientID of the
-    files is another one for each image. The NIH file name 00019124_092.png starts with the patient's number.
+    Of the 6,171 patients 1,952 own several images; the PatientID of the files is another one for
+    each image.
     """
-    path = next(
-        (f / MAPPING for f in (input_dir, input_dir.parent) if (f / MAPPING).is_file()), None
-    )
+    path = find_mapping(input_dir, (MAPPING,))
     if path is None:
         notes.append(
-            f"WARNING: the patients are not known (no {MAPPING} with Kaggle_ID and NIH_ID in {input_dir}), so "
-            "images of one patient may fall in different folds, and the score is flattered"
+            f"WARNING: the patients are not known (no {MAPPING} with Kaggle_ID and NIH_ID in "
+            f"{input_dir}), so images of one patient may fall in different folds, and the score is "
+            "flattered"
         )
         return {}
-    table = pd.read_csv(path, dtype=str)
+    table = pd.read_csv(path, dtype=str).fillna("")
     if not {"Kaggle_ID", "NIH_ID"} <= set(table.columns):
         raise InputError(f"{path} lacks the column Kaggle_ID or NIH_ID: repair or remove it")
-    patients = dict(zip(table.Kaggle_ID, "nih_" + table.NIH_ID.str.split("_").str[0]))
-    groups = {i: patients[i] for i in ids if i in patients}
-    notes.append(f"grouped by {len(set(groups.values()))} NIH patients from {path.name}")
-    _note(
-        notes,
-        len(ids) - len(groups),
-        f"images are not in {path.name} and stand for a patient of their own",
-    )
-    return groups
-
-
-def format_submission(ids, masks):
-    """Table ImageId, EncodedPixels in the order of ids; masks: id -> run lengths, an absent id has none."""
-    return pd.DataFrame(
-        {"ImageId": list(ids), "EncodedPixels": [masks.get(i, EMPTY) for i in ids]}, dtype=str
+    patients = table["NIH_ID"].str.split("_").str[0]
+    return group_by_nih_patient(
+        image_ids, dict(zip(table["Kaggle_ID"], patients, strict=True)), path, notes
     )
 
 
-def check_submission(table, ids):
-    """InputError naming the first id that is wrong: one row for each id, in their order, whose run lengths decode to a
-    mask that encodes to the same again."""
-    if list(table.columns) != COLUMNS or list(table.ImageId) != list(ids):
+# ------------------------------------------------------------------------------- submission
+
+
+def read_sample_ids(input_dir: Path) -> list[str] | None:
+    """Ids of the sample submission, each once (the first stage's repeated some).
+
+    None where there is no sample submission.
+    """
+    path = Path(input_dir) / SAMPLE
+    if not path.is_file():
+        return None
+    return list(dict.fromkeys(read_runs_csv(path)["ImageId"]))
+
+
+def format_mask_submission(ids: Sequence[str], masks: Mapping[str, str]) -> pd.DataFrame:
+    """Table of COLUMNS in the order of the ids; masks: {image_id: run lengths}, else none."""
+    runs = [masks.get(image_id, EMPTY) for image_id in ids]
+    return pd.DataFrame({"ImageId": list(ids), "EncodedPixels": runs}, dtype=str)
+
+
+def check_mask_submission(table: pd.DataFrame, ids: Sequence[str]) -> None:
+    """Raises InputError naming the first id that is wrong.
+
+    There must be one row for each id, in their order, whose run lengths decode to a mask that
+    encodes to the same again.
+    """
+    if list(table.columns) != COLUMNS or list(table["ImageId"]) != list(ids):
         raise InputError(
-            f"the submission must have the columns {', '.join(COLUMNS)} and one row for each of the "
-            f"{len(ids)} test images in their order"
+            f"the submission must have the columns {', '.join(COLUMNS)} and one row for each of "
+            f"the {len(ids)} test images in their order"
         )
-    for image_id, text in zip(table.ImageId, table.EncodedPixels):
+    for image_id, runs in zip(table["ImageId"], table["EncodedPixels"], strict=True):
         try:
-            same = encode_runs(decode_runs(text, FRAME, FRAME)) == text
+            written_again = encode_runs(decode_runs(runs, FRAME, FRAME))
         except ValueError as error:
             raise InputError(f"the submission is wrong for {image_id}: {error}") from None
-        if not same:
+        if written_again != runs:
             raise InputError(
                 f"the submission is wrong for {image_id}: its runs touch, or have no length"
             )
-
-
-def _note(notes, count, words):
-    if count:
-        notes.append(f"{count} {words}")

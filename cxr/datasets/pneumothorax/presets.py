@@ -171,8 +171,7 @@ PRESETS = {name: Preset(GLOSSES[name], values) for name, values in PLACES.items(
     "paper": Preset(GLOSSES["first-albunet"], PLACES["first-albunet"]),
     "small": Preset(
         "hundreds of images, two CPU cores, no pretrained weights",
-        FROM_SCRATCH
-        | {"size": 512, "image_size": 192, "epochs": 24, "batch_size": 4, "lr": 1e-3},
+        FROM_SCRATCH | {"size": 512, "image_size": 192, "epochs": 24, "batch_size": 4, "lr": 1e-3},
     ),
     "demo": Preset(
         "synthetic X-rays, some minutes on two CPU cores",

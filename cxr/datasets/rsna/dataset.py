@@ -5,14 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from cxr.datasets.base import Answer, AnswerRequest, Dataset, Tables
+from cxr.data.image_table import Tables
+from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.rsna.files import (
     BOX_CLASSES,
     CLASSES,
-    check_submission,
-    format_submission,
-    read_sample,
-    read_tables,
+    check_rsna_submission,
+    format_rsna_submission,
+    read_rsna,
+    read_rsna_sample,
 )
 from cxr.datasets.rsna.synthetic import write_rsna
 from cxr.methods.base import Scorer
@@ -49,7 +50,7 @@ class Rsna(Dataset):
 
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
-        return Tables(*read_tables(folder))
+        return read_rsna(folder)
 
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_rsna(folder, n_train=n_train)
@@ -59,12 +60,12 @@ class Rsna(Dataset):
         if request.answers is None:
             return Answer(None)
         run = request.judging.run
-        sample = read_sample(run.task.read_input_folder())
+        sample = read_rsna_sample(run.task.read_input_folder())
         boxes = {}
         for image_id, detections in request.answers.items():
             boxes[image_id] = (detections.boxes, detections.scores)
-        table = format_submission(list(sample["patientId"]), boxes)
-        check_submission(table, sample)
+        table = format_rsna_submission(list(sample["patientId"]), boxes)
+        check_rsna_submission(table, sample)
 
         absent = len(set(sample["patientId"]) - request.answers.keys())
         if absent:

@@ -1,0 +1,41 @@
+"""Patients of images that come from NIH ChestX-ray14, where one patient may own several of them.
+
+The data sets made of it have new names for the images, and a file beside them tells the old ones:
+the NIH's 00019124_092.png begins with the patient's number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from cxr.data.image_table import note_count
+
+
+def find_mapping(input_dir: Path, names: Collection[str]) -> Path | None:
+    """The first of these files in input/<slug>/ or else in input/."""
+    for folder in (input_dir, input_dir.parent):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def group_by_nih_patient(
+    names: Collection[str], patients: Mapping[str, str], source: Path, notes: list[str]
+) -> dict[str, str]:
+    """{name: "nih_<patient>"} of the images whose patient is known; what was done goes to notes.
+
+    patients: {name: patient, or "" where it is unknown}, as the file `source` says.
+    """
+    groups = {}
+    for name in names:
+        patient = patients.get(name, "")
+        if patient:
+            groups[name] = f"nih_{patient}"
+    notes.append(f"grouped by {len(set(groups.values()))} NIH patients from {source.name}")
+    unknown = len(names) - len(groups)
+    note_count(
+        notes, unknown, f"images are not in {source.name} and stand for a patient of their own"
+    )
+    return groups
