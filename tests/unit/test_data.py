@@ -1,28 +1,22 @@
-"""Dataset, padding, and the sampler that can start anywhere."""
+"""Samples of a table, batches of samples, and the loader."""
 
+import dataclasses
 import json
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from tiny_task import write_tiny_data
+from tiny_data import write_tiny_data
 
-from cxr.data.dataset import (
-    ResumableSampler,
-    XrayDataset,
-    collate,
-    count_workers,
-    make_loader,
-    read_png,
-    read_table,
-    scaled_boxes,
-    split_fold,
-)
-from cxr.system.disk import InputError
+from cxr.data.batch import Sample, SampleContent, collate
+from cxr.data.dataset import XrayDataset, read_png, scaled_boxes
+from cxr.data.loader import count_workers, make_loader, make_prediction_loader
+from cxr.data.samplers import ResumableSampler
+from cxr.data.tables import read_table
+from cxr.system.errors import InputError
+
+FOR_PREDICTION = SampleContent(annotated=False)
 
 
 @pytest.fixture(scope="module")
@@ -32,77 +26,126 @@ def tiny(tmp_path_factory):
     return working / "tiny"
 
 
-def dataset(tiny, **settings):
-    return XrayDataset(
-        read_table(tiny / "train.csv"), tiny / "images", **({"image_size": 64} | settings)
-    )
+def make_dataset(tiny, image_size=64, **options):
+    return XrayDataset(read_table(tiny / "train.csv"), tiny / "images", image_size, **options)
 
 
-def same(a, b):
-    return a.keys() == b.keys() and all(
-        torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a
-    )
+def is_same(batch, other):
+    """Whether all tensors of two batches are equal."""
+    for field in dataclasses.fields(batch):
+        first = getattr(batch, field.name)
+        second = getattr(other, field.name)
+        if torch.is_tensor(first):
+            if not torch.equal(first, second):
+                return False
+        elif first != second:
+            return False
+    return True
 
 
 def test_sample_without_augmentation(tiny):
-    """A 64 px picture of a 128 x 96 original at 32 px: x is a quarter, y a third of the original's."""
-    data = dataset(tiny, image_size=32)
-    sample, row = data[(0, 1)], data.table.iloc[1]
-    x1, y1, x2, y2 = json.loads(row["boxes"])[0]
-    assert sample["image"].shape == (1, 32, 32) and sample["image"].dtype == torch.uint8
-    assert torch.allclose(sample["boxes"], torch.tensor([[x1 / 4, y1 / 3, x2 / 4, y2 / 3]]))
-    assert sample["labels"].tolist() == [0] and sample["label"] == 2 and sample["index"] == 1
-    x1, y1, x2, y2 = sample["boxes"][0].round().int().tolist()
-    assert sample["image"][0, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].min() > 240
-    assert sample["image"][0, :, : x1 - 1].max() < 100
+    """A 64 px picture of a 128 x 96 original at 32 px: x is a quarter, y a third of it."""
+    dataset = make_dataset(tiny, image_size=32)
+    sample = dataset[(0, 1)]
+    x1, y1, x2, y2 = json.loads(dataset.table.iloc[1]["boxes"])[0]
+    assert sample.image.shape == (1, 32, 32)
+    assert sample.image.dtype == torch.uint8
+    assert torch.allclose(sample.boxes, torch.tensor([[x1 / 4, y1 / 3, x2 / 4, y2 / 3]]))
+    assert sample.labels.tolist() == [0]
+    assert sample.label == 2
+    assert sample.row == 1
+    x1, y1, x2, y2 = sample.boxes[0].round().int().tolist()
+    assert sample.image[0, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].min() > 240
+    assert sample.image[0, :, : x1 - 1].max() < 100
 
 
-def test_sample_without_boxes(tiny):
-    for augmentation in ("1", "20"):
-        sample = dataset(tiny, augmentation=augmentation)[(0, 0)]
-        assert (
-            sample["boxes"].shape == (0, 4)
-            and sample["labels"].shape == (0,)
-            and sample["label"] == 0
-        )
+@pytest.mark.parametrize("augmentation", ["1", "20"])
+def test_sample_without_boxes(tiny, augmentation):
+    sample = make_dataset(tiny, augmentation=augmentation)[(0, 0)]
+    assert sample.boxes.shape == (0, 4)
+    assert sample.labels.shape == (0,)
+    assert sample.label == 0
 
 
-def test_test_table_needs_no_labels(tiny):
-    table = read_table(tiny / "test.csv").drop(columns=["boxes", "box_labels", "label"])
-    sample = XrayDataset(table, tiny / "images", 64)[(0, 2)]
-    assert sample["boxes"].shape == (0, 4) and sample["label"] == -1
+def test_a_sample_holds_what_was_asked_for(tiny):
+    """Columns that nobody asks for change nothing."""
+    table = read_table(tiny / "train.csv").assign(mask="0 9", soft="[0.2, 0.8]", mask_known=False)
+    plain = XrayDataset(table, tiny / "images", 64)[(0, 1)]
+    assert plain.mask is None
+    assert plain.mask_known is None
+    assert plain.soft_label is None
+    content = SampleContent(mask="boxes", soft_label=True)
+    sample = XrayDataset(table, tiny / "images", 64, content)[(0, 1)]
+    assert sample.mask.sum() == 20 * 24
+    assert sample.mask_known is False
+    assert sample.soft_label.tolist() == pytest.approx([0.2, 0.8])
+    runs = XrayDataset(table, tiny / "images", 64, SampleContent(mask="runs"))[(0, 1)]
+    assert runs.mask.shape == (1, 64, 64)
+    assert runs.mask_known is None
+
+
+def test_the_target_maker_gets_boxes_and_labels(tiny):
+    def count_boxes(boxes, labels):
+        return {"number": torch.tensor([len(boxes), len(labels)])}
+
+    dataset = make_dataset(tiny, make_target=count_boxes)
+    assert dataset[(0, 1)].target["number"].tolist() == [1, 1]
+    batch = collate([dataset[(0, 0)], dataset[(0, 1)]])
+    assert batch.target["number"].tolist() == [0, 0, 1, 1]
+    assert batch.target_image["number"].tolist() == [0, 0, 1, 1]
+
+
+def test_a_table_for_prediction_needs_ids_only(tiny):
+    table = read_table(tiny / "test.csv")[["image_id"]]
+    sample = XrayDataset(table, tiny / "images", 64, FOR_PREDICTION)[(0, 2)]
+    assert sample.boxes.shape == (0, 4)
+    assert sample.label == -1
 
 
 def test_augmentation_is_decided_by_seed_epoch_and_row(tiny):
-    first = dataset(tiny, augmentation="20", seed=1)[(3, 5)]
-    assert same(first, dataset(tiny, augmentation="20", seed=1)[(3, 5)])
-    for other in ((2, 3, 5), (1, 4, 5), (1, 3, 7)):
-        changed = dataset(tiny, augmentation="20", seed=other[0])[other[1:]]
-        assert not torch.equal(first["image"], changed["image"])
+    first = make_dataset(tiny, augmentation="20", seed=1)[(3, 5)]
+    again = make_dataset(tiny, augmentation="20", seed=1)[(3, 5)]
+    assert is_same(first, again)
+    for seed, epoch, row in ((2, 3, 5), (1, 4, 5), (1, 3, 7)):
+        changed = make_dataset(tiny, augmentation="20", seed=seed)[(epoch, row)]
+        assert not torch.equal(first.image, changed.image)
+
+
+def batches_of_two_epochs(tiny, workers):
+    dataset = make_dataset(tiny, augmentation="20", seed=1)
+    sampler = ResumableSampler(len(dataset), 4, seed=1, shuffle=True)
+    loader = make_loader(dataset, sampler, workers)
+    batches = []
+    for epoch in (0, 1):
+        sampler.epoch = epoch
+        batches.extend(loader)
+    return batches
 
 
 def test_batches_do_not_depend_on_workers(tiny):
-    batches = []
-    for workers in (0, 2):
-        data = dataset(tiny, augmentation="20", seed=1)
-        loader = make_loader(data, ResumableSampler(len(data), 4, seed=1, shuffle=True), workers)
-        epochs = []
-        for epoch in (0, 1):
-            loader.sampler.epoch = epoch
-            epochs += list(loader)
-        batches.append(epochs)
-    assert len(batches[0]) == len(batches[1]) == 2 * (13 // 4)
-    assert all(same(a, b) for a, b in zip(*batches))
-    assert not same(batches[0][0], batches[0][3])
+    alone = batches_of_two_epochs(tiny, workers=0)
+    shared = batches_of_two_epochs(tiny, workers=2)
+    assert len(alone) == len(shared) == 2 * (13 // 4)
+    assert all(is_same(a, b) for a, b in zip(alone, shared, strict=True))
+    assert not is_same(alone[0], alone[3])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prediction_reads_the_rows_in_order(tiny, workers):
+    table = read_table(tiny / "train.csv")[["image_id"]]
+    dataset = XrayDataset(table, tiny / "images", 64, FOR_PREDICTION)
+    loader = make_prediction_loader(dataset, [7, 2, 9], 2, workers)
+    assert [batch.rows.tolist() for batch in loader] == [[7, 2], [9]]
+    assert list(make_prediction_loader(dataset, [], 2, workers)) == []
 
 
 def test_missing_and_broken_pictures(tiny, tmp_path):
-    with pytest.raises(
-        InputError, match="nowhere.png is missing or not a picture.*run step 02 again"
-    ):
+    words = r"nowhere\.png is missing or not a picture.*run step 02 again"
+    with pytest.raises(InputError, match=words):
         read_png(tmp_path / "nowhere.png")
-    (tmp_path / "broken.png").write_bytes((tiny / "images" / "train000.png").read_bytes()[:40])
-    with pytest.raises(InputError, match="broken.png"):
+    content = (tiny / "images" / "train000.png").read_bytes()
+    (tmp_path / "broken.png").write_bytes(content[:40])
+    with pytest.raises(InputError, match=r"broken\.png"):
         read_png(tmp_path / "broken.png")
 
 
@@ -114,90 +157,51 @@ def test_colour_pictures_are_read_as_gray(tmp_path):
 def test_boxes_of_an_original_that_is_not_square():
     row = {"boxes": "[[100, 300, 200, 600]]", "box_labels": "[0]", "width": 1000, "height": 3000}
     boxes, labels = scaled_boxes(row, 500, 500)
-    assert boxes.tolist() == [[50, 50, 100, 100]] and labels.tolist() == [0]
+    assert boxes.tolist() == [[50, 50, 100, 100]]
+    assert labels.tolist() == [0]
 
 
-def sample_of(count, index):
-    return {
-        "image": torch.full((1, 2, 2), index),
-        "boxes": torch.full((count, 4), float(index)),
-        "labels": torch.full((count,), index),
-        "label": index + 10,
-        "index": index,
-    }
+def make_sample(boxes, row):
+    """A sample of 2 x 2 pixels with so many boxes, its row in all numbers."""
+    return Sample(
+        image=torch.full((1, 2, 2), row),
+        boxes=torch.full((boxes, 4), float(row)),
+        labels=torch.full((boxes,), row),
+        label=row + 10,
+        row=row,
+    )
 
 
 def test_collate_pads():
-    batch = collate([sample_of(1, 0), sample_of(3, 1), sample_of(0, 2)])
-    assert batch["image"].shape == (3, 1, 2, 2) and batch["boxes"].shape == (3, 3, 4)
-    assert batch["labels"].tolist() == [[0, -1, -1], [1, 1, 1], [-1, -1, -1]]
-    assert batch["boxes"][1].unique().tolist() == [1] and batch["boxes"][2].unique().tolist() == [0]
-    assert batch["label"].tolist() == [10, 11, 12] and batch["index"].tolist() == [0, 1, 2]
+    batch = collate([make_sample(1, 0), make_sample(3, 1), make_sample(0, 2)])
+    assert len(batch) == 3
+    assert batch.images.shape == (3, 1, 2, 2)
+    assert batch.boxes.shape == (3, 3, 4)
+    assert batch.labels.tolist() == [[0, -1, -1], [1, 1, 1], [-1, -1, -1]]
+    assert batch.boxes[1].unique().tolist() == [1]
+    assert batch.boxes[2].unique().tolist() == [0]
+    assert batch.image_labels.tolist() == [10, 11, 12]
+    assert batch.rows.tolist() == [0, 1, 2]
+    assert batch.masks is None
 
 
 def test_collate_without_any_box():
-    batch = collate([sample_of(0, 0)])
-    assert batch["boxes"].shape == (1, 1, 4) and batch["labels"].tolist() == [[-1]]
+    batch = collate([make_sample(0, 0)])
+    assert batch.boxes.shape == (1, 1, 4)
+    assert batch.labels.tolist() == [[-1]]
 
 
-SIZES = st.integers(1, 40), st.integers(1, 6), st.integers(0, 5)
-
-
-@given(*SIZES, st.booleans(), st.integers(0, 7))
-def test_sampler_resumes_at_any_batch(length, batch_size, epoch, shuffle, first):
-    sampler = ResumableSampler(length, batch_size, 42, shuffle)
-    sampler.epoch = epoch
-    whole = list(sampler)
-    sampler.first_batch = min(first, sampler.batches())
-    assert list(sampler) == whole[sampler.first_batch * batch_size :]
-    assert -(-len(whole) // batch_size) == sampler.batches()
-    assert {e for e, _ in whole} == {epoch}
-
-
-@given(*SIZES, st.booleans(), st.integers(2, 4))
-def test_processes_share_the_images(length, batch_size, epoch, shuffle, world):
-    """Nobody sees an image twice; in validation nothing is left out; in training all have the same number of batches,
-    and what is left out could not fill one more batch for everyone."""
-    assume(length >= world or not shuffle)
-    parts = []
-    for rank in range(world):
-        sampler = ResumableSampler(length, batch_size, 42, shuffle, rank, world)
-        sampler.epoch = epoch
-        parts.append([row for _, row in sampler])
-    rows = sum(parts, [])
-    assert len(set(rows)) == len(rows) and set(rows) <= set(range(length))
-    if not shuffle:
-        assert len(rows) == length
-    elif length >= batch_size * world:
-        assert len({len(part) for part in parts}) == 1 and length - len(rows) < batch_size * world
-
-
-@given(st.integers(12, 40), st.integers(1, 3))
-def test_the_first_batches_of_two_processes_are_one_of_a_single(length, batch_size):
-    one = [row for _, row in ResumableSampler(length, 2 * batch_size, 42, True)]
-    two = [
-        [row for _, row in ResumableSampler(length, batch_size, 42, True, rank, 2)]
-        for rank in (0, 1)
-    ]
-    for k in range(len(one) // (2 * batch_size)):
-        together = sum((part[k * batch_size : (k + 1) * batch_size] for part in two), [])
-        assert sorted(together) == sorted(one[2 * k * batch_size : 2 * (k + 1) * batch_size])
-
-
-def test_order_changes_with_the_epoch_and_the_seed():
-    orders = []
-    for seed, epoch in ((42, 0), (42, 1), (43, 0)):
-        sampler = ResumableSampler(50, 5, seed, True)
-        sampler.epoch = epoch
-        orders.append(tuple(sampler.order()))
-    assert len(set(orders)) == 3 and all(sorted(order) == list(range(50)) for order in orders)
-    assert ResumableSampler(5, 2, 42, False).order().tolist() == [0, 1, 2, 3, 4]
-
-
-def test_more_processes_than_images_are_refused():
-    """One without a batch would leave the others waiting for its gradients for ever."""
-    with pytest.raises(InputError, match="4 processes cannot share 3 training images"):
-        ResumableSampler(3, 2, 42, True, rank=0, world=4)
+def test_a_batch_moves_as_one():
+    samples = [make_sample(1, 0), make_sample(2, 1)]
+    for sample in samples:
+        sample.mask = torch.ones(1, 2, 2, dtype=torch.uint8)
+        sample.target = {"anchors": torch.arange(3)}
+    batch = collate(samples).map(lambda tensor: tensor + 1)
+    assert batch.rows.tolist() == [1, 2]
+    assert batch.masks.unique().tolist() == [2]
+    assert batch.target["anchors"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert batch.target_image["anchors"].tolist() == [1, 1, 1, 2, 2, 2]
+    assert batch.mask_known is None
 
 
 @pytest.mark.parametrize("wanted, expected", [(0, 0), (3, 3), (20, 20)])
@@ -209,24 +213,3 @@ def test_workers_as_wanted(wanted, expected):
 def test_workers_by_cores(monkeypatch, cores, expected):
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     assert count_workers(-1) == expected
-
-
-def test_table_that_is_missing(tmp_path):
-    with pytest.raises(InputError, match="train.csv is missing: run step 02 first"):
-        read_table(tmp_path / "train.csv")
-
-
-def test_ids_of_digits_stay_text(tmp_path):
-    (tmp_path / "t.csv").write_text("image_id,group\n007,01\n")
-    table = read_table(tmp_path / "t.csv")
-    assert table["image_id"].tolist() == ["007"] and table["group"].tolist() == ["01"]
-
-
-def test_split_fold():
-    table = pd.DataFrame({"image_id": list("abcdef"), "fold": [0, 1, 2, 0, 1, 2]})
-    train, valid = split_fold(table, 1)
-    assert train["image_id"].tolist() == list("acdf") and valid["image_id"].tolist() == list("be")
-    with pytest.raises(InputError, match=r"fold 3 is not in the table.*folds there: \[0, 1, 2\]"):
-        split_fold(table, 3)
-    with pytest.raises(InputError, match="fold 1"):
-        split_fold(table[table["fold"] == 1], 1)
