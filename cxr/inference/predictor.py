@@ -1,156 +1,193 @@
 """A run as a function of pictures: its models, views and post-processing, loaded once."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from cxr.images.isolated import Picture
+from cxr.images.resize import resize
 from cxr.inference.checkpoint import fingerprints
-from cxr.inference.run import fold_checkpoints, load_model, predict_batch, views_of
-from cxr.steps.postprocess.postprocess import as_trained
-from cxr.system.device import choose_device, choose_precision, describe
-from cxr.system.disk import InputError, read_json
+from cxr.inference.lung_crops import LungFinder, cut_to_box
+from cxr.inference.result_makers import RESULT_MAKERS
+from cxr.inference.results import Result
+from cxr.inference.run import as_trained, fold_checkpoints, load_model, predict_batch, views_of
+from cxr.methods.base import ImageFacts, Labels
+from cxr.methods.evaluation import Rule
+from cxr.networks.network import Network
+from cxr.run_folder import RunFolder
+from cxr.settings import Settings
+from cxr.system.disk import read_json
+from cxr.system.errors import InputError
+from cxr.system.runtime import Runtime, single_runtime
+from cxr.tasks import Task
 
-MOST_LISTED = 50  # boxes of an image; those above their threshold are never left out
 
+class NetworkImage(NamedTuple):
+    """What the networks see of a picture: (S, S) uint8, and the crop of the original that it is."""
 
-@dataclass(frozen=True)
-class Found:
-    """What the models say of an image: boxes (n, 4) in original pixels by falling score (n,), in 0 ... 1."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    findings: list  # (n,) names of the box classes
-    above: np.ndarray  # (n,) bool: the score is above the threshold of its class
-    probabilities: dict  # {class of the whole image: probability}; empty where that was not trained
-
-    def plain(self):
-        """As JSON's own types: {"probabilities": {...}, "boxes": [{finding, score, above_threshold, x1, ...}]}."""
-        rows = zip(self.findings, self.scores.tolist(), self.above.tolist(), self.boxes.tolist())
-        boxes = [
-            {
-                "finding": finding,
-                "score": round(score, 6),
-                "above_threshold": above,
-                **{name: round(value, 2) for name, value in zip(("x1", "y1", "x2", "y2"), box)},
-            }
-            for finding, score, above, box in rows
-        ]
-        return {
-            "probabilities": {name: round(value, 6) for name, value in self.probabilities.items()},
-            "boxes": boxes,
-        }
+    image: np.ndarray
+    crop: tuple[int, int, int, int] | None
 
 
 class Predictor:
-    """The kept checkpoints of all trained folds of a run (or of --fold), merged, with the parameters of step 05.
+    """The kept checkpoints of all trained folds of a run (or of --fold), merged, with the
+    parameters of step 05.
 
     Raises InputError for a run that is not there or not finished, or belongs to another task.
+    `notes`: sentences about what the user should know of the results.
     """
 
-    def __init__(self, task, config):
-        if not hasattr(task, "rule"):
-            raise InputError(
-                f"{task.name} does not look for boxes, and single images are predicted only by tasks that "
-                "do: choose another --task"
-            )
-        self.views, folds = views_of(task, config), trained_folds(config)
-        self.task, self.config = task, as_trained(config, folds)
-        self.paths = [path for fold in folds for path in fold_checkpoints(task, config, fold)]
-        self.device = choose_device(config.device)
-        self.precision = choose_precision(config.precision, self.device)
-        self.params, self.notes = read_params(config)
-        self.rule = make_rule(task, self.params, self.config)
+    def __init__(self, task: Task, settings: Settings, runtime: Runtime | None = None) -> None:
+        self.task = task
+        self.run = RunFolder.of(settings.place)
+        self.views = views_of(task.method, settings.prediction)
+        folds = choose_folds(settings)
+        self.checkpoints = []
+        for fold in folds:
+            self.checkpoints += fold_checkpoints(task, settings, fold)
+        self.settings = as_trained(settings, task, self.run.fold(folds[0]))
+        self.runtime = runtime or single_runtime(settings.machine)
+
+        self.labels = task.used_labels(self.settings)
+        self.notes: list[str] = []
+        self.params = None
+        if self.run.params.exists():
+            self.params = read_json(self.run.params)
+        else:
+            self.notes.append(without_params(self.run))
+        self.rule = make_rule(task, self.params, self.settings, self.labels)
+        maker_class = RESULT_MAKERS[task.method.name]
+        self.result_maker = maker_class(self.rule, self.labels, self.settings)
 
     @cached_property
-    def models(self):
-        return [load_model(self.task, path, self.device) for path in self.paths]
+    def models(self) -> list[Network]:
+        """The networks, loaded when they are first needed."""
+        return [load_model(self.task, path, self.runtime.device) for path in self.checkpoints]
 
     @cached_property
-    def sides(self):
-        """Sides of the squares that an image becomes on its way into the network, first that of step 02's PNGs."""
-        prepared = self.config.task_dir / "preprocess.json"
-        source = (
-            prepared if prepared.exists() else self.paths[0].with_name("config.json")
-        )  # a run that was moved
-        return [int(read_json(source)["size"]), self.models[0].image_size]
+    def lung_finder(self) -> LungFinder | None:
+        """What cuts the images to their lungs, where the run was trained with --lungs."""
+        lungs = self.first_config.get("lungs", "")
+        if not lungs:
+            return None
+        working = self.run.task.path.parent
+        return LungFinder.of_run(working, lungs, self.runtime.device)
+
+    @cached_property
+    def first_config(self) -> dict[str, Any]:
+        """The settings of the training that gave the first checkpoint."""
+        return read_json(self.checkpoints[0].with_name("config.json"))
+
+    @cached_property
+    def sides(self) -> list[int]:
+        """Sides of the squares that a picture becomes on its way to `predict`.
+
+        The first is that of step 02's PNGs. The second, of the network's input, is missing where
+        the lungs are cut out in between.
+        """
+        record = self.run.task.preprocess_record
+        prepared = read_json(record) if record.exists() else self.first_config  # of a moved run
+        stored_side = int(prepared["size"])
+        if self.lung_finder is not None:
+            return [stored_side]
+        return [stored_side, self.models[0].image_size]
 
     @property
-    def image_classes(self):
-        """Names of the classes of a whole image; none where they were not trained, since such a head knows nothing."""
-        return list(self.task.class_names) if self.config.global_weight else []
+    def image_classes(self) -> tuple[str, ...]:
+        """Names of the classes of a whole image; none where the run has not learned them."""
+        return self.result_maker.image_classes
 
-    def settings(self):
+    def load(self) -> None:
+        """Load the networks now and not with the first picture."""
+        _ = self.sides
+
+    def record(self) -> dict[str, Any]:
         """What decides the predictions, as JSON's own types."""
         return {
             "task": self.task.name,
-            "checkpoints": fingerprints(self.paths, self.config.run_dir),
-            "tta": self.config.tta,
+            "checkpoints": fingerprints(self.checkpoints, self.run.path),
+            "tta": self.settings.prediction.tta,
             "params": self.params,
         }
 
-    def describe(self):
+    def describe(self) -> str:
+        """Words for the console."""
         return (
-            f"run {self.config.run_dir}: {len(self.paths)} checkpoints, views {self.config.tta}, "
-            f"{describe(self.device, self.precision)}"
+            f"run {self.run.path}: {len(self.checkpoints)} checkpoints, "
+            f"views {self.settings.prediction.tta}, {self.runtime.describe()}"
         )
 
-    def predict(self, pictures):
-        """[Found] of a list of reading.Picture."""
-        images = torch.from_numpy(np.stack([picture.network for picture in pictures]))[:, None].to(
-            self.device
-        )
-        merged = predict_batch(self.task, self.models, self.views, images, self.precision)
-        return [self.found(outputs, picture) for outputs, picture in zip(merged, pictures)]
-
-    def found(self, outputs, picture):
-        row = {"image_id": "", "width": picture.width, "height": picture.height}
-        candidates = self.task.candidates(outputs, row, self.models[0], self.config)
-        boxes, scores, labels = self.rule.detect(candidates)
-        thresholds = np.array(list(self.rule.thresholds.values()))[labels.astype(int)]
-        listed = (scores > thresholds) | (np.arange(len(scores)) < MOST_LISTED)
-        names = list(self.rule.thresholds)
-        return Found(
-            boxes[listed],
-            scores[listed],
-            [names[k] for k in labels[listed]],
-            (scores > thresholds)[listed],
-            dict(zip(self.image_classes, candidates.category.tolist())),
+    def predict(self, pictures: Sequence[Picture]) -> list[Result]:
+        """The result of each picture, which was read with the sides of this predictor."""
+        if not pictures:
+            return []
+        method = self.task.method
+        seen = [self.to_network(picture) for picture in pictures]
+        images = torch.from_numpy(np.stack([each.image for each in seen]))[:, None]
+        merged = predict_batch(
+            self.models,
+            method,
+            self.views,
+            images.to(self.runtime.device),
+            self.settings,
+            self.runtime,
         )
 
+        results = []
+        for picture, outputs, each in zip(pictures, merged, seen, strict=True):
+            facts = ImageFacts("", picture.width, picture.height, each.crop)
+            prediction = method.to_prediction(outputs, facts, self.models[0], self.settings)
+            results.append(self.result_maker.make(prediction, picture))
+        return results
 
-def trained_folds(config):
+    def to_network(self, picture: Picture) -> NetworkImage:
+        """The picture as the networks see it, cut to its lungs where they were trained so."""
+        if self.lung_finder is None:
+            return NetworkImage(picture.network, None)
+        box = self.lung_finder.find_box(picture.network, picture.width, picture.height)
+        cut = cut_to_box(picture.network, box, picture.width, picture.height)
+        return NetworkImage(resize(cut, self.models[0].image_size), box)
+
+
+def choose_folds(settings: Settings) -> list[int]:
     """The folds of the run that have begun training, or the one that is asked for."""
-    if config.fold is not None:
-        return config.wanted_folds()
-    folds = sorted(int(path.parent.name[4:]) for path in config.run_dir.glob("fold*/config.json"))
+    if settings.place.fold is not None:
+        return settings.wanted_folds()
+    run = RunFolder.of(settings.place)
+    folds = run.trained_folds()
     if not folds:
-        runs = sorted({path.parts[-3] for path in config.task_dir.glob("*/fold*/config.json")})
-        there = f"there are: {', '.join(runs)}" if runs else f"there are none in {config.task_dir}"
+        runs = run.task.run_names()
+        there = f"there are none in {run.task.path}"
+        if runs:
+            there = f"there are: {', '.join(runs)}"
         raise InputError(
-            f"{config.run_dir} holds no trained fold: name a trained run by --run ({there}), or train one "
-            "with 03_train.py"
+            f"{run.path} holds no trained fold: name a trained run by --run ({there}), or train "
+            "one with 03_train.py"
         )
     return folds
 
 
-def read_params(config):
-    """(content of params.json or None, notes): without it the task's plainest parameters serve, and a note says so."""
-    path = config.run_dir / "params.json"
-    if path.exists():
-        return read_json(path), []
-    return None, [
-        f"{path} is missing, since step 05 was not run: thresholds are plain defaults that were fitted to "
-        "nothing, so judge by the scores rather than by what is above a threshold"
-    ]
+def without_params(run: RunFolder) -> str:
+    """A note on the plainest parameters, which serve where step 05 was not run."""
+    return (
+        f"{run.params} is missing, since step 05 was not run: thresholds are plain defaults that "
+        "were fitted to nothing, so judge by the scores rather than by what is above a threshold"
+    )
 
 
-def make_rule(task, params, config):
+def make_rule(
+    task: Task, params: dict[str, Any] | None, settings: Settings, labels: Labels
+) -> Rule:
+    """The rule of params.json, or the plainest one. InputError for params of something else."""
     try:
-        return task.rule(params, config)
+        return task.dataset.scorer.make_rule(params, settings, labels)
     except (TypeError, LookupError, ValueError) as error:
+        path = RunFolder.of(settings.place).params
         raise InputError(
-            f"{config.run_dir / 'params.json'} does not fit this run ({error}): run 05_postprocess.py "
-            "again"
+            f"{path} does not fit this run ({error}): run 05_postprocess.py again"
         ) from None

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cxr.geometry.detections import Detections
 from cxr.metrics.bootstrap import Interval
 from cxr.metrics.curves import (
     OperatingPoint,
@@ -65,14 +64,15 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Rule:
-    """How the candidates of any image become boxes, with what step 05 fitted.
+    """How what step 04 keeps of any image becomes an answer, with what step 05 fitted.
 
-    detect: what is found in a detector's candidates, by descending score 0 ... 1, low scores too,
-        in original pixels.
-    thresholds: {box class: the score above which its boxes count}, in the order of the labels.
+    detect: of a detector's candidates Detections by descending score 0 ... 1, low scores too, in
+        original pixels; else as `Evaluation.detect`.
+    thresholds: {box class: the score above which its boxes count}, in the order of the labels;
+        empty where there are no boxes.
     """
 
-    detect: Callable[[Any], Detections]
+    detect: Callable[[Any], Any]
     thresholds: dict[str, float]
 
 

@@ -1,0 +1,115 @@
+"""From the records that step 04 keeps to results for people: one maker for each method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from cxr.geometry.masks import decode_runs
+from cxr.images.isolated import Picture
+from cxr.inference.results import BoxResult, ClassResult, MaskResult, Result
+from cxr.methods.base import Labels
+from cxr.methods.classifier.records import ClassPrediction
+from cxr.methods.detector.records import Candidates
+from cxr.methods.evaluation import Rule
+from cxr.methods.segmenter.records import MaskPrediction
+from cxr.settings import Settings
+
+MOST_LISTED = 50  # boxes of an image; those above their threshold are never left out
+
+
+class ResultMaker(ABC):
+    """Makes results of one run by its rule.
+
+    image_classes: names of the classes of a whole image; none where the run has not learned them,
+    since such a head knows nothing.
+    """
+
+    def __init__(self, rule: Rule, labels: Labels, settings: Settings) -> None:
+        self.rule = rule
+        self.labels = labels
+        self.image_classes = self.learned_image_classes(labels, settings)
+
+    @abstractmethod
+    def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
+        """Names of the image classes that the run has learned."""
+
+    @abstractmethod
+    def make(self, prediction: object, picture: Picture) -> Result:
+        """The result of an image from what the method keeps of it."""
+
+    def name_probabilities(self, probabilities: np.ndarray) -> dict[str, float]:
+        """{image class: probability} of probabilities (C,)."""
+        if not self.image_classes:
+            return {}
+        return dict(zip(self.image_classes, probabilities.tolist(), strict=True))
+
+
+class BoxResultMaker(ResultMaker):
+    """Of a detector."""
+
+    def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
+        return labels.image_classes if settings.method.global_weight else ()
+
+    def make(self, prediction: object, picture: Picture) -> BoxResult:
+        assert isinstance(prediction, Candidates)
+        detections = self.rule.detect(prediction)
+        thresholds = np.array(list(self.rule.thresholds.values()))
+        is_above = detections.scores > thresholds[detections.labels.astype(int)]
+        is_among_best = np.arange(len(detections)) < MOST_LISTED
+        return BoxResult(
+            picture.width,
+            picture.height,
+            picture.shown,
+            self.name_probabilities(prediction.category),
+            detections.take(is_above | is_among_best),
+            self.rule.thresholds,
+        )
+
+
+class MaskResultMaker(ResultMaker):
+    """Of a segmenter, which says nothing of image classes."""
+
+    def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
+        del labels, settings
+        return ()
+
+    def make(self, prediction: object, picture: Picture) -> MaskResult:
+        assert isinstance(prediction, MaskPrediction)
+        runs = self.rule.detect(prediction)
+        return MaskResult(
+            picture.width,
+            picture.height,
+            picture.shown,
+            {},
+            finding=join_names(self.labels.classes),
+            levels=prediction.picture(),
+            mask=decode_runs(runs, picture.height, picture.width),
+            image_score=prediction.head,
+        )
+
+
+class ClassResultMaker(ResultMaker):
+    """Of a classifier."""
+
+    def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
+        del settings
+        return labels.image_classes
+
+    def make(self, prediction: object, picture: Picture) -> ClassResult:
+        assert isinstance(prediction, ClassPrediction)
+        probabilities = self.name_probabilities(self.rule.detect(prediction))
+        return ClassResult(picture.width, picture.height, picture.shown, probabilities)
+
+
+def join_names(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+RESULT_MAKERS: dict[str, type[ResultMaker]] = {
+    "detector": BoxResultMaker,
+    "segmenter": MaskResultMaker,
+    "classifier": ClassResultMaker,
+}
