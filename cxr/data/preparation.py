@@ -12,6 +12,7 @@ import pandas as pd
 from cxr.data.conversion import convert_all
 from cxr.data.duplicates import leakage_report
 from cxr.data.folds import assign_folds
+from cxr.data.image_table import Tables
 from cxr.data.loader import count_workers
 from cxr.data.tables import finish_table, in_order
 from cxr.run_folder import TaskFolder
@@ -24,26 +25,13 @@ from cxr.system.tables import write_csv
 GROUPINGS = {"patients": "patient", "studies": "study_id", "clusters of copies": "cluster"}
 
 
-class ReadTables(Protocol):
-    """Labelled images, test images and sentences about what is unusual."""
-
-    @property
-    def train(self) -> pd.DataFrame: ...
-
-    @property
-    def test(self) -> pd.DataFrame: ...
-
-    @property
-    def notes(self) -> list[str]: ...
-
-
 class DatasetFiles(Protocol):
     """What step 02 asks of a data set (cxr/datasets/base.py)."""
 
     @property
     def groups_by_picture(self) -> bool: ...
 
-    def read_tables(self, folder: Path, settings: Settings) -> ReadTables: ...
+    def read_tables(self, folder: Path, settings: Settings) -> Tables: ...
 
     def table_settings(self, settings: Settings) -> dict[str, Any]: ...
 
