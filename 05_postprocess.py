@@ -11,7 +11,8 @@ Kaggle competition gets results in its own format, test_results/ and valid_resul
 """
 
 from cxr.config import run_step
-from cxr.steps.postprocess.compare import compare, run_folders
+from cxr.run_folder import TaskFolder
+from cxr.steps.postprocess.compare import compare, find_runs
 from cxr.steps.postprocess.postprocess import postprocess
 from cxr.system.kaggle import submit
 from cxr.tasks import TASKS
@@ -19,10 +20,9 @@ from cxr.tasks import TASKS
 
 def step(task, config):
     if config.compare:
-        print(
-            "wrote",
-            compare(run_folders(config.task_dir, config.compare), config.task_dir / "compare.html"),
-        )
+        task_folder = TaskFolder(config.task_dir)
+        runs = find_runs(task_folder, config.compare)
+        print("wrote", compare(runs, task_folder.path / "compare.html"))
         return
     submission = postprocess(task, config)
     if config.submit:

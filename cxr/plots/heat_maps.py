@@ -1,75 +1,94 @@
-"""Pictures of heat maps: the X-ray, the lungs cut out of it, and the map over it, one case or a sheet of many."""
+"""Pictures of heat maps: the X-ray, the lungs cut out of it, and the map over it."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from pytorch_grad_cam.utils.image import show_cam_on_image
 
-from cxr.plots.panels import STYLE
+from cxr.plots.panels import LABEL_COLOUR, PICTURE_STYLE, draw_box
 from cxr.system.disk import atomic
 
-ACROSS, DPI = 4, 80  # cases beside each other in a sheet; dots per inch of 2 inches for a picture
-TRUE_COLOUR, LUNG_COLOUR = "#3ddc84", "#4cc9f0"
+ACROSS = 4  # cases beside each other in a sheet
+DPI = 80  # a picture is 2 inches wide
+TRUE_COLOUR = "#3ddc84"
+LUNG_COLOUR = "#4cc9f0"
 NOTICE = "not for diagnosis"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A square picture (s, s) uint8 with its map (s, s) in 0 ... 1; boxes in its pixels; drawn as width x height."""
+class HeatMapCase:
+    """One X-ray with its map.
+
+    picture: (s, s) uint8, the stored picture.
+    heat: (s, s) in 0 ... 1.
+    width, height: of the original, in whose proportions the picture is drawn.
+    boxes: (n, 4) x1 y1 x2 y2 marked by the readers, in pixels of the picture.
+    lungs: x1 y1 x2 y2 of the lungs in pixels of the picture, None where nobody looked for them.
+    crop: also draw what the box of the lungs cuts out, where there is one.
+    """
 
     picture: np.ndarray
     heat: np.ndarray
     width: int
     height: int
     title: str
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))  # marked by the readers
-    lungs: tuple | None = None
-    crop: bool = False  # also show what the box of the lungs cuts out
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    lungs: tuple[int, int, int, int] | None = None
+    crop: bool = False
+
+    @property
+    def pictures(self) -> int:
+        """How many are drawn beside each other."""
+        return 3 if self.crop and self.lungs is not None else 2
 
 
-def blend(picture, heat):
-    """RGB uint8 (s, s, 3): warm colours where the map is high."""
-    return show_cam_on_image(
-        np.repeat(picture[..., None], 3, 2).astype(np.float32) / 255, heat, use_rgb=True
-    )
+def blend_heat(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """(s, s, 3) uint8 RGB: warm colours where the map is high."""
+    colour = np.repeat(picture[..., None], 3, axis=2).astype(np.float32) / 255
+    return show_cam_on_image(colour, heat, use_rgb=True)
 
 
-def write_sheet(path, cases):
-    """PNG of [Shown], ACROSS beside each other, each its X-ray, the crop where it has one, and the map."""
-    across = min(ACROSS, len(cases))
-    down = -(-len(cases) // across)
-    wide = 2 * (2 + any(case.crop for case in cases))
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}), atomic(path) as temporary:
-        figure = Figure(figsize=(wide * across, 2.6 * down + 0.3), layout="constrained")
+def write_heat_map_sheet(path: Path, cases: Sequence[HeatMapCase]) -> None:
+    """Write a PNG of the cases, each as its X-ray, the crop where it has one, and the map."""
+    columns = min(ACROSS, len(cases))
+    rows = -(-len(cases) // columns)
+    pictures = max(case.pictures for case in cases)
+    size = (2 * pictures * columns, 2.6 * rows + 0.3)
+    with matplotlib.rc_context(PICTURE_STYLE), atomic(path) as temporary:
+        figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(
-            f"marked by readers: green, lungs: blue; {NOTICE}", fontsize=8, color="#52606d"
+            f"marked by readers: green, lungs: blue; {NOTICE}", fontsize=8, color=LABEL_COLOUR
         )
-        parts = figure.subfigures(down, across, squeeze=False).ravel()
-        for part, case in zip(parts, cases):
-            draw(part, case)
+        cells = figure.subfigures(rows, columns, squeeze=False).ravel()
+        for number, case in enumerate(cases):
+            draw_heat_map_case(cells[number], case)
         figure.savefig(temporary, format="png", dpi=DPI)
 
 
-def draw(part, case):
-    part.suptitle(case.title, fontsize=7)
-    first, *middle, last = part.subplots(1, 2 + case.crop)
-    show(first, case.picture, case)
-    show(last, blend(case.picture, case.heat), case)
-    lungs = [(case.lungs, LUNG_COLOUR)] if case.lungs else []
-    for (x1, y1, x2, y2), colour in [*((box, TRUE_COLOUR) for box in case.boxes), *lungs]:
-        for axis in (first, last):
-            axis.add_patch(
-                Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1)
-            )
-    for axis in middle:
+def draw_heat_map_case(cell: SubFigure, case: HeatMapCase) -> None:
+    """The X-ray, the crop if it is asked for, and the map, beside each other."""
+    cell.suptitle(case.title, fontsize=7)
+    axes = cell.subplots(1, case.pictures)
+    blended = blend_heat(case.picture, case.heat)
+    for axis, pixels in ((axes[0], case.picture), (axes[-1], blended)):
+        draw_pixels(axis, pixels, case)
+        for box in case.boxes:
+            draw_box(axis, box, TRUE_COLOUR)
+        if case.lungs is not None:
+            draw_box(axis, case.lungs, LUNG_COLOUR)
+    if case.crop and case.lungs is not None:
         x1, y1, x2, y2 = case.lungs
-        show(axis, case.picture[y1:y2, x1:x2], case)
+        draw_pixels(axes[1], case.picture[y1:y2, x1:x2], case)
 
 
-def show(axis, pixels, case):
+def draw_pixels(axis: Axes, pixels: np.ndarray, case: HeatMapCase) -> None:
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     axis.set_aspect(case.height / case.width)
     axis.set_axis_off()

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from test_report import report_input
-from test_report import table as report_table
+from reports import image_table, report_input
 from torch import nn
 
 from cxr.config import Config
+from cxr.data.predictions import write_part
 from cxr.inference.checkpoint import plain_config, save_state
-from cxr.inference.predictions import write_part
 from cxr.methods.detector.records import Candidates
 from cxr.networks.network import Network
+from cxr.run_folder import RunFolder
 from cxr.steps.grad_cam import heat_maps
 from cxr.steps.grad_cam.grad_cam import energy_share
 from cxr.steps.grad_cam.grad_cam import heat_maps as cam_of
@@ -207,10 +207,10 @@ def test_pictures_and_shares_of_a_run(run, capsys):
     with pytest.raises(InputError, match="run 07_grad_cam.py --run other first"):
         heat_maps.compare_shares(replace(run, compare=("run", "other")))
     page = write_report(
-        run.working / "report.html", report_input(report_table(2), runs=run.run_dir)
+        run.working / "report.html", report_input(image_table(2), run=RunFolder(run.run_dir))
     )
     assert "Where the network looked" in page.read_text(encoding="utf-8")
-    page = write_report(run.working / "report.html", report_input(report_table(2)))
+    page = write_report(run.working / "report.html", report_input(image_table(2)))
     assert "Where the network looked" not in page.read_text(encoding="utf-8")
 
 

@@ -1,119 +1,191 @@
-"""Several runs side by side: compare.html and compare.png with curves, scores and the settings in which they differ."""
+"""Several runs side by side: compare.html and compare.png with scores, curves and settings."""
+
+from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from cxr.config import Config
-from cxr.plots.curves import comparison_panels
+from cxr.plots.page import render_page, setting_text
 from cxr.plots.panels import colours_of, write_panels
-from cxr.steps.postprocess.report import bar, render
-from cxr.steps.postprocess.run_records import across_folds, read_fold_json, read_logs, text
-from cxr.system.disk import InputError, atomic, read_json
+from cxr.plots.training_curves import comparison_panels
+from cxr.run_folder import RunFolder, TaskFolder
+from cxr.steps.postprocess.report_tables import Bar, bars_axis
+from cxr.steps.postprocess.run_records import across_folds, read_configs, read_logs
+from cxr.system.disk import atomic, read_json
+from cxr.system.errors import InputError
 
-TABLE = (
-    "task",
-    "input",
-    "folds",
-    "size",
-    "cleaning",
-)  # settings that change what is learned beside those of training
+TEMPLATE = Path(__file__).parent / "templates" / "compare.html.jinja"
+# Settings that change what is learned beside those of training.
+TABLE_SETTINGS = ("task", "input", "folds", "size", "cleaning")
+ALL = ("all",)  # in place of names: every run
 
 
-def compare(run_dirs, path):
-    """Write the comparison of the run folders at `path` (.html) and its diagrams beside it as .png; returns `path`.
+@dataclass(frozen=True)
+class RunBar(Bar):
+    """What results.json and the logs of a run say.
 
-    A run without results.json or logs is shown as far as it got. Raises InputError for a folder that does not exist.
+    images: that were judged, None where the run is not scored yet.
+    folds: that were trained; epochs: of each of them, as text.
+    leaderboard: the score that Kaggle gave, as entered.
+    class_precisions: {class: its average precision}.
+    best_metric, lowest_loss: of validation, each fold at its best epoch, the mean over folds.
+    hours: of training, over all folds.
     """
-    path, folders = Path(path), [Path(folder) for folder in run_dirs]
+
+    images: int | None
+    folds: int
+    epochs: str
+    leaderboard: float | None
+    class_precisions: Mapping[str, float | None]
+    best_metric: float
+    lowest_loss: float
+    hours: float
+
+
+@dataclass(frozen=True)
+class SettingsTable:
+    """columns: settings in which runs differ; rows: {run: {setting: text}}."""
+
+    columns: list[str]
+    rows: dict[str, dict[str, str]]
+
+
+def compare(folders: Sequence[RunFolder], path: Path) -> Path:
+    """Write the comparison of runs at `path` (.html) and its diagrams beside it as .png.
+
+    A run without results.json or logs is shown as far as it got. Returns `path`. Raises InputError
+    for a folder that does not exist.
+    """
     for folder in folders:
-        if not folder.is_dir():
+        if not folder.path.is_dir():
             raise InputError(
-                f"{folder} does not exist: name runs that were trained, or train it with step 03"
+                f"{folder.path} does not exist: name runs that were trained, or train it with "
+                "step 03"
             )
-    runs = dict(zip(distinct_names(folders), folders))
-    logs, problems = {}, []
-    for name, folder in runs.items():
-        logs[name], found = read_logs(folder)
-        problems += [f"{name}: {problem}" for problem in found]
-    colours, panels = colours_of(runs), comparison_panels(logs)
+    names = distinct_names([folder.path for folder in folders])
+    runs = dict(zip(names, folders, strict=True))
+    logs = {}
+    problems = []
+    for name, run in runs.items():
+        run_logs = read_logs(run)
+        logs[name] = run_logs.by_fold
+        problems += [f"{name}: {problem}" for problem in run_logs.problems]
+
+    colours = colours_of(runs)
+    panels = comparison_panels(logs)
     write_panels(path.with_suffix(".png"), panels, colours)
-    columns, settings = differing_settings(runs)
-    rows = [result_row(name, folder, logs[name]) for name, folder in runs.items()]
-    classes = list(dict.fromkeys(name for row in rows for name in row["aps"]))
-    page = render(
-        "compare.html.jinja",
+    bars = [make_run_bar(name, run, logs[name]) for name, run in runs.items()]
+    classes: dict[str, None] = {}
+    for bar in bars:
+        classes |= dict.fromkeys(bar.class_precisions)
+    page = render_page(
+        TEMPLATE,
         problems=problems,
         panels=panels,
         colours=colours,
-        columns=columns,
-        settings=settings,
-        rows=rows,
-        classes=classes,
+        settings=differing_settings(runs),
+        bars=bars,
+        axis=bars_axis(bars),
+        classes=list(classes),
     )
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def run_folders(task_dir, names):
-    """Folders of the named runs; of all that were trained for the one name `all`."""
-    if tuple(names) != ("all",):
-        return [task_dir / name for name in names]
-    found = sorted({path.parents[1] for path in task_dir.glob("*/fold*/config.json")})
-    if not found:
-        raise InputError(f"{task_dir} holds no run: train one with step 03")
-    return found
+def find_runs(task: TaskFolder, names: Sequence[str]) -> list[RunFolder]:
+    """The named runs of a task; all that were trained for the one name `all`."""
+    if tuple(names) != ALL:
+        return [task.run(name) for name in names]
+    trained = task.run_names()
+    if not trained:
+        raise InputError(f"{task.path} holds no run: train one with step 03")
+    return [task.run(name) for name in trained]
 
 
-def distinct_names(folders):
-    """Shortest ends of the paths that tell the folders apart, usually the folder's name; a repeated folder once."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts), default=1) + 1):
-        names = [os.sep.join(part[-length:]) for part in parts]
-        if len(set(names)) == len(set(parts)):
-            break
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Shortest ends of the paths that tell them apart, usually the folder's name.
+
+    A repeated path has the same name twice.
+    """
+    parts = [path.resolve().parts for path in paths]
+    different = len(set(parts))
+    longest = max(map(len, parts), default=1)
+    names = [os.sep.join(part) for part in parts]
+    for length in range(1, longest):
+        ends = [os.sep.join(part[-length:]) for part in parts]
+        if len(set(ends)) == different:
+            return ends
     return names
 
 
-def result_row(name, folder, logs):
-    """The run's bar of results.json (nan where not scored yet) and what its logs say, each the mean over folds."""
-    results = read_json(folder / "results.json") if (folder / "results.json").exists() else {}
-    interval = results.get("interval")
-    return bar(
+def make_run_bar(name: str, run: RunFolder, logs: Mapping[int, pd.DataFrame]) -> RunBar:
+    """The bar of one run; its score is nan where it is not scored yet."""
+    results: dict[str, Any] = {}
+    if run.results.exists():
+        results = read_json(run.results)
+    score = results.get("score")
+    low, high = results.get("interval") or (None, None)
+    epochs = sorted({len(log) for log in logs.values()})
+    metrics = [log["metric"].max() for log in logs.values() if "metric" in log]
+    losses = [log["valid_loss"].min() for log in logs.values() if "valid_loss" in log]
+    seconds = [float(log["seconds"].sum()) for log in logs.values() if "seconds" in log]
+    return RunBar(
         name,
-        results.get("score"),
-        interval if interval and None not in interval else None,
+        math.nan if score is None else float(score),
+        None if low is None or high is None else (low, high),
         images=results.get("n_images"),
         folds=len(logs),
+        epochs=setting_text(epochs),
         leaderboard=results.get("leaderboard"),
-        aps=results.get("ap") or {},
-        epochs=text(sorted({len(log) for log in logs.values()})),
-        best=_mean(log.metric.max() for log in logs.values() if "metric" in log),
-        loss=_mean(log.valid_loss.min() for log in logs.values() if "valid_loss" in log),
-        hours=sum(float(log.seconds.sum()) for log in logs.values() if "seconds" in log) / 3600,
+        class_precisions=results.get("ap") or {},
+        best_metric=mean_finite(metrics),
+        lowest_loss=mean_finite(losses),
+        hours=sum(seconds) / 3600,
     )
 
 
-def _mean(values):
-    values = [float(value) for value in values if math.isfinite(value)]
-    return sum(values) / len(values) if values else math.nan
+def mean_finite(values: Iterable[float]) -> float:
+    """The mean of the finite values, nan without any."""
+    finite = [float(value) for value in values if math.isfinite(value)]
+    if not finite:
+        return math.nan
+    return sum(finite) / len(finite)
 
 
-def differing_settings(runs):
-    """(names, {run: {name: text}}) of the settings in config.json that change what is learned and are not the same in
-    all runs. One that is younger than a run had its default there."""
-    settings = {name: across_folds(_settings(folder)) for name, folder in runs.items()}
-    known = [record for record in settings.values() if record]
-    names = dict.fromkeys(key for record in known for key in record)
-    columns = [key for key in names if len({record.get(key) for record in known}) > 1]
-    return columns, settings
+def differing_settings(runs: Mapping[str, RunFolder]) -> SettingsTable:
+    """The settings of config.json that change what is learned and are not the same in all runs.
+
+    A setting that is younger than a run had its default there.
+    """
+    rows = {name: across_folds(learning_settings(run)) for name, run in runs.items()}
+    known = [row for row in rows.values() if row]
+    names: dict[str, None] = {}
+    for row in known:
+        names |= dict.fromkeys(row)
+    columns = []
+    for name in names:
+        values = {row.get(name) for row in known}
+        if len(values) > 1:
+            columns.append(name)
+    return SettingsTable(columns, rows)
 
 
-def _settings(folder):
-    records, _ = read_fold_json(folder, "config.json")
-    usual = Config().training_settings()
-    return {
-        fold: usual | {key: value for key, value in record.items() if key in usual or key in TABLE}
-        for fold, record in records.items()
-    }
+def learning_settings(run: RunFolder) -> dict[int, dict[str, Any]]:
+    """{fold: settings that change what is learned}."""
+    defaults = Config().training_settings()
+    settings = {}
+    for fold, record in read_configs(run).by_fold.items():
+        relevant = {}
+        for key, value in record.items():
+            if key in defaults or key in TABLE_SETTINGS:
+                relevant[key] = value
+        settings[fold] = defaults | relevant
+    return settings

@@ -3,10 +3,12 @@
 from dataclasses import replace
 from functools import partial
 
-from cxr.data.dataset import read_table
-from cxr.inference.predictions import part_count, part_path, read_predictions
+from cxr.data.tables import read_table
+from cxr.data.predictions import part_count, part_path, read_predictions
+from cxr.run_folder import RunFolder
 from cxr.steps.postprocess.report import ReportInput, write_report
-from cxr.system.disk import InputError, read_json, write_json
+from cxr.system.disk import read_json, write_json
+from cxr.system.errors import InputError
 
 
 def postprocess(task, config):
@@ -153,7 +155,7 @@ def report_input(task, config, train, evaluation, submission, warnings):
         folds=evaluation.folds,
         true=evaluation.true,
         predicted=evaluation.predicted,
-        pr=evaluation.pr,
+        precision_recall=evaluation.pr,
         froc=evaluation.froc,
         operating=evaluation.operating,
         class_names=list(task.class_names)
@@ -169,7 +171,7 @@ def report_input(task, config, train, evaluation, submission, warnings):
         image_score=evaluation.image_score,
         words=evaluation.words,
         searched=evaluation.searched,
-        runs=config.run_dir,
+        run=RunFolder(config.run_dir),
         params=evaluation.params,
         params_path=config.run_dir / "params.json",
         submission_path=submission,

@@ -1,12 +1,15 @@
-"""index.html: the predicted images to look through, sorted and filtered in the browser without a server."""
+"""index.html: predicted images to look through, sorted and filtered in the browser alone."""
 
 import os
+from pathlib import Path
 from urllib.parse import quote
 
 from cxr.images.folder import printable
+from cxr.plots.page import render_page
 from cxr.plots.panels import BRIGHT, colours_of
-from cxr.steps.postprocess.report import render
 from cxr.system.disk import atomic
+
+TEMPLATE = Path(__file__).parent / "templates" / "images.html.jinja"
 
 
 def write_index(out, records, failed, header):
@@ -14,8 +17,8 @@ def write_index(out, records, failed, header):
     cards = [card(record) for record in records()]
     cards.sort(key=lambda card: -card["score"])
     colours = colours_of(header["thresholds"], BRIGHT)
-    page = render(
-        "images.html.jinja",
+    page = render_page(
+        TEMPLATE,
         cards=cards,
         header=header,
         colours=colours,

@@ -1,0 +1,77 @@
+"""HTML pages in one file: the frame that all of them share, and how numbers are written in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+FRAME = Path(__file__).parent / "templates"  # page.html.jinja, parts.html.jinja
+NO_VALUE = "–"
+
+
+def render_page(template: Path, **content: Any) -> str:
+    """The page as text; a name that the template uses and `content` lacks is an error.
+
+    template: a file that may extend page.html.jinja and import parts.html.jinja.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, FRAME]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = format_number
+    environment.filters["share"] = format_share
+    environment.filters["text"] = setting_text
+    environment.filters["flatten"] = flatten_record
+    environment.globals["isfinite"] = is_finite
+    return environment.get_template(template.name).render(**content)
+
+
+def is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    if value is None or not math.isfinite(value):
+        return NO_VALUE
+    return f"{value:.{digits}f}"
+
+
+def format_share(part: int, whole: int) -> str:
+    """A part as percentage; a dash where the whole is 0."""
+    if not whole:
+        return NO_VALUE
+    if 0 < part / whole < 0.005:
+        return "<1%"
+    return f"{part / whole:.0%}"
+
+
+def setting_text(value: Any) -> str:
+    """A setting as a person would write it."""
+    if value is None or value == "":
+        return NO_VALUE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        items = [setting_text(item) for item in value]
+        return ", ".join(items) or NO_VALUE
+    return str(value)
+
+
+def flatten_record(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one level: {"versions": {"torch": 2}} becomes {"versions.torch": 2}."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten_record(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
