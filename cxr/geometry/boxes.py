@@ -28,7 +28,8 @@ def box_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 def _area(boxes: Tensor) -> Tensor:
     """Areas (...) of boxes (..., 4)."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return (x2 - x1) * (y2 - y1)
 
 
 def warp_boxes(boxes: ArrayLike, matrix: np.ndarray) -> np.ndarray:
@@ -48,7 +49,9 @@ def warp_boxes(boxes: ArrayLike, matrix: np.ndarray) -> np.ndarray:
     x = x1 + (x2 - x1) * np.concatenate([along, across])
     y = y1 + (y2 - y1) * np.concatenate([across, along])
 
-    points = np.stack([x, y], -1) @ matrix[:, :2].T + matrix[:, 2]
+    linear = matrix[:, :2]
+    shift = matrix[:, 2]
+    points = np.stack([x, y], -1) @ linear.T + shift
     return np.concatenate([points.min(1), points.max(1)], 1)
 
 

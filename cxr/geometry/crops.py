@@ -49,7 +49,7 @@ def crop_around(
     Edges outside the picture are cut, the others stay where they are. The crop is the whole picture
     where there is no box, or nothing of it lies in the picture.
     """
-    if box is None or not np.isfinite(box).all() or not has_area_in(box, width, height):
+    if box is None or not has_area_in(box, width, height):
         return CropOrWhole((0, 0, width, height), True)
     low, high = np.asarray(box, float).reshape(2, 2)
     size = np.array([width, height])
@@ -60,7 +60,9 @@ def crop_around(
 
 
 def has_area_in(box: ArrayLike, width: int, height: int) -> bool:
-    """Whether a box x1 y1 x2 y2 has an area within a picture of this size."""
+    """Whether a box x1 y1 x2 y2 of finite numbers has an area within a picture of this size."""
+    if not np.isfinite(box).all():
+        return False
     x1, y1, x2, y2 = clip_boxes(np.asarray(box, float), width, height)
     return bool(x2 > x1 and y2 > y1)
 

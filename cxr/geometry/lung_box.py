@@ -29,7 +29,8 @@ def lung_box(probability: np.ndarray, width: int, height: int) -> Crop:
     above_half = (probability > half).astype(np.uint8)
     _, _, parts, _ = cv2.connectedComponentsWithStats(above_half)
     parts = parts[1:]  # the first is the background
-    parts = parts[parts[:, cv2.CC_STAT_AREA] >= SMALLEST_PART * probability.size]
+    areas = parts[:, cv2.CC_STAT_AREA]
+    parts = parts[areas >= SMALLEST_PART * probability.size]
     if not len(parts):
         return whole
 
@@ -41,7 +42,8 @@ def lung_box(probability: np.ndarray, width: int, height: int) -> Crop:
     corners = np.array([left.min(), top.min(), right.max(), bottom.max()], float)
     size = np.array([width, height])
     scale = np.tile(size / probability.shape[::-1], 2)
-    crop, _ = crop_around(corners * scale, width, height, margin=0, pixels=2 * MARGIN * size)
+    both_margins = 2 * MARGIN * size
+    crop, _ = crop_around(corners * scale, width, height, margin=0, pixels=both_margins)
 
     x1, y1, x2, y2 = crop
     if (x2 - x1) * (y2 - y1) < SMALLEST_BOX * width * height:
@@ -52,6 +54,7 @@ def lung_box(probability: np.ndarray, width: int, height: int) -> Crop:
 def paste(inner: np.ndarray, box: Crop, width: int, height: int) -> np.ndarray:
     """Map (height, width) that holds a map `inner`, of any size, inside a box and is 0 outside."""
     x1, y1, x2, y2 = box
+    size = (x2 - x1, y2 - y1)
     whole = np.zeros((height, width), inner.dtype)
-    whole[y1:y2, x1:x2] = cv2.resize(inner, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
+    whole[y1:y2, x1:x2] = cv2.resize(inner, size, interpolation=cv2.INTER_LINEAR)
     return whole

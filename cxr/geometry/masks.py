@@ -107,5 +107,6 @@ def counts_above(picture: np.ndarray, mask: np.ndarray | None = None) -> np.ndar
 
     Exact up to 2^24 pixels, where OpenCV's histogram in float32 ends.
     """
-    histogram = cv2.calcHist([picture], [0], mask, [256], [0, 256]).ravel().astype(np.int64)
-    return histogram.sum() - histogram.cumsum()
+    histogram = cv2.calcHist([picture], [0], mask, [256], [0, 256])
+    counts = histogram.ravel().astype(np.int64)
+    return counts.sum() - counts.cumsum()

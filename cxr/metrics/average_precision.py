@@ -15,6 +15,7 @@ from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.metrics.matching import ranked_hits
 
 Row = TypeVar("Row")
+PerImage = Sequence[np.ndarray]  # an array for each image
 
 
 class OperatingPoints(NamedTuple):
@@ -53,10 +54,7 @@ def cumulate_hits(
 
 
 def operating_points(
-    true: Sequence[np.ndarray],
-    predicted: Sequence[np.ndarray],
-    scores: Sequence[np.ndarray],
-    iou_threshold: float = 0.5,
+    true: PerImage, predicted: PerImage, scores: PerImage, iou_threshold: float = 0.5
 ) -> OperatingPoints:
     """Points of the boxes of all images. ValueError where boxes and scores differ in number."""
     hits = [np.empty(0)]
@@ -70,10 +68,7 @@ def operating_points(
 
 
 def precision_recall(
-    true: Sequence[np.ndarray],
-    predicted: Sequence[np.ndarray],
-    scores: Sequence[np.ndarray],
-    iou_threshold: float = 0.5,
+    true: PerImage, predicted: PerImage, scores: PerImage, iou_threshold: float = 0.5
 ) -> PrecisionRecall:
     """Precision-recall curve of the boxes of all images; recall is nan where no true box exists."""
     points = operating_points(true, predicted, scores, iou_threshold)
@@ -85,10 +80,7 @@ def precision_recall(
 
 
 def average_precision(
-    true: Sequence[np.ndarray],
-    predicted: Sequence[np.ndarray],
-    scores: Sequence[np.ndarray],
-    iou_threshold: float = 0.5,
+    true: PerImage, predicted: PerImage, scores: PerImage, iou_threshold: float = 0.5
 ) -> float:
     """Area under the precision-recall curve of the boxes of all images; nan where no true box
     exists."""

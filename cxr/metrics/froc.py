@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cxr.metrics.average_precision import OperatingPoints, operating_points
+from cxr.metrics.average_precision import OperatingPoints, PerImage, operating_points
 
 
 class FrocCurve(NamedTuple):
@@ -19,10 +18,7 @@ class FrocCurve(NamedTuple):
 
 
 def froc(
-    true: Sequence[np.ndarray],
-    predicted: Sequence[np.ndarray],
-    scores: Sequence[np.ndarray],
-    iou_threshold: float = 0.5,
+    true: PerImage, predicted: PerImage, scores: PerImage, iou_threshold: float = 0.5
 ) -> FrocCurve:
     """Curve of lists over images: true boxes (n, 4), predicted boxes (m, 4) by descending score,
     scores (m,). Recall is nan where no true box exists."""
