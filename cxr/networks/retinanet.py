@@ -2,77 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from typing import cast
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
-from cxr.geometry.anchors import PER_CELL, make_anchors, parse_levels
-from cxr.networks.encoders import build_encoder, encoder_channels
-from cxr.networks.heads import (
-    GlobalHead,
-    build_tower,
-    check_channels,
-    fill_bias,
-    flatten_maps,
-    outputs_at,
-    tower_reach,
-)
-from cxr.networks.network import Network, freeze_norms
-from cxr.networks.pyramid import Pyramid
-from cxr.system.errors import InputError
-
-PRIOR = 0.01  # first probability of every anchor, Lin et al. 2017, section 4.1
+from cxr.geometry.anchors import PER_CELL, make_anchors
+from cxr.networks.detector import DetectorNetwork
 
 
-class RetinaNet(Network):
+class RetinaNet(DetectorNetwork):
     """Gray images uint8 (B, 1, S, S) -> {'scores', 'deltas', 'category'}.
 
-    scores: logits (B, A, K) of box classes; deltas (B, A, 4) as `encode` defines them; category:
-    logits (B, n) of the image. A anchors in the order of `make_anchors`.
-
-    load_weights=False leaves random weights for a checkpoint to replace. `pretrained` decides
-    whether batch-norm statistics stay frozen in training: small batches spoil good statistics, but
-    random weights have none worth keeping.
+    scores: logits (B, A, K) of box classes; deltas (B, A, 4) as `encode_boxes` defines them;
+    category: logits (B, n) of the image. A anchors in the order of `make_anchors`.
     """
 
-    positives: Tensor
-    anchors: Tensor
+    head_name = "retinanet"
+    per_cell = PER_CELL
+    box_numbers = 4
 
-    def __init__(
-        self,
-        encoder: str,
-        weights: str,
-        levels: str,
-        channels: int,
-        head_convs: int,
-        head_norm: str,
-        dropout: float,
-        box_classes: int,
-        image_classes: int,
-        image_size: int,
-        load_weights: bool = True,
-    ) -> None:
-        super().__init__(image_size, pretrained=weights != "none")
-        self.levels = parse_levels(levels)
-        check_levels(image_size, self.levels)
-        check_channels(channels, head_norm)
-        self.box_classes = box_classes
-        self.reach = tower_reach(head_convs, head_norm, image_size)
-
-        self.encoder = build_encoder(encoder, weights if load_weights else "none")
-        widths = encoder_channels(self.encoder)
-        self.pyramid = Pyramid(widths, channels, self.levels)
-        scores = PER_CELL * box_classes
-        self.score_head = build_tower(channels, head_convs, scores, head_norm, dropout)
-        self.box_head = build_tower(channels, head_convs, PER_CELL * 4, head_norm)
-        self.global_head = GlobalHead(widths[5], image_classes, dropout)
-        fill_bias(cast(nn.Conv2d, self.score_head[-1]), -math.log((1 - PRIOR) / PRIOR))
-
-        # Positive anchors of an average image; the loss keeps it up to date.
-        self.register_buffer("positives", torch.tensor(10.0))
-        self.register_buffer("anchors", make_anchors(image_size, self.levels), persistent=False)
+    def make_locations(self) -> Tensor:
+        return make_anchors(self.image_size, self.levels)
 
     def forward(
         self, images: Tensor, selected: tuple[Tensor, Tensor] | None = None
@@ -80,49 +28,12 @@ class RetinaNet(Network):
         """With `selected`, image (n,) and anchor (n,) on the CPU, 'deltas' are theirs, (n, 4)."""
         outputs, maps = self.forward_scores(images)
         if selected is None:
-            outputs["deltas"] = flatten_maps([self.box_head(x) for x in maps], 4)
+            outputs["deltas"] = self.box_outputs(maps)
         else:
             image, anchor = selected
             outputs["deltas"] = self.deltas_at(maps, image, anchor)
         return outputs
 
-    def forward_scores(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """'scores' and 'category' as above, and the pyramid's maps, for `deltas_at`."""
-        # Contiguous in the format that the weights have, which an expanded tensor is not.
-        features = self.encoder(self.normalise(images).contiguous())
-        maps = self.pyramid(features)
-        outputs = {
-            "scores": flatten_maps([self.score_head(x) for x in maps], self.box_classes),
-            "category": self.global_head(features[5]).float(),
-        }
-        return outputs, maps
-
     def deltas_at(self, maps: list[Tensor], image: Tensor, anchor: Tensor) -> Tensor:
-        """Deltas (n, 4) of anchors (n,) of images (n,), both on the CPU, as from the whole maps.
-
-        The box head is a third of the network's work, nearly all of which this spares.
-        """
-        return outputs_at(self.box_head, maps, image, anchor, PER_CELL, 4, self.reach)
-
-    def train(self, mode: bool = True) -> RetinaNet:
-        super().train(mode)
-        if self.pretrained:
-            freeze_norms(self.encoder)
-        return self
-
-
-def check_levels(image_size: int, levels: tuple[int, ...]) -> None:
-    """Raises InputError for levels that do not exist, or an input that their strides do not divide.
-
-    Such an input would break flips and anchors.
-    """
-    if levels[0] not in (2, 3, 4, 5) or not 5 <= levels[-1] <= 7:
-        raise InputError(
-            f"--levels {levels[0]}-{levels[-1]} cannot be built: start at 2 to 5 and end at 5 to 7"
-        )
-    stride = max(2 ** levels[-1], 32)
-    if image_size % stride or image_size < 192:
-        raise InputError(
-            f"--image-size {image_size} does not work with levels up to {levels[-1]}: "
-            f"take a multiple of {stride}, at least 192"
-        )
+        """Deltas (n, 4) of anchors (n,) of images (n,), both on the CPU, as from the whole maps."""
+        return self.box_outputs_at(maps, image, anchor)
