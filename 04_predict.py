@@ -1,27 +1,33 @@
-"""Step 4: predict the validation images of each fold with that fold's models, and the test images with all models.
+"""Step 4: predict the validation images by their fold's models, the test images by all models.
 
-    python 04_predict.py                                    all folds, kept epochs and views of the default run
-    python 04_predict.py --run NAME                         another run; its settings come from its checkpoints
-    python 04_predict.py --tta none --predictions plain     another variant, kept beside the first
-    python 04_predict.py --run NAME --images FOLDER FILE    any DICOMs, PNGs, JPEGs; writes predicted/index.html
-    torchrun --nproc-per-node 2 -- 04_predict.py            images are shared out over the processes
+    python 04_predict.py                                    all folds, kept epochs and views
+    python 04_predict.py --run NAME                         another run; its settings come from its
+                                                            checkpoints
+    python 04_predict.py --tta none --predictions plain     another variant, beside the first
+    python 04_predict.py --run NAME --images FOLDER FILE    any DICOMs, PNGs, JPEGs; writes
+                                                            predicted/index.html
+    torchrun --nproc-per-node 2 -- 04_predict.py            images are shared out over processes
 
-Reads working/<task>/<run>/fold<k>/epoch*.pt, writes fold<k>/valid_predictions/ and test_predictions/: for each image
-the anchors above a low score, merged over models and views, in original pixels.
+Reads working/<task>/<run>/fold<k>/epoch*.pt, writes fold<k>/valid_predictions/ and
+test_predictions/: what step 05 needs of each image, merged over models and views, in original
+pixels.
 """
 
-from cxr.config import run_step
-from cxr.inference.run import predict_run
-from cxr.steps.predict.predict_images import predict_images
-from cxr.tasks import TASKS
+from cxr.command_line import run_step
+from cxr.settings import Settings
+from cxr.tasks import Task
 
 
-def step(task, config):
-    if config.images:
-        predict_images(task, config)
+def step(task: Task, settings: Settings) -> None:
+    # After --help, which needs no PyTorch.
+    from cxr.steps.predict.predict_images import predict_images
+    from cxr.steps.predict.predict_run import predict_run
+
+    if settings.images.images:
+        predict_images(task, settings)
     else:
-        predict_run(task, config)
+        predict_run(task, settings)
 
 
 if __name__ == "__main__":
-    run_step(step, __doc__, TASKS)
+    run_step("predict", step, __doc__)

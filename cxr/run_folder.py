@@ -70,6 +70,10 @@ class TaskFolder:
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.path / name)
 
+    def sibling(self, task: str) -> TaskFolder:
+        """The folder of another task below the same working/."""
+        return TaskFolder(self.path.parent / task)
+
     def run_names(self) -> list[str]:
         """Names of the runs that have begun training."""
         return sorted({path.parts[-3] for path in self.path.glob("*/fold*/config.json")})

@@ -541,6 +541,10 @@ class Settings:
             raise KeyError(f"no such setting: {', '.join(changes)}")
         return dataclasses.replace(self, **changed)
 
+    def without_given(self) -> Settings:
+        """A copy of which nothing counts as given: for another run, whose settings are its own."""
+        return dataclasses.replace(self, given=())
+
     def wanted_folds(self) -> list[int]:
         """The folds to work on. Raises InputError for a fold that does not exist."""
         fold, folds = self.place.fold, self.data.folds

@@ -24,8 +24,10 @@ from cxr.settings import DatasetSettings, MethodSettings, Settings
 from cxr.system.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cxr.datasets.base import Dataset
-    from cxr.methods.base import Method
+    from cxr.methods.base import Labels, Method
 
 METHODS: dict[str, tuple[str, type[MethodSettings]]] = {
     "detector": ("cxr.methods.detector.method:Detector", areas.DetectorSettings),
@@ -56,6 +58,37 @@ class Task:
     @property
     def method_settings(self) -> type[MethodSettings]:
         return METHODS[self.method_name][1]
+
+    def used_labels(self, settings: Settings) -> Labels:
+        """Names of the classes as far as these settings use them."""
+        return self.method.used_labels(settings, self.dataset.labels)
+
+    def select_rows(self, table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+        """The rows of a table of step 02 that are learned and judged."""
+        labels = self.used_labels(settings)
+        return self.dataset.select_rows(self.method.select_rows(table, settings, labels), labels)
+
+    def check(self, settings: Settings) -> None:
+        """Raises InputError for what cannot work, before anything is loaded or written."""
+        method = self.method
+        if settings.training.augmentation not in method.augmentations:
+            raise InputError(
+                f"--augmentation {settings.training.augmentation} is not for a {method.name}: "
+                f"choose {', '.join(method.augmentations)}"
+            )
+        if settings.prediction.tta not in method.view_sets:
+            raise InputError(
+                f"--tta {settings.prediction.tta} is not for a {method.name}: choose "
+                f"{', '.join(method.view_sets)}"
+            )
+        fit_on = settings.judging.fit_on
+        scorer = self.dataset.scorer
+        if fit_on not in scorer.fit_choices:
+            raise InputError(
+                f"--fit-on {fit_on} is impossible for {self.name}: {scorer.fit_refusal}; choose "
+                f"{', '.join(scorer.fit_choices)}"
+            )
+        method.check(settings, self.dataset.labels)
 
     def make_settings(self, values: Mapping[str, Any], given: tuple[str, ...] = ()) -> Settings:
         """Settings of this task from {setting: value}; the others keep their defaults."""

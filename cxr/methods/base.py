@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -144,6 +144,35 @@ class Method(ABC):
     @abstractmethod
     def sample_content(self, settings: Settings) -> SampleContent:
         """What samples carry in training."""
+
+    def valid_content(self, settings: Settings) -> SampleContent:
+        """What samples carry in validation, where there are no pseudo labels."""
+        return replace(self.sample_content(settings), soft_label=False)
+
+    def pseudo_run(self, settings: Settings) -> str:
+        """The run of --pseudo, "" without one or where the method learns no pseudo labels."""
+        del settings
+        return ""
+
+    def lungs_run(self, settings: Settings) -> str:
+        """The run of --lungs, "" without one or where the method cuts no images."""
+        del settings
+        return ""
+
+    def box_runs(self, settings: Settings) -> tuple[str, ...]:
+        """The runs of --opacities, of a detection task; () where the method takes none."""
+        del settings
+        return ()
+
+    def learns_image_classes(self, settings: Settings) -> bool:
+        """Whether the class of the whole image means anything: a head without a loss knows nothing."""
+        del settings
+        return True
+
+    def paste_probability(self, settings: Settings) -> float:
+        """How likely a training image gets boxes of another one, too."""
+        del settings
+        return 0.0
 
     def make_target(self, settings: Settings) -> TargetMaker | None:
         """A picklable callable for the loader's processes; None where the losses need no more."""

@@ -1,124 +1,200 @@
-"""Step 05: let the task judge its out-of-fold predictions; write parameters, results, submission and report."""
+"""Step 05: judge the out-of-fold predictions, answer the test images, write it all down."""
 
-from dataclasses import replace
-from functools import partial
+from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr.data.predictions import is_whole, read_predictions
 from cxr.data.tables import read_table
-from cxr.data.predictions import part_count, part_path, read_predictions
+from cxr.datasets.base import Answer, AnswerRequest
+from cxr.inference.opacity_boxes import Which, fused_boxes
+from cxr.inference.run import as_trained
+from cxr.methods.base import Judging
+from cxr.methods.evaluation import Evaluation
 from cxr.run_folder import RunFolder
+from cxr.settings import Settings
 from cxr.steps.postprocess.report import ReportInput, write_report
-from cxr.system.disk import read_json, write_json
+from cxr.system.disk import write_json
 from cxr.system.errors import InputError
+from cxr.tasks import Task
+
+FACTS = ["image_id", "age", "sex", "view", "label", "width", "height", "group"]
 
 
-def postprocess(task, config):
-    """params.json, results.json, submission or results, report.html; prints what a person wants to know.
+@dataclass
+class OutOfFold:
+    """The out-of-fold images of a run, read one part at a time.
 
-    Returns the path of what was written for the test images, None if there are no test predictions.
+    table: the judged rows of train.csv, by image_id. known_ids: all ids of train.csv, of which the
+    task may judge a part.
     """
-    if config.submit and not task.takes_submissions:
-        raise InputError(
-            f"--submit has nowhere to send the results of {task.name}, which is no Kaggle competition"
-        )
-    train = read_table(config.task_dir / "train.csv").set_index("image_id", drop=False)
-    folds, warnings = finished_folds(config, train)
-    if config.submit and not has_test_predictions(config):
-        raise InputError(
-            f"{config.run_dir} has no predictions named {config.predictions} of all test images, so there "
-            "is nothing to submit: train all folds and run 04_predict.py without --fold"
-        )
-    warnings += read_json(config.task_dir / "preprocess.json").get("notes", [])
-    config = as_trained(config, folds)
-    every, train = train.index, task.select(train, config)
-    judged = partial(cases, task, config, train, folds, every)
-    evaluation = task.evaluate(config, judged, train[train["fold"].isin(folds)])
-    warnings += evaluation.notes
-    if config.leaderboard:
-        evaluation.figures["leaderboard"] = config.leaderboard  # as entered
-    write_json(config.run_dir / "params.json", evaluation.params)
-    answers = answer_test(task, config, evaluation, warnings)
-    submission, more = task.write_results(config, answers, judged, evaluation, warnings)
-    results = summary(task, evaluation) | more
-    write_json(config.run_dir / "results.json", results)
-    report = write_report(
-        config.run_dir / "report.html",
-        report_input(task, config, train, evaluation, submission, warnings),
+
+    task: Task
+    run: RunFolder
+    predictions: str
+    folds: list[int]
+    table: pd.DataFrame
+    known_ids: frozenset[str]
+
+    def cases(self) -> Iterator[Any]:
+        """Yield each judged image as the scorer's case."""
+        scorer = self.task.dataset.scorer
+        record = self.task.method.prediction_class
+        for fold in self.folds:
+            folder = self.run.fold(fold).valid_predictions(self.predictions)
+            for prediction in read_predictions(folder, record):
+                image_id = prediction.image_id
+                if image_id not in self.known_ids:
+                    raise InputError(
+                        f"{folder} has predictions of images that are not in train.csv: delete "
+                        "that folder and run 04_predict.py again"
+                    )
+                if image_id in self.table.index:
+                    yield scorer.make_case(prediction, self.table.loc[image_id], fold)
+
+
+def postprocess(task: Task, settings: Settings) -> Path | None:
+    """params.json, results.json, submission or results, report.html; prints the main figures.
+
+    Returns the path of what was written for the test images, None without test predictions.
+    """
+    task.check(settings)
+    dataset = task.dataset
+    run = RunFolder.of(settings.place)
+    name = settings.prediction.predictions
+    refuse_submission(task, settings, run)
+
+    # What is there to judge: the folds whose predictions are whole, in the classes of the training.
+    train = read_table(run.task.table("train")).set_index("image_id", drop=False)
+    warnings: list[str] = []
+    folds = finished_folds(run, name, train, warnings)
+    warnings += run.task.read_notes()
+    settings = as_trained(settings, task, run.fold(folds[0]))
+    table = task.select_rows(train, settings)
+    table = table[table["fold"].isin(folds)]
+    out_of_fold = OutOfFold(task, run, name, folds, table, frozenset(train.index))
+
+    # Honest scores, and parameters for new images.
+    judging = Judging(
+        settings=settings,
+        run=run,
+        labels=task.used_labels(settings),
+        table=table,
+        further_boxes=read_further_boxes(task, settings, run, "valid", table),
     )
-    say(task, evaluation, submission, report)
-    return submission
+    evaluation = dataset.scorer.evaluate(out_of_fold.cases, judging)
+    warnings += evaluation.notes
+    if settings.judging.leaderboard:
+        evaluation.figures["leaderboard"] = settings.judging.leaderboard  # as entered
+    write_json(run.params, evaluation.params)
+
+    # The test images, in the form that the competition or data set wants.
+    request = AnswerRequest(
+        answers=answer_test_images(task, run, name, evaluation, warnings),
+        cases=out_of_fold.cases,
+        evaluation=evaluation,
+        judging=judging,
+        further_boxes=read_further_boxes(task, settings, run, "test"),
+        warnings=warnings,
+    )
+    answer = dataset.write_answer(request)
+    write_json(run.results, summarize(task, evaluation) | dict(answer.results))
+    report = write_report(
+        run.report, make_report_input(task, settings, judging, evaluation, answer, warnings)
+    )
+    print_result(task, evaluation, answer, report)
+    return answer.path
 
 
-def finished_folds(config, train):
-    """(folds with whole out-of-fold predictions, warnings). Raises InputError if there is none."""
-    folds, warnings = [], []
+def refuse_submission(task: Task, settings: Settings, run: RunFolder) -> None:
+    """Raises InputError for a --submit that could send nothing."""
+    if not settings.judging.submit:
+        return
+    if not task.dataset.takes_submissions:
+        raise InputError(
+            f"--submit has nowhere to send the results of {task.name}, which is no Kaggle "
+            "competition"
+        )
+    name = settings.prediction.predictions
+    if not has_test_predictions(run, name):
+        raise InputError(
+            f"{run.path} has no predictions named {name} of all test images, so there is nothing "
+            "to submit: train all folds and run 04_predict.py without --fold"
+        )
+
+
+def finished_folds(
+    run: RunFolder, name: str, train: pd.DataFrame, warnings: list[str]
+) -> list[int]:
+    """Folds with whole out-of-fold predictions; says in `warnings` if some are missing.
+
+    Raises InputError if there is none.
+    """
+    folds = []
     for fold in sorted(train["fold"].unique()):
-        if is_whole(
-            config.fold_dir(fold) / f"valid_{config.predictions}",
-            int((train["fold"] == fold).sum()),
-        ):
+        images = int((train["fold"] == fold).sum())
+        if is_whole(run.fold(fold).valid_predictions(name), images):
             folds.append(int(fold))
     if not folds:
         raise InputError(
-            f"{config.run_dir} has no whole out-of-fold predictions named {config.predictions}: run "
-            "04_predict.py first, with the same flags"
+            f"{run.path} has no whole out-of-fold predictions named {name}: run 04_predict.py "
+            "first, with the same flags"
         )
-    if len(folds) < train["fold"].nunique():
-        warnings.append(
-            f"Only {len(folds)} of {train['fold'].nunique()} folds are predicted; the score is of these."
-        )
-    return folds, warnings
+    of_all = train["fold"].nunique()
+    if len(folds) < of_all:
+        warnings.append(f"Only {len(folds)} of {of_all} folds are predicted; the score is of these.")
+    return folds
 
 
-def is_whole(folder, images):
-    return all(part_path(folder, number).exists() for number in range(part_count(images)))
-
-
-def as_trained(config, folds):
-    """The settings with the box classes and image class weight of the run, which a flag cannot change afterwards."""
-    path = config.fold_dir(folds[0]) / "config.json"
-    stored = read_json(path) if path.exists() else {}
-    return replace(
-        config, **{name: stored[name] for name in ("classes", "global_weight") if name in stored}
-    )
-
-
-def has_test_predictions(config):
+def has_test_predictions(run: RunFolder, name: str) -> bool:
     """Whether all test images are predicted."""
-    return is_whole(
-        config.run_dir / f"test_{config.predictions}", len(read_table(config.task_dir / "test.csv"))
-    )
+    images = len(read_table(run.task.table("test")))
+    return is_whole(run.test_predictions(name), images)
 
 
-def cases(task, config, train, folds, every):
-    """Every out-of-fold image of `train` as the task's case, read one part at a time. `every`: the ids of train.csv, of
-    which the task may judge a part."""
-    for fold in folds:
-        for found in read_predictions(
-            config.fold_dir(fold) / f"valid_{config.predictions}", task.kind
-        ):
-            if found.image_id not in every:
-                raise InputError(
-                    f"{config.fold_dir(fold)} has predictions of images that are not in train.csv: delete "
-                    f"its valid_{config.predictions} folder and run 04_predict.py again"
-                )
-            if found.image_id in train.index:
-                yield task.case(found, train.loc[found.image_id], fold)
+def read_further_boxes(
+    task: Task,
+    settings: Settings,
+    run: RunFolder,
+    which: Which,
+    table: pd.DataFrame | None = None,
+) -> Mapping[str, Any]:
+    """{image_id: (boxes, scores)} of --opacities for the rows of a table; empty without such runs.
+
+    Of validation images out of fold. Without a table: of the test images.
+    """
+    runs = task.method.box_runs(settings)
+    if not runs:
+        return {}
+    if table is None:
+        table = read_table(run.task.table("test"))
+    folder = run.task.sibling(task.dataset.box_task)
+    return fused_boxes(folder, runs, which, table, settings.prediction.predictions)
 
 
-def answer_test(task, config, evaluation, warnings):
+def answer_test_images(
+    task: Task, run: RunFolder, name: str, evaluation: Evaluation, warnings: list[str]
+) -> dict[str, Any] | None:
     """{image_id: what evaluation.detect says} of the test images, None if not all are there."""
-    folder = config.run_dir / f"test_{config.predictions}"
-    if not has_test_predictions(config):
+    if not has_test_predictions(run, name):
         warnings.append(
             "There are no test predictions of all folds yet, so no submission was written."
         )
         return None
-    return {
-        found.image_id: evaluation.detect(found) for found in read_predictions(folder, task.kind)
-    }
+    answers = {}
+    folder = run.test_predictions(name)
+    for prediction in read_predictions(folder, task.method.prediction_class):
+        answers[prediction.image_id] = evaluation.detect(prediction)
+    return answers
 
 
-def summary(task, evaluation):
+def summarize(task: Task, evaluation: Evaluation) -> dict[str, Any]:
+    """The content of results.json."""
     return {
         "task": task.name,
         "score": evaluation.score,
@@ -127,29 +203,37 @@ def summary(task, evaluation):
         "n_counted": evaluation.counted,
         **evaluation.figures,
         **evaluation.results,
-        "baselines": {name: score for name, score, _ in evaluation.baselines},
+        "baselines": {baseline.name: baseline.score for baseline in evaluation.baselines},
         "params": evaluation.params,
     }
 
 
-def report_input(task, config, train, evaluation, submission, warnings):
-    facts = train[
-        ["image_id", "age", "sex", "view", "label", "width", "height", "group"]
-    ].reset_index(drop=True)
+def make_report_input(
+    task: Task,
+    settings: Settings,
+    judging: Judging,
+    evaluation: Evaluation,
+    answer: Answer,
+    warnings: list[str],
+) -> ReportInput:
+    """What the report shows; image classes only where a network has learned them."""
+    run = judging.run
+    facts = judging.table[FACTS].reset_index(drop=True)
     images = evaluation.images.drop(columns="group").merge(facts, on="image_id", how="left")
-    images["png"] = [
-        str(config.task_dir / "images" / f"{image_id}.png") for image_id in images["image_id"]
-    ]
+    images["png"] = [str(run.task.image(image_id)) for image_id in images["image_id"]]
+    class_names: list[str] = []
+    if task.method.learns_image_classes(settings):
+        class_names = list(judging.labels.image_classes)
     return ReportInput(
-        f"{task.title}: {config.run}",
-        task.score_name,
-        evaluation.score,
-        evaluation.interval,
-        len(images),
-        evaluation.counted,
-        evaluation.how,
-        images,
-        score_meaning=task.score_meaning,
+        title=f"{task.dataset.title}: {run.name}",
+        score_name=task.dataset.scorer.score_name,
+        score=evaluation.score,
+        interval=evaluation.interval,
+        n_images=len(images),
+        n_counted=evaluation.counted,
+        how=evaluation.how,
+        images=images,
+        score_meaning=task.dataset.scorer.score_meaning,
         baselines=evaluation.baselines,
         sensitivity=evaluation.sensitivity,
         folds=evaluation.folds,
@@ -158,38 +242,36 @@ def report_input(task, config, train, evaluation, submission, warnings):
         precision_recall=evaluation.pr,
         froc=evaluation.froc,
         operating=evaluation.operating,
-        class_names=list(task.class_names)
-        if config.global_weight
-        else [],  # a head without a loss knows nothing
-        box_classes=list(task.used_classes(config)),
+        class_names=class_names,
+        box_classes=list(judging.labels.classes),
         class_rows=evaluation.class_rows,
         class_curves=evaluation.class_curves,
         figures=evaluation.figures,
         reliability=evaluation.reliability,
         sized=evaluation.sized,
-        finding=task.finding,
+        finding=task.dataset.finding,
         image_score=evaluation.image_score,
         words=evaluation.words,
         searched=evaluation.searched,
-        run=RunFolder(config.run_dir),
+        run=run,
         params=evaluation.params,
-        params_path=config.run_dir / "params.json",
-        submission_path=submission,
+        params_path=run.params,
+        submission_path=answer.path,
         warnings=warnings,
     )
 
 
-def say(task, evaluation, submission, report):
+def print_result(task: Task, evaluation: Evaluation, answer: Answer, report: Path) -> None:
+    """The main figures, and where everything is."""
     low, high = evaluation.interval
     figures = "".join(f"{name} {value:.4f}, " for name, value in evaluation.figures.items())
     print(
-        f"\nscore {evaluation.score:.4f} (95 % interval {low:.4f} to {high:.4f}), {figures}over {evaluation.counted} "
-        f"counted of {len(evaluation.images)} images; {evaluation.how}"
+        f"\nscore {evaluation.score:.4f} (95 % interval {low:.4f} to {high:.4f}), {figures}over "
+        f"{evaluation.counted} counted of {len(evaluation.images)} images; {evaluation.how}"
     )
-    for name, score, _ in evaluation.baselines:
-        print(f"  {name}: {score:.4f}")
+    for baseline in evaluation.baselines:
+        print(f"  {baseline.name}: {baseline.score:.4f}")
     for note in evaluation.notes:
         print(note)
-    print(
-        f"{task.answer:<11} {submission or 'not written: test predictions are missing'}\nreport      {report}"
-    )
+    written = answer.path or "not written: test predictions are missing"
+    print(f"{task.dataset.answer_name:<11} {written}\nreport      {report}")

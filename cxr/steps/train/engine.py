@@ -1,383 +1,511 @@
-"""Training of one fold: epochs, checkpoints, exact resume. Knows tensors and the task it is handed.
+"""Training of the folds: epochs, checkpoints, exact resume.
 
-All random numbers are functions of (seed, fold, epoch, step, process), and the state is written whole, so a run that
-was killed anywhere ends with the weights of one that was not.
+All random numbers are functions of (seed, fold, epoch, step, process), and the state is written
+whole, so a run that was killed anywhere ends with the weights of one that was not.
 """
 
-import csv
+from __future__ import annotations
+
 import math
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cxr.config import STOPPED, flags
-from cxr.data.dataset import (
-    ResumableSampler,
-    XrayDataset,
-    count_workers,
-    make_loader,
-    read_table,
-    split_fold,
-)
-from cxr.inference.checkpoint import plain_config, save_state
+from cxr.data.dataset import XrayDataset
+from cxr.data.loader import count_workers, make_loader
+from cxr.data.samplers import ResumableSampler
+from cxr.data.tables import read_table, split_fold
+from cxr.inference.checkpoint import save_state
 from cxr.inference.lung_crops import with_crops
-from cxr.inference.run import predict_test_by_fold, views_of
-from cxr.methods.segmenter.mean_teacher import MeanTeacher
-from cxr.steps.train.manifest import manifest
-from cxr.steps.train.pretraining import first_lessons, learned_weights, lesson_table
+from cxr.inference.predict_table import predict_test_by_fold
+from cxr.methods.base import Teacher
+from cxr.networks.network import Network
+from cxr.run_folder import FoldFolder, RunFolder
+from cxr.settings import Settings
+from cxr.steps.train.pretraining import learned_weights, lesson_settings, lesson_table
 from cxr.steps.train.schedules import after_epoch, after_update
-from cxr.steps.train.state import Training
+from cxr.steps.train.state import TrainingState
 from cxr.system import distributed
-from cxr.system.device import autocast, choose_device, choose_precision, describe
-from cxr.system.disk import InputError, atomic, read_json, write_json
+from cxr.system.disk import write_json
+from cxr.system.errors import STOPPED, InputError
+from cxr.system.manifest import make_manifest
+from cxr.system.metric_log import EpochFigures, MetricLog
+from cxr.system.runtime import Runtime, open_runtime
+from cxr.tasks import Task
 
 LET_GO = 20  # seconds until the loader's processes of a training that was killed have noticed it
+CHECK_STEPS = 20  # the loss is looked at, and processes agree on the deadline, every so many steps
 
 
-def train_folds(task, config):
-    """Train the wanted folds one after the other. Returns 0, or STOPPED when --max-hours came first."""
-    deadline = time.monotonic() + 3600 * config.max_hours if config.max_hours else None
-    table = task.select(read_table(config.task_dir / "train.csv"), config)
-    views_of(task, config)  # what step 04 would refuse is said now and not after the training
-    folds = config.wanted_folds()
+@dataclass(frozen=True)
+class FoldTables:
+    """The rows that a fold learns, pseudo labels among them, and those that it is judged on."""
+
+    train: pd.DataFrame
+    valid: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Means over the validation images: loss terms, and the scorer's figures."""
+
+    terms: Mapping[str, float]
+    metrics: Mapping[str, float]
+
+
+def train_folds(task: Task, settings: Settings) -> int:
+    """Train the wanted folds one after the other.
+
+    Returns 0, or STOPPED when --max-hours came first.
+    """
+    # Whatever can be refused is refused before anything is written.
+    task.check(settings)
+    run = RunFolder.of(settings.place)
+    table = task.select_rows(read_table(run.task.table("train")), settings)
+    folds = settings.wanted_folds()
     for fold in folds:
         split_fold(table, fold)
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    with distributed.process_group(device.type):
-        if distributed.rank() == 0:
-            print(
-                f"run {config.run_dir}: {config.encoder}, {describe(device, precision)}", flush=True
-            )
-        begun = all((config.fold_dir(fold) / "last.pt").exists() for fold in folds)
-        if config.pretrain and not config.start and not begun:
-            status = pretrain(task, config, device, precision, deadline)
+
+    with open_runtime(settings.machine) as runtime:
+        runtime.say(f"run {run.path}: {settings.training.encoder}, {runtime.describe()}")
+        if needs_first_lessons(settings, run, folds):
+            status = train_first_lessons(task, settings, runtime)
             if status:
                 return status
         for fold in folds:
-            tables = training_tables(task, config, table, fold, device, precision)
-            with distributed.alone(config.fold_dir(fold), LET_GO):
-                status = fit(task, config, fold, tables, device, precision, deadline)
+            tables = fold_tables(task, settings, table, fold, runtime)
+            with distributed.alone_together(run.fold(fold).path, LET_GO):
+                status = train_fold(task, settings, fold, tables, runtime)
             if status:
                 return status
     return 0
 
 
-def pretrain(task, config, device, precision, deadline):
+def needs_first_lessons(settings: Settings, run: RunFolder, folds: list[int]) -> bool:
+    """Whether a fold is still to begin, and would do so from synthetic X-rays."""
+    if not settings.training.pretrain or settings.training.start:
+        return False
+    return not all(run.fold(fold).last.exists() for fold in folds)
+
+
+def train_first_lessons(task: Task, settings: Settings, runtime: Runtime) -> int:
     """Train on synthetic X-rays what all folds start from. Returns 0, or STOPPED."""
-    first = first_lessons(config)
-    with distributed.alone(first.working):
-        if distributed.any_of(learned_weights(config).exists()):
+    lessons = lesson_settings(task, settings)
+    working = lessons.place.working
+    with distributed.alone_together(working):
+        if distributed.any_of(learned_weights(task, settings).exists()):
             return 0
-        if distributed.rank() == 0:
-            print(
-                f"first lessons from {config.pretrain} synthetic X-rays, once for all folds, in {first.working}",
-                flush=True,
-            )
-        tables = training_tables(
-            task, first, lesson_table(task, first), first.fold, device, precision
+        runtime.say(
+            f"first lessons from {settings.training.pretrain} synthetic X-rays, once for all "
+            f"folds, in {working}"
         )
-        return fit(task, first, first.fold, tables, device, precision, deadline)
+        table = lesson_table(task, lessons, runtime)
+        fold = lessons.wanted_folds()[0]
+        tables = fold_tables(task, lessons, table, fold, runtime)
+        return train_fold(task, lessons, fold, tables, runtime)
 
 
-def training_tables(task, config, table, fold, device, precision):
-    """(training rows with what --pseudo adds, validation rows), both with the boxes of --lungs."""
+def fold_tables(
+    task: Task, settings: Settings, table: pd.DataFrame, fold: int, runtime: Runtime
+) -> FoldTables:
+    """The fold's rows, with what --pseudo adds and the boxes of --lungs."""
     train, valid = split_fold(table, fold)
-    if config.pseudo:
-        teacher = replace(config, run=config.pseudo, merge=(), explicit=())
-        train = task.add_pseudo(train, predict_test_by_fold(task, teacher, fold, device, precision))
-    tables = train, valid
-    return (
-        tuple(with_crops(part, config, config.lungs, device) for part in tables)
-        if config.lungs
-        else tables
-    )
+    pseudo = task.method.pseudo_run(settings)
+    if pseudo:
+        teacher = settings.replace(run=pseudo, merge=()).without_given()
+        predictions = predict_test_by_fold(task, teacher, fold, runtime)
+        train = task.method.add_pseudo_labels(train, predictions)
+    lungs = task.method.lungs_run(settings)
+    if lungs:
+        folder = RunFolder.of(settings.place).task
+        workers = settings.machine.workers
+        train = with_crops(train, folder, lungs, runtime, workers)
+        valid = with_crops(valid, folder, lungs, runtime, workers)
+    return FoldTables(train, valid)
 
 
-def fit(task, config, fold, tables, device, precision, deadline):
-    """Train one fold to its end or to the deadline (seconds of time.monotonic). Returns 0, or STOPPED."""
-    folder, main = config.fold_dir(fold), distributed.rank() == 0
-    resuming = prepare_folder(folder, task, config, main)
-    loaders = make_loaders(task, config, tables, device)
-    state = Training(
-        task, config, fold, device, precision, updates_of_run(loaders[0].sampler, config), resuming
-    )
+def train_fold(
+    task: Task, settings: Settings, fold: int, tables: FoldTables, runtime: Runtime
+) -> int:
+    """Train one fold to its end or to the deadline, from scratch or from where it stopped.
+
+    Returns 0, or STOPPED.
+    """
+    folder = RunFolder.of(settings.place).fold(fold)
+    resuming = prepare_folder(folder, task, settings, runtime)
+    train_loader = make_train_loader(task, settings, tables.train, runtime)
+    valid_loader = make_valid_loader(task, settings, tables.valid, runtime)
+    sampler = sampler_of(train_loader)
+    updates = count_updates(sampler, settings)
+    state = TrainingState(task, settings, fold, runtime, updates, resuming)
     if resuming:
-        state.load(folder / "last.pt")
+        state.load(folder.last)
     if state.done:
-        print(f"fold {fold}: {folder} is finished, nothing to do") if main else None
+        runtime.say(f"fold {fold}: {folder.path} is finished, nothing to do")
         return 0
-    if resuming and main:
-        print(f"fold {fold}: goes on at epoch {state.epoch + 1}, step {state.step}")
-    if main:
-        write_json(folder / "manifest.json", manifest(device, precision))
-    writer = (
-        SummaryWriter(folder, purge_step=state.epoch + 1) if main else None
-    )  # epochs count from 1 there
-    network = torch.compile(state.model) if config.compile else state.model
-    if distributed.world() > 1:
-        network = DistributedDataParallel(network, find_unused_parameters=True)
-    teacher = MeanTeacher(state, loaders[0].sampler) if config.unlabelled else None
+    if resuming:
+        runtime.say(f"fold {fold}: goes on at epoch {state.epoch + 1}, step {state.step}")
+    if runtime.is_main:
+        write_json(folder.manifest, make_manifest(runtime.describe()))
+
+    network = wrap_network(state.model, settings, runtime)
+    teacher = task.method.make_teacher(state, settings, sampler)
     stopped = False
-    while not (state.done or stopped):
-        start, first_step = time.monotonic(), state.step
-        if train_one_epoch(task, state, network, loaders[0], teacher, folder, deadline):
-            speed = measure_speed(state.step - first_step, time.monotonic() - start, config)
-            distributed.share_buffers(state.evaluated())
-            results = evaluate(task, state.evaluated(), loaders[1], config, device, precision)
-            finish_epoch(task, state, results, loaders[0].sampler.facts() | speed, folder, writer)
-        stopped = passed(deadline)
-    distributed.barrier()  # nobody goes on before the first process has written everything
-    if main:
-        writer.close()
-    if main and not state.done:
-        print(
-            f"fold {fold}: stopped by --max-hours in epoch {state.epoch + 1}; everything is saved, the same command "
-            "goes on from here"
-        )
-    return 0 if state.done else STOPPED
+    with open_log(folder, state, runtime) as log:
+        while not state.done and not stopped:
+            # One pass over the fold's images; a stop in the middle is saved and ends here.
+            start = time.monotonic()
+            first_step = state.step
+            finished = train_one_epoch(
+                task, state, network, train_loader, teacher, folder, runtime
+            )
+            if finished:
+                # How well the evaluated weights do on images that the fold did not learn from.
+                seconds = time.monotonic() - start
+                images = (state.step - first_step) * settings.training.batch_size * runtime.world
+                distributed.share_buffers(state.evaluated())
+                evaluated = evaluate_fold(task, state, valid_loader, runtime)
+                figures = epoch_figures(state, evaluated, sampler, seconds, images)
+                finish_epoch(task, state, figures, folder, log)
+            stopped = runtime.is_past_deadline()
+        distributed.barrier()  # nobody goes on before the first process has written everything
+    if state.done:
+        return 0
+    runtime.say(
+        f"fold {fold}: stopped by --max-hours in epoch {state.epoch + 1}; everything is saved, the "
+        "same command goes on from here"
+    )
+    return STOPPED
 
 
-def passed(deadline):
-    """True on every process if the deadline (seconds of time.monotonic, or None) has passed on one."""
-    return deadline is not None and distributed.any_of(time.monotonic() > deadline)
+def prepare_folder(
+    folder: FoldFolder, task: Task, settings: Settings, runtime: Runtime
+) -> bool:
+    """True if a run is to be continued.
 
-
-def measure_speed(steps, seconds, config):
-    rate = steps * config.batch_size * distributed.world() / seconds
-    return {"seconds": round(seconds, 2), "images_per_second": round(rate, 2)}
-
-
-def prepare_folder(folder, task, config, main):
-    """True if a run is to be continued. Raises InputError if the folder holds a run with other settings."""
-    settings = plain_config(config)
-    if (folder / "config.json").exists():
-        old = read_json(folder / "config.json")
-        before = {
-            f.name: f.default for f in flags()
-        } | old  # a setting that is younger than the run had its default
-        changed = [k for k in config.training_settings() if before[k] != settings[k]]
+    Raises InputError if the folder holds a run with other settings.
+    """
+    if folder.config.exists():
+        old = folder.read_config()
+        # A setting that is younger than the run had its usual value.
+        usual = task.make_settings({}).plain()
+        before = usual | old
+        now = settings.plain()
+        changed = [name for name in settings.training_values() if before[name] != now[name]]
         if old["task"] != task.name or changed:
             raise InputError(
-                f"{folder} holds a run of task {old['task']} with other settings ({', '.join(changed)}): "
-                "choose another name with --run, or delete the folder"
+                f"{folder.path} holds a run of task {old['task']} with other settings "
+                f"({', '.join(changed)}): choose another name with --run, or delete the folder"
             )
-    elif main:
-        write_json(folder / "config.json", settings)
+    elif runtime.is_main:
+        folder.write_config(settings.plain())
     distributed.barrier()
-    return (folder / "last.pt").exists()
+    return folder.last.exists()
 
 
-def make_loaders(task, config, tables, device):
-    workers, seed, share = (
-        count_workers(config.workers),
-        config.seed,
-        (distributed.rank(), distributed.world()),
+def make_train_loader(
+    task: Task, settings: Settings, table: pd.DataFrame, runtime: Runtime
+) -> DataLoader:
+    """Augmented samples with what the losses want to know of them."""
+    sampler = task.method.train_sampler(table, settings, runtime)
+    dataset = XrayDataset(
+        table,
+        RunFolder.of(settings.place).task.images,
+        settings.training.image_size,
+        task.method.sample_content(settings),
+        augmentation=settings.training.augmentation,
+        seed=settings.data.seed,
+        make_target=task.method.make_target(settings),
+        paste=task.method.paste_probability(settings),
     )
-    targets, samplers = (
-        task.targets(config),
-        (
-            task.sampler(tables[0], config, *share),
-            ResumableSampler(len(tables[1]), config.batch_size, seed, False, *share),
-        ),
+    workers = count_workers(settings.machine.workers)
+    return make_loader(dataset, sampler, workers, runtime.pins_memory)
+
+
+def make_valid_loader(
+    task: Task, settings: Settings, table: pd.DataFrame, runtime: Runtime
+) -> DataLoader:
+    """The validation images as they are, in order."""
+    sampler = ResumableSampler(
+        len(table),
+        settings.training.batch_size,
+        settings.data.seed,
+        shuffle=False,
+        rank=runtime.rank,
+        world=runtime.world,
     )
-    loaders = []
-    for table, sampler, augmentation, paste in zip(
-        tables, samplers, (config.augmentation, "1"), (config.paste, 0.0)
-    ):
-        dataset = XrayDataset(
-            table, config.task_dir / "images", config.image_size, augmentation, seed, targets, paste
-        )
-        processes = workers if table is tables[0] else min(workers, 2)
-        loaders.append(make_loader(dataset, sampler, processes, device.type == "cuda"))
-    return loaders
+    content = task.method.valid_content(settings)
+    dataset = XrayDataset(
+        table,
+        RunFolder.of(settings.place).task.images,
+        settings.training.image_size,
+        content,
+        seed=settings.data.seed,
+        make_target=task.method.make_target(settings),
+    )
+    workers = min(count_workers(settings.machine.workers), 2)
+    return make_loader(dataset, sampler, workers, runtime.pins_memory)
 
 
-def updates_of_run(sampler, config):
+def sampler_of(loader: DataLoader) -> ResumableSampler:
+    """The sampler that `make_train_loader` gave the loader."""
+    sampler = loader.sampler
+    assert isinstance(sampler, ResumableSampler)
+    return sampler
+
+
+def count_updates(sampler: ResumableSampler, settings: Settings) -> int:
     """Updates of all epochs, which may differ in length (shares of positives, pseudo labels)."""
     total = 0
-    for sampler.epoch in range(config.epochs):
-        total += -(-sampler.batches() // config.accumulate)
+    for epoch in range(settings.training.epochs):
+        sampler.epoch = epoch
+        total += -(-sampler.batches() // settings.training.accumulate)
     sampler.epoch = 0
     return total
 
 
-def to_device(batch, device):
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+def wrap_network(model: Network, settings: Settings, runtime: Runtime) -> nn.Module:
+    """The model as it is called in training: compiled, and joined with those of other processes."""
+    network: nn.Module = model
+    if settings.machine.compile:
+        network = torch.compile(network)  # type: ignore[assignment]
+    if runtime.world > 1:
+        network = DistributedDataParallel(network, find_unused_parameters=True)
+    return network
 
 
-def train_one_epoch(task, state, network, loader, teacher, folder, deadline):
-    """Steps from state.step to the epoch's end, saving the state at times; False if the deadline came first."""
-    config, device, main = state.config, state.device, distributed.rank() == 0
-    loader.sampler.epoch, loader.sampler.first_batch = state.epoch, state.step
-    steps = loader.sampler.batches()
+def open_log(
+    folder: FoldFolder, state: TrainingState, runtime: Runtime
+) -> AbstractContextManager[MetricLog | None]:
+    """The log of the first process; the others write none."""
+    if runtime.is_main:
+        return MetricLog(folder.log, state.epoch + 1)
+    return nullcontext()
+
+
+def train_one_epoch(
+    task: Task,
+    state: TrainingState,
+    network: nn.Module,
+    loader: DataLoader,
+    teacher: Teacher | None,
+    folder: FoldFolder,
+    runtime: Runtime,
+) -> bool:
+    """Steps from state.step to the epoch's end, saving the state at times.
+
+    False if the deadline came first.
+    """
+    settings = state.settings
+    training = settings.training
+    sampler = sampler_of(loader)
+    sampler.epoch = state.epoch
+    sampler.first_batch = state.step
+    steps = sampler.batches()
     state.model.train()
     if state.model.pretrained:
-        state.model.freeze_encoder(state.epoch < config.freeze_epochs)
+        state.model.freeze_encoder(state.epoch < training.freeze_epochs)
     if teacher:
         teacher.start()
+
     saved = time.monotonic()
     bar = tqdm(
         loader,
-        desc=f"fold {state.fold} epoch {state.epoch + 1}/{config.epochs}",
+        desc=f"fold {state.fold} epoch {state.epoch + 1}/{training.epochs}",
         initial=state.step,
         total=steps,
-        disable=not main,
+        disable=not runtime.is_main,
         mininterval=5,
         leave=False,
     )
     for batch in bar:
-        torch.manual_seed(
-            hash((config.seed, state.fold, state.epoch, state.step, distributed.rank())) % 2**63
-        )
+        # Forward and backward; the random numbers are those of this very step.
+        seed_step(state, runtime)
         state.moment = state.epoch + state.step / steps
-        more = task.network_inputs(batch, config)
-        batch = to_device(batch, device)
-        with autocast(device, state.precision):
-            outputs = network(batch["image"], *more)
-        terms = task.loss(outputs, batch, state.model, config) | (
-            teacher.terms() if teacher else {}
-        )
-        loss = sum(terms.values())
-        state.scaler.scale(loss / config.accumulate).backward()
-        add_to_totals(state, {"loss": loss, **terms})
-        state.step += 1
-        last = state.step == steps
-        if state.step % config.accumulate == 0 or last:
-            update(state)
-        if state.step % 20 == 0 or last:
-            check_finite(state, mean_terms(state))
-        whole = state.step % config.accumulate == 0
-        asked = (
-            state.step % 20 == 0 or distributed.world() == 1
-        )  # several processes wait for each other to agree
-        stop = whole and not last and asked and passed(deadline)
-        if stop or (whole and not last and time.monotonic() - saved > 60 * config.save_minutes):
-            check_finite(state, mean_terms(state))
-            state.save(folder / "last.pt") if main else None
+        further_inputs = task.method.network_inputs(batch, settings)
+        batch = batch.to(runtime.device)
+        with runtime.autocast():
+            outputs = network(batch.images, *further_inputs)
+        terms = task.method.loss(outputs, batch, state.model, settings)
+        if teacher:
+            terms |= teacher.terms()
+        loss = sum_terms(terms)
+        state.scaler.scale(loss / training.accumulate).backward()
+        state.add_step(mean_over_processes({"loss": loss, **terms}))
+
+        # An update, as soon as all its gradients are there.
+        is_last = state.step == steps
+        is_whole = state.step % training.accumulate == 0
+        if is_whole or is_last:
+            update_weights(state)
+        if state.step % CHECK_STEPS == 0 or is_last:
+            check_finite(state, state.mean_terms())
+
+        # Saved at times and at the deadline, between updates only.
+        if is_last or not is_whole:
+            continue
+        may_stop = state.step % CHECK_STEPS == 0 or runtime.world == 1
+        stops = may_stop and runtime.is_past_deadline()
+        if stops or time.monotonic() - saved > 60 * settings.machine.save_minutes:
+            check_finite(state, state.mean_terms())
+            if runtime.is_main:
+                state.save(folder.last)
             saved = time.monotonic()
-        if stop:
+        if stops:
             distributed.barrier()
             return False
     return True
 
 
-def add_to_totals(state, values):
-    """Means over the processes, so that the first one's state holds all there is; nothing waits for the device."""
+def seed_step(state: TrainingState, runtime: Runtime) -> None:
+    """Random numbers, such as those of dropout, are functions of where the training is."""
+    key = (state.settings.data.seed, state.fold, state.epoch, state.step, runtime.rank)
+    torch.manual_seed(hash(key) % 2**63)
+
+
+def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
+    """The loss that is minimised."""
+    total = sum(terms.values())
+    assert isinstance(total, Tensor)
+    return total
+
+
+def mean_over_processes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Means, so that the first process's state holds all there is; nothing waits for the device."""
     means = distributed.mean(torch.stack(list(values.values())).detach())
-    for name, value in zip(values, means):
-        state.totals[name] = state.totals.get(name, 0) + value
+    return dict(zip(values, means, strict=True))
 
 
-def update(state):
+def update_weights(state: TrainingState) -> None:
+    """One update of the weights, of the schedule and of the average."""
     state.scaler.unscale_(state.optimizer)
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), state.config.clip)
+    clip = state.settings.training.clip
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), clip)
+    state.norm_total = state.norm_total + norm.detach()
+    state.norm_count += 1
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    after_update(state.scheduler, state.config)
-    if state.average:
+    after_update(state.scheduler, state.settings.training)
+    if state.average is not None:
         state.average.update_parameters(state.model)
 
 
-def mean_terms(state):
-    return {name: float(value) / state.step for name, value in state.totals.items()}
-
-
-def check_finite(state, values):
+def check_finite(state: TrainingState, values: Mapping[str, float]) -> None:
     """Raises InputError with every part of the loss if one is not a number any more."""
-    if not all(math.isfinite(value) for value in values.values()):
-        raise InputError(
-            f"the loss is not finite any more in epoch {state.epoch + 1}, step {state.step}: {values}; "
-            "lower --lr or use --precision fp32 (the last saved state is untouched)"
-        )
+    if all(math.isfinite(value) for value in values.values()):
+        return
+    raise InputError(
+        f"the loss is not finite any more in epoch {state.epoch + 1}, step {state.step}: "
+        f"{dict(values)}; lower --lr or use --precision fp32 (the last saved state is untouched)"
+    )
 
 
 @torch.inference_mode()
-def evaluate(task, model, loader, config, device, precision):
-    """{'valid_<term>': mean over the images, 'metric': ..., ...} of the validation table."""
+def evaluate_fold(
+    task: Task, state: TrainingState, loader: DataLoader, runtime: Runtime
+) -> Evaluated:
+    """The validation images under the evaluated weights, shared out over the processes."""
+    settings = state.settings
+    model = state.evaluated()
     model.eval()
-    totals, count, predictions = {}, 0, {}
+    totals: dict[str, Any] = {}
+    images = 0
+    predictions: dict[int, Any] = {}
     for batch in loader:
-        batch = to_device(batch, device)
-        with autocast(device, precision):
-            outputs = model(batch["image"])
-        terms = task.loss(outputs, batch, model, config)
-        for name, value in {"loss": sum(terms.values()), **terms}.items():
-            totals[name] = totals.get(name, 0) + value * len(batch["image"])
-        count += len(batch["image"])
-        predictions |= task.quick_predictions(outputs, batch, model)
-    parts = distributed.gather(({k: float(v) for k, v in totals.items()}, count, predictions))
-    images = sum(part[1] for part in parts)
-    results = {
-        f"valid_{k}": sum(part[0].get(k, 0.0) for part in parts) / images for k in parts[0][0]
-    }
-    merged = {index: found for part in parts for index, found in part[2].items()}
-    return results | task.quick_score(merged, loader.dataset.table, config)
+        batch = batch.to(runtime.device)
+        with runtime.autocast():
+            outputs = model(batch.images)
+        terms = task.method.loss(outputs, batch, model, settings)
+        for name, value in {"loss": sum_terms(terms), **terms}.items():
+            totals[name] = totals.get(name, 0) + value * len(batch)
+        images += len(batch)
+        predictions |= task.method.quick_predictions(outputs, batch, model, settings)
+
+    # Sums and predictions of all processes.
+    sums = {name: float(value) for name, value in totals.items()}
+    parts = distributed.gather((sums, images, predictions))
+    all_images = sum(part_images for _, part_images, _ in parts)
+    means = {}
+    for name in parts[0][0]:
+        means[name] = sum(part_sums.get(name, 0.0) for part_sums, _, _ in parts) / all_images
+    merged = {}
+    for _, _, part_predictions in parts:
+        merged |= part_predictions
+    dataset = loader.dataset
+    assert isinstance(dataset, XrayDataset)
+    labels = task.used_labels(settings)
+    metrics = task.dataset.scorer.quick_score(merged, dataset.table, settings, labels)
+    return Evaluated(means, metrics)
 
 
-def finish_epoch(task, state, results, facts, folder, writer):
-    """Schedule, log, checkpoints, early stopping; the state moves on to the next epoch. `facts`: more for the log."""
-    check_finite(
-        state, {name: value for name, value in results.items() if name.startswith("valid_")}
+def epoch_figures(
+    state: TrainingState,
+    evaluated: Evaluated,
+    sampler: ResumableSampler,
+    seconds: float,
+    images: int,
+) -> EpochFigures:
+    """All that is logged of the epoch that has just been trained and evaluated."""
+    return EpochFigures(
+        epoch=state.epoch + 1,
+        lr=state.optimizer.param_groups[0]["lr"],
+        gradient_norm=state.mean_gradient_norm(),
+        train=state.mean_terms(),
+        valid=evaluated.terms,
+        metrics=evaluated.metrics,
+        seconds=round(seconds, 2),
+        images_per_second=round(images / seconds, 2),
+        sampling=sampler.facts(),
     )
-    config, main = state.config, distributed.rank() == 0
-    lr = state.optimizer.param_groups[0]["lr"]
-    means = {f"train_{name}": value for name, value in mean_terms(state).items()}
-    after_epoch(state.scheduler, config, results, task.plateau_term)
-    state.epoch, state.step, state.totals = state.epoch + 1, 0, {}
-    better = results["metric"] > state.best
-    if better:
-        state.best, state.best_epoch = results["metric"], state.epoch
-    waited = state.epoch - max(state.best_epoch, 0)
-    state.done = state.epoch >= config.epochs or (config.patience > 0 and waited >= config.patience)
-    if not main:
+
+
+def finish_epoch(
+    task: Task,
+    state: TrainingState,
+    figures: EpochFigures,
+    folder: FoldFolder,
+    log: MetricLog | None,
+) -> None:
+    """Schedule, early stopping, log and checkpoints; the state moves on to the next epoch."""
+    check_finite(state, figures.valid)
+    training = state.settings.training
+    results = {f"valid_{name}": value for name, value in figures.valid.items()}
+    results |= figures.metrics
+    after_epoch(state.scheduler, training, results, task.method.plateau_term)
+    is_best = state.finish_epoch(figures.metrics["metric"])
+    if log is None:
         return
-    row = {"epoch": state.epoch, "lr": lr, **means, **results, **facts}
-    write_log(folder / "log.csv", row)
-    for name, value in row.items():
-        writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
-    writer.flush()
-    keep_checkpoints(task, state, folder, better)
-    judged = ", ".join(f"{name.replace('_', ' ')} {results[name]:.4f}" for name in task.logged)
-    print(
-        f"fold {state.fold} epoch {state.epoch}/{config.epochs}: train {means['train_loss']:.4f}, valid "
-        f"{results['valid_loss']:.4f}, {judged}, {facts['images_per_second']:.1f} images/s",
-        flush=True,
-    )
+    log.write(figures)
+    keep_checkpoints(task, state, folder, is_best)
+    line = figures.line(task.dataset.scorer.logged)
+    print(f"fold {state.fold} epoch {state.epoch}/{training.epochs}: {line}", flush=True)
 
 
-def keep_checkpoints(task, state, folder, better):
-    """epoch<N>.pt of the last `keep` epochs, best.pt, and last.pt at the very end: where it is, all of it is there."""
-    weights = {
+def keep_checkpoints(task: Task, state: TrainingState, folder: FoldFolder, is_best: bool) -> None:
+    """epoch<N>.pt of the last --keep epochs, best.pt, and last.pt at the very end.
+
+    Where last.pt is, all that belongs to its epoch is there.
+    """
+    checkpoint = {
         "task": task.name,
-        "config": plain_config(state.config),
+        "config": state.settings.plain(),
         "fold": state.fold,
         "epoch": state.epoch,
         "model": state.evaluated().state_dict(),
     }
-    save_state(folder / f"epoch{state.epoch:03d}.pt", weights)
-    if better:
-        save_state(folder / "best.pt", weights)
-    for old in sorted(folder.glob("epoch*.pt"))[: -state.config.keep]:
+    save_state(folder.epoch(state.epoch), checkpoint)
+    if is_best:
+        save_state(folder.best, checkpoint)
+    for old in folder.epochs()[: -state.settings.training.keep]:
         old.unlink()
-    state.save(folder / "last.pt")
-
-
-def write_log(path, row):
-    """Add a row to a csv file; rows of this and later epochs are replaced, since a resumed run trains them again."""
-    rows = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        names = dict.fromkeys(
-            [*(rows[0] if rows else ()), *row]
-        )  # another version may have logged other things
-        writer = csv.DictWriter(file, fieldnames=list(names), restval="")
-        writer.writeheader()
-        writer.writerows([*rows, row])
+    state.save(folder.last)

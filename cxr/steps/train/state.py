@@ -1,112 +1,203 @@
-"""The state of one fold's training: weights, their moving average, optimizer, schedule, place in the run."""
+"""The state of one fold's training: weights, their average, optimizer, schedule, place in it."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from cxr.inference.checkpoint import first_line, load_state, save_state
-from cxr.methods.segmenter.mean_teacher import teacher_decay
+from cxr.inference.checkpoint import load_state, save_state
+from cxr.networks.network import Network
+from cxr.run_folder import RunFolder
+from cxr.settings import Settings, TrainingSettings
 from cxr.steps.train.pretraining import learned_weights
 from cxr.steps.train.schedules import make_scheduler
-from cxr.system.device import training_format
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError, first_line
+from cxr.system.runtime import Runtime
+from cxr.tasks import Task
 
 MOMENTUM = 0.9  # of SGD, the usual value
+# What the state remembers beside its parts; `more` may be missing in files of older versions.
+PROGRESS = ("epoch", "step", "best", "best_epoch", "done", "totals")
+FURTHER_PROGRESS = ("norm_total", "norm_count")
 
 
-class Training:
-    """Everything that changes while a fold trains, as one state that can be saved and loaded."""
+class TrainingState:
+    """Everything that changes while a fold trains, as one state that can be saved and loaded.
 
-    def __init__(self, task, config, fold, device, precision, updates, resuming):
-        self.device, self.precision, self.config, self.fold = device, precision, config, fold
-        torch.manual_seed(config.seed * 1000 + fold)
-        given = config.start or config.pretrain
-        self.model = task.build_model(config, load_weights=not (resuming or given))
-        if given and not resuming:
-            load_start(self.model, config, fold)
-        self.model.to(device, memory_format=training_format(device, precision))
-        update = moving_average(self.decay, lambda: int(self.average.n_averaged))
-        self.average = (
-            AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
-            if config.ema or config.unlabelled
-            else None
+    epoch, step: how many are complete. moment: epochs since the start, with the present one's
+    part. totals: {term: sum over the steps of the present epoch}.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        fold: int,
+        runtime: Runtime,
+        updates: int,
+        resuming: bool,
+    ) -> None:
+        """updates: of the whole run, for the schedule. resuming: `load` will bring the weights."""
+        training = settings.training
+        self.settings = settings
+        self.fold = fold
+        self.runtime = runtime
+        self.teacher_decay = task.method.teacher_decay(settings)
+
+        torch.manual_seed(settings.data.seed * 1000 + fold)
+        starts_elsewhere = bool(training.start or training.pretrain)
+        self.model: Network = task.method.build_model(
+            settings,
+            task.used_labels(settings),
+            load_weights=not (resuming or starts_elsewhere),
         )
-        self.optimizer = make_optimizer(self.model.parameters(), config, device)
-        self.scheduler = make_scheduler(self.optimizer, config, updates)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.epoch, self.step, self.best, self.best_epoch, self.done = 0, 0, -math.inf, -1, False
-        self.totals, self.moment = (
-            {},
-            0.0,
-        )  # moment: epochs since the start, with the present one's part
+        if starts_elsewhere and not resuming:
+            load_first_weights(self.model, task, settings, fold)
+        self.model.to(runtime.device, memory_format=runtime.training_format)  # type: ignore[call-overload]
 
-    def evaluated(self):
-        """The weights that are validated and kept: the moving average where one is asked for. (The 5th place of
-        SIIM-ACR Pneumothorax kept the student of its mean teacher.)"""
-        return self.average.module if self.config.ema else self.model
+        self.average: AveragedModel | None = None
+        if training.ema or self.teacher_decay:
+            update = moving_average(self.decay, self.count_averaged)
+            self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
+        self.optimizer = make_optimizer(self.model.parameters(), training, runtime.device)
+        self.scheduler = make_scheduler(self.optimizer, training, updates)
+        self.scaler = torch.amp.GradScaler(
+            runtime.device.type, enabled=runtime.precision == "fp16"
+        )
 
-    def decay(self, updates):
-        """Decay of the average, which a mean teacher has its own way to choose. It grows with the number of updates,
-        so that short runs are not all past."""
-        if self.config.unlabelled:
-            return teacher_decay(self.moment, updates)
-        averaging = self.epoch + 1 >= self.config.ema_from
-        return min(self.config.ema, (1 + updates) / (10 + updates)) if averaging else 0.0
+        self.epoch = 0
+        self.step = 0
+        self.best = -math.inf
+        self.best_epoch = -1
+        self.done = False
+        self.totals: dict[str, Tensor | float] = {}
+        self.norm_total: Tensor | float = 0.0
+        self.norm_count = 0
+        self.moment = 0.0
 
-    def parts(self):
+    def evaluated(self) -> Network:
+        """The weights that are validated and kept: the moving average where one is asked for.
+
+        (The 5th place of SIIM-ACR Pneumothorax kept the student of its mean teacher.)
+        """
+        if self.settings.training.ema and self.average is not None:
+            return self.average.module  # type: ignore[return-value]
+        return self.model
+
+    def decay(self, updates: int) -> float:
+        """Decay of the average after some updates; a teacher has its own way to choose it.
+
+        It grows with the number of updates, so that short runs are not all past.
+        """
+        if self.teacher_decay:
+            return self.teacher_decay(self.moment, updates)
+        training = self.settings.training
+        if self.epoch + 1 < training.ema_from:
+            return 0.0
+        return min(training.ema, (1 + updates) / (10 + updates))
+
+    def count_averaged(self) -> int:
+        """Updates of the average so far."""
+        assert self.average is not None
+        return int(self.average.n_averaged)
+
+    def add_step(self, terms: dict[str, Tensor]) -> None:
+        """Count a step with its loss terms (means over the processes)."""
+        for name, value in terms.items():
+            self.totals[name] = self.totals.get(name, 0) + value
+        self.step += 1
+
+    def mean_terms(self) -> dict[str, float]:
+        """Mean of each loss term over the steps of the present epoch so far."""
+        return {name: float(value) / self.step for name, value in self.totals.items()}
+
+    def mean_gradient_norm(self) -> float:
+        """Mean over the updates of the present epoch so far, before clipping."""
+        return float(self.norm_total) / max(1, self.norm_count)
+
+    def finish_epoch(self, metric: float) -> bool:
+        """Move on to the next epoch; True if this one was the best by its metric."""
+        training = self.settings.training
+        self.epoch += 1
+        self.step = 0
+        self.totals = {}
+        self.norm_total = 0.0
+        self.norm_count = 0
+        is_best = metric > self.best
+        if is_best:
+            self.best = metric
+            self.best_epoch = self.epoch
+        waited = self.epoch - max(self.best_epoch, 0)
+        is_stuck = training.patience > 0 and waited >= training.patience
+        self.done = self.epoch >= training.epochs or is_stuck
+        return is_best
+
+    def parts(self) -> dict[str, Any]:
         parts = {
             "model": self.model,
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "scaler": self.scaler,
         }
-        return parts | ({"average": self.average} if self.average else {})
+        if self.average is not None:
+            parts["average"] = self.average
+        return parts
 
-    def progress(self):
-        return {
-            name: getattr(self, name)
-            for name in ("epoch", "step", "best", "best_epoch", "done", "totals")
-        }
+    def save(self, path: Path) -> None:
+        state = {name: part.state_dict() for name, part in self.parts().items()}
+        for name in (*PROGRESS, *FURTHER_PROGRESS):
+            state[name] = getattr(self, name)
+        save_state(path, state)
 
-    def save(self, path):
-        save_state(
-            path, {name: part.state_dict() for name, part in self.parts().items()} | self.progress()
-        )
-
-    def load(self, path):
-        state = load_state(path, self.device)
-        if not self.parts().keys() | self.progress().keys() <= state.keys():
+    def load(self, path: Path) -> None:
+        """Go on from a saved state. Raises InputError where it is of another kind."""
+        state = load_state(path, self.runtime.device)
+        if not {*self.parts(), *PROGRESS} <= state.keys():
             raise InputError(
-                f"{path} is not a training state of this run: delete {path.parent} and run step 03 again"
+                f"{path} is not a training state of this run: delete {path.parent} and run step 03 "
+                "again"
             )
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
-        for name in self.progress():
+        for name in PROGRESS:
             setattr(self, name, state[name])
+        for name in FURTHER_PROGRESS:
+            setattr(self, name, state.get(name, 0))
 
 
-def make_optimizer(parameters, config, device):
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[
-        config.optimizer
-    ]
-    more = {"momentum": MOMENTUM} if config.optimizer == "sgd" else {}
-    return kind(
-        parameters,
-        config.lr,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cuda", "cpu"),
-        **more,
-    )
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], training: TrainingSettings, device: torch.device
+) -> Optimizer:
+    """The optimizer of --optimizer."""
+    options: dict[str, Any] = {
+        "lr": training.lr,
+        "weight_decay": training.weight_decay,
+        "fused": device.type in ("cuda", "cpu"),
+    }
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=MOMENTUM, **options)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    return torch.optim.Adam(parameters, **options)
 
 
-def moving_average(decay, count):
-    """For AveragedModel, which asks for tensors of one type at a time: an exponential moving average with the decay
-    `decay(updates)`, of count() updates so far. (It gives their number, too, but on the device, which the host would
-    have to wait for.)"""
+def moving_average(
+    decay: Callable[[int], float], count: Callable[[], int]
+) -> Callable[[Any, Any, Any], None]:
+    """For AveragedModel: an exponential moving average with the decay `decay(updates)`.
 
-    def update(averaged, current, _):
+    AveragedModel asks for tensors of one type at a time. count: the updates so far. (It gives
+    their number, too, but on the device, which the host would have to wait for.)
+    """
+
+    def update(averaged: list[Tensor], current: list[Tensor], _: Any) -> None:
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, 1 - decay(count()))
         else:
@@ -115,19 +206,21 @@ def moving_average(decay, count):
     return update
 
 
-def load_start(model, config, fold):
-    """The weights of --start, a checkpoint or the last epoch of the same fold of another run, or of --pretrain.
+def load_first_weights(model: Network, task: Task, settings: Settings, fold: int) -> None:
+    """The weights of --start, or of --pretrain.
 
-    Raises InputError where there are none or they do not fit.
+    --start names a checkpoint, or a run, of which the last epoch of the same fold is taken. Raises
+    InputError where there is none or it does not fit.
     """
-    path = start_path(config, fold)
+    path = first_weights_path(task, settings, fold)
     state = load_state(path)
     if "model" not in state:
         raise InputError(f"{path} is no checkpoint of step 03: choose an epoch*.pt or best.pt")
-    if config.task_dir.resolve() in path.resolve().parents and state.get("fold", fold) != fold:
+    task_folder = RunFolder.of(settings.place).task.path.resolve()
+    if task_folder in path.resolve().parents and state.get("fold", fold) != fold:
         raise InputError(
-            f"{path} has learned the validation images of fold {fold}: give --fold {state['fold']}, or "
-            "the name of its run instead of a file"
+            f"{path} has learned the validation images of fold {fold}: give --fold "
+            f"{state['fold']}, or the name of its run instead of a file"
         )
     try:
         model.load_state_dict(state["model"])
@@ -138,16 +231,18 @@ def load_start(model, config, fold):
         ) from error
 
 
-def start_path(config, fold):
-    if not config.start:
-        return learned_weights(config)
-    if Path(config.start).is_file():
-        return Path(config.start)
-    folder = config.task_dir / config.start / f"fold{fold}"
-    paths = sorted(folder.glob("epoch*.pt"))
+def first_weights_path(task: Task, settings: Settings, fold: int) -> Path:
+    """The checkpoint that `load_first_weights` reads."""
+    start = settings.training.start
+    if not start:
+        return learned_weights(task, settings)
+    if Path(start).is_file():
+        return Path(start)
+    folder = RunFolder.of(settings.place).task.run(start).fold(fold)
+    paths = folder.epochs()
     if not paths:
         raise InputError(
-            f"--start {config.start} is neither a file nor a run with checkpoints in {folder}: train that "
-            "run first"
+            f"--start {start} is neither a file nor a run with checkpoints in {folder.path}: train "
+            "that run first"
         )
     return paths[-1]

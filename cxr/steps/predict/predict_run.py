@@ -1,0 +1,37 @@
+"""Step 04: out-of-fold predictions of every fold, then of the test images by all folds."""
+
+from __future__ import annotations
+
+from cxr.inference.predict_table import cut_as_trained, predict_table, read_images
+from cxr.inference.run import fold_checkpoints, views_of
+from cxr.run_folder import RunFolder
+from cxr.settings import Settings
+from cxr.system.runtime import open_runtime
+from cxr.tasks import Task
+
+
+def predict_run(task: Task, settings: Settings) -> None:
+    """Predict each wanted fold by that fold's models, then the test images by all of them.
+
+    Models x views are merged before anything is kept; parts that are there are passed over.
+    """
+    views_of(task.method, settings.prediction)
+    run = RunFolder.of(settings.place)
+    name = settings.prediction.predictions
+    train = read_images(run.task.table("train"))
+    test = read_images(run.task.table("test"))
+    folds = settings.wanted_folds()
+    checkpoints = {fold: fold_checkpoints(task, settings, fold) for fold in folds}
+
+    with open_runtime(settings.machine) as runtime:
+        runtime.say(f"run {run.path}: {runtime.describe()}")
+        train = cut_as_trained(train, settings, folds[0], runtime)
+        test = cut_as_trained(test, settings, folds[0], runtime)
+        for fold, paths in checkpoints.items():
+            valid = train[train["fold"] == fold]
+            folder = run.fold(fold).valid_predictions(name)
+            predict_table(task, settings, paths, valid, folder, runtime)
+        if settings.place.fold is None:
+            every = [path for paths in checkpoints.values() for path in paths]
+            folder = run.test_predictions(name)
+            predict_table(task, settings, every, test, folder, runtime)
