@@ -18,8 +18,8 @@ from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.chestxdet.files import CLASSES, FINDINGS, read_chestxdet
 from cxr.datasets.chestxdet.results import above_fitted_thresholds, write_chestxdet_results
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
-from cxr.methods.base import Labels, Scorer
-from cxr.methods.detector.class_scorer import ClassAP, score_boxes
+from cxr.methods.base import Labels
+from cxr.methods.detector.class_scorer import ClassAP
 from cxr.settings import Settings
 
 
@@ -39,7 +39,7 @@ class ChestXDet(Dataset):
     )
 
     @cached_property
-    def scorer(self) -> Scorer:
+    def scorer(self) -> ClassAP:
         return ClassAP(iou=0.5)
 
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
@@ -89,5 +89,5 @@ class ChestXDet(Dataset):
         truth = {}
         for _, row in test_table.iterrows():
             truth[row["image_id"]] = scaled_boxes(row, row["width"], row["height"])
-        scores = score_boxes(truth, request.answers, labels.classes)
+        scores = self.scorer.score_boxes(truth, request.answers, labels)
         return Answer(run.path / "test_results", {"test": scores})
