@@ -7,7 +7,7 @@ of a ranking.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from cxr.geometry.detections import Detections, TrueBoxes
-from cxr.metrics.average_precision import class_average_precisions
+from cxr.metrics.average_precision import Row, class_average_precisions
 from cxr.metrics.bootstrap import Interval, class_intervals
 from cxr.metrics.means import mean_known
 from cxr.metrics.pooled_boxes import LAST_PIXEL, ClassRanking, rank_rows
@@ -128,8 +128,8 @@ def image_truth(boxes: ArrayLike) -> TrueBoxes:
 
 
 def competition_scores(
-    true: Mapping[Hashable, TrueBoxes],
-    answers: Mapping[Hashable, Detections],
+    true: Mapping[Row, TrueBoxes],
+    answers: Mapping[Row, Detections],
     iou_threshold: float = 0.5,
     last_pixel: bool = False,
 ) -> dict[str, float]:
