@@ -21,14 +21,14 @@ from cxr.tasks import Task
 def step(task: Task, settings: Settings) -> None:
     # After --help, which needs no PyTorch.
     from cxr.run_folder import TaskFolder
-    from cxr.steps.postprocess.compare import compare, find_runs
+    from cxr.steps.postprocess.compare import compare_runs, find_runs
     from cxr.steps.postprocess.postprocess import postprocess
     from cxr.system.kaggle import submit
 
     if settings.judging.compare:
         folder = TaskFolder.of(settings.place)
         runs = find_runs(folder, settings.judging.compare)
-        print("wrote", compare(runs, folder.path / "compare.html"))
+        print("wrote", compare_runs(task, runs, folder.path / "compare.html"))
         return
     submission = postprocess(task, settings)
     if settings.judging.submit and submission:

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cxr.data.dataset import read_png, scaled_boxes, true_mask
+from cxr.data.dataset import boxes_in_frame, read_png, true_mask
 from cxr.data.tables import read_table
+from cxr.geometry.frames import Frame
 from cxr.geometry.masks import find_outlines, resize_mask
 from cxr.plots.panels import (
     BRIGHT,
@@ -65,7 +66,7 @@ def write_overview(
     test = read_table(task_dir / "test.csv")
     panels = overview_panels(train, test, classes)
     if len(box_classes) > 1:
-        draw = partial(draw_findings, train=train, names=box_classes)
+        draw = partial(draw_finding_counts, train=train, names=box_classes)
         panels.insert(1, Panel("Images with each finding", draw))
     write_panels(task_dir / "overview.png", panels)
     samples = pick_samples(train, classes, samples_per_class, box_classes)
@@ -78,7 +79,7 @@ def overview_panels(train: pd.DataFrame, test: pd.DataFrame, classes: Sequence[s
     return [
         Panel(
             f"Classes in each fold ({len(train)} images)",
-            partial(draw_classes, train=train, classes=classes),
+            partial(draw_class_counts, train=train, classes=classes),
         ),
         Panel("Age and sex", partial(draw_ages, train=train)),
         Panel("View", partial(draw_views, train=train, test=test)),
@@ -97,7 +98,7 @@ def box_fractions(table: pd.DataFrame) -> np.ndarray:
     return np.concatenate(boxes)
 
 
-def draw_classes(axis: Axes, train: pd.DataFrame, classes: Sequence[str]) -> None:
+def draw_class_counts(axis: Axes, train: pd.DataFrame, classes: Sequence[str]) -> None:
     """A group of bars for each fold, in it a bar for each class."""
     if not len(train):
         say_nothing(axis, "no training images")
@@ -123,7 +124,7 @@ def has_box(table: pd.DataFrame, label: int) -> pd.Series:
     return lists.map(lambda labels: label in labels).astype(bool)
 
 
-def draw_findings(axis: Axes, train: pd.DataFrame, names: Sequence[str]) -> None:
+def draw_finding_counts(axis: Axes, train: pd.DataFrame, names: Sequence[str]) -> None:
     """Images with a box of each class, the folds stacked."""
     left = np.zeros(len(names))
     bars = None
@@ -347,7 +348,7 @@ def draw_sample(
     # looks like one.
     aspect = row["height"] / row["width"] * width / height
     axis.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=aspect)
-    boxes, labels = scaled_boxes(row, width, height)
+    boxes, labels = boxes_in_frame(row, Frame("stored", width, height))
     for box, label in zip(boxes, labels, strict=True):
         colour = BRIGHT[label % len(BRIGHT)]
         draw_box(axis, box, colour, linewidth=1.6)

@@ -42,9 +42,9 @@ def draw_sensitivity(
     axis: Axes, line: SensitivityLine, fold_values: Sequence[Any], limits: tuple[float, float]
 ) -> None:
     if all(is_number(value) for value in line.values):
-        draw_numbers(axis, line, fold_values)
+        draw_number_line(axis, line, fold_values)
     else:
-        draw_names(axis, line, fold_values)
+        draw_named_values(axis, line, fold_values)
     axis.set_ylim(limits)
     axis.set_ylabel("score")
 
@@ -59,7 +59,7 @@ def sensitivity_sentence(scores: Sequence[float]) -> str:
     return f"From its worst to its best value the score goes from {lowest:.3f} to {highest:.3f}."
 
 
-def draw_numbers(axis: Axes, line: SensitivityLine, fold_values: Sequence[Any]) -> None:
+def draw_number_line(axis: Axes, line: SensitivityLine, fold_values: Sequence[Any]) -> None:
     """A parameter of numbers: a curve with the chosen value on it."""
     values = np.asarray(line.values, float)
     scores = np.asarray(line.scores, float)
@@ -74,7 +74,7 @@ def draw_numbers(axis: Axes, line: SensitivityLine, fold_values: Sequence[Any]) 
     mark_folds(axis, [value for value in fold_values if is_number(value)])
 
 
-def draw_names(axis: Axes, line: SensitivityLine, fold_values: Sequence[Any]) -> None:
+def draw_named_values(axis: Axes, line: SensitivityLine, fold_values: Sequence[Any]) -> None:
     """A parameter of words, or of yes and no: a dot for each value."""
     names = [short_text(value) for value in line.values]
     chosen = short_text(line.chosen)

@@ -112,7 +112,7 @@ def has_numbers(logs: Iterable[pd.DataFrame], column: str) -> bool:
 def draw_class_ap(axis: Axes, logs: Logs, column: str, colours: Mapping[int, str]) -> None:
     for fold, log in logs.items():
         if column in log:
-            draw_line(axis, log["epoch"], log[column], color=colours[fold])
+            draw_epoch_line(axis, log["epoch"], log[column], color=colours[fold])
     axis.set_ylim(bottom=0)
     label_epochs(axis)
 
@@ -122,7 +122,7 @@ def draw_metric(axis: Axes, logs: Logs, colours: Mapping[int, str]) -> None:
     for fold, log in logs.items():
         if "metric" not in log or log["metric"].isna().all():
             continue
-        draw_line(axis, log["epoch"], log["metric"], color=colours[fold])
+        draw_epoch_line(axis, log["epoch"], log["metric"], color=colours[fold])
         best = log["metric"].idxmax()
         axis.plot(
             log["epoch"][best],
@@ -143,10 +143,10 @@ def draw_loss(axis: Axes, logs: Logs, term: str, colours: Mapping[int, str]) -> 
         colour = colours[fold]
         if f"train_{term}" in log:
             values = log[f"train_{term}"]
-            draw_line(axis, log["epoch"], values, color=colour, linestyle="--", linewidth=1.0)
+            draw_epoch_line(axis, log["epoch"], values, color=colour, linestyle="--", linewidth=1.0)
         if f"valid_{term}" in log:
             values = log[f"valid_{term}"]
-            draw_line(axis, log["epoch"], values, color=colour, linestyle="-", linewidth=1.8)
+            draw_epoch_line(axis, log["epoch"], values, color=colour, linestyle="-", linewidth=1.8)
     scale_losses(axis)
     label_epochs(axis, "epoch (solid: validation, dashed: training)")
 
@@ -155,14 +155,14 @@ def draw_learning_rate(axis: Axes, logs: Logs, colours: Mapping[int, str]) -> No
     every_rate_positive = True
     for fold, log in logs.items():
         if "lr" in log:
-            draw_line(axis, log["epoch"], log["lr"], color=colours[fold])
+            draw_epoch_line(axis, log["epoch"], log["lr"], color=colours[fold])
             every_rate_positive &= bool((log["lr"].dropna() > 0).all())
     if every_rate_positive:
         axis.set_yscale("log")
     label_epochs(axis)
 
 
-def draw_line(axis: Axes, x: pd.Series, y: pd.Series, **style: Any) -> None:
+def draw_epoch_line(axis: Axes, x: pd.Series, y: pd.Series, **style: Any) -> None:
     """A line; a single point gets a marker, else it could not be seen."""
     marker = "o" if y.notna().sum() == 1 else None
     usual: dict[str, Any] = {"linewidth": 1.8, "marker": marker, "markersize": 5}
@@ -226,9 +226,11 @@ def draw_compared(axis: Axes, runs: Mapping[str, Logs], column: str) -> None:
             late_values.append(fold[fold.index > fold.index.max() * HIDDEN_SHARE])
         if len(folds) > 1:
             for fold in folds:
-                draw_line(axis, fold.index, fold, color=colours[name], linewidth=0.7, alpha=0.45)
+                draw_epoch_line(
+                    axis, fold.index, fold, color=colours[name], linewidth=0.7, alpha=0.45
+                )
         mean = fold_mean(folds)
-        draw_line(axis, mean.index, mean, color=colours[name], linewidth=2.2)
+        draw_epoch_line(axis, mean.index, mean, color=colours[name], linewidth=2.2)
 
     if column == "metric":
         axis.set_ylim(bottom=0)

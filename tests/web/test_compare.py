@@ -8,8 +8,16 @@ import pytest
 from reports import OUTSIDE, write_run
 
 from cxr.run_folder import RunFolder, TaskFolder
-from cxr.steps.postprocess.compare import compare, differing_settings, distinct_names, find_runs
+from cxr.steps.postprocess.compare import (
+    compare_runs,
+    differing_settings,
+    distinct_names,
+    find_runs,
+)
 from cxr.system.errors import InputError
+from cxr.tasks import TASKS
+
+TASK = TASKS["rsna"]
 
 
 def read_page(path):
@@ -32,14 +40,14 @@ def test_scores_curves_and_differing_settings(tmp_path):
     empty = RunFolder(tmp_path / "empty")
     empty.path.mkdir()
     small.results.write_text(json.dumps({"score": 0.321, "interval": [0.3, 0.35], "n_images": 600}))
-    page = read_page(compare([small, big, empty], tmp_path / "compare.html"))
+    page = read_page(compare_runs(TASK, [small, big, empty], tmp_path / "compare.html"))
     assert "0.321" in page
     assert page.count("not scored yet") == 2
     assert "Not for diagnosis" in page
     assert not re.search(OUTSIDE, page)
     assert min(cv2.imread(str(tmp_path / "compare.png")).shape[:2]) > 300
 
-    settings = differing_settings({"small": small, "big": big, "empty": empty})
+    settings = differing_settings(TASK, {"small": small, "big": big, "empty": empty})
     assert settings.columns == ["encoder"]
     assert settings.rows["big"]["encoder"] == "dpn92"
     assert settings.rows["empty"] == {}
@@ -52,14 +60,14 @@ def test_average_precision_of_each_class_and_the_leaderboard(tmp_path):
         "c": {"score": 0.3},
     }
     runs = [untrained_run(tmp_path / name, content) for name, content in results.items()]
-    page = read_page(compare(runs, tmp_path / "compare.html"))
+    page = read_page(compare_runs(TASK, runs, tmp_path / "compare.html"))
     for words in ("leaderboard", "AP<br>typical", "AP<br>opacity", "AP<br>atypical"):
         assert words in page, words
     cells = re.sub(r"<[^>]+>", " ", page.split("AP<br>atypical")[1]).split()
     assert cells[:6] == ["a", "0.500", "0.613", "0.710", "–", "–"]
     assert cells[6:12] == ["b", "0.400", "–", "0.620", "–", "0.130"]
 
-    page = read_page(compare(runs[2:], tmp_path / "compare.html"))
+    page = read_page(compare_runs(TASK, runs[2:], tmp_path / "compare.html"))
     assert "leaderboard" not in page
     assert "AP<br>" not in page
 
@@ -77,7 +85,7 @@ def test_runs_by_name_and_all_of_them(tmp_path):
 
 def test_a_run_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        compare([RunFolder(tmp_path / "nowhere")], tmp_path / "compare.html")
+        compare_runs(TASK, [RunFolder(tmp_path / "nowhere")], tmp_path / "compare.html")
     assert not list(tmp_path.iterdir())
 
 
@@ -85,7 +93,7 @@ def test_null_scores_and_no_logs(tmp_path):
     run = RunFolder(tmp_path / "a")
     run.path.mkdir()
     run.results.write_text('{"score": null, "interval": [null, null]}')
-    page = read_page(compare([run], tmp_path / "compare.html"))
+    page = read_page(compare_runs(TASK, [run], tmp_path / "compare.html"))
     assert "not scored yet" in page
     assert not (tmp_path / "compare.png").exists()
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from cxr.config import Config
 from cxr.plots.page import render_page, setting_text
 from cxr.plots.panels import colours_of, write_panels
 from cxr.plots.training_curves import comparison_panels
@@ -20,6 +19,7 @@ from cxr.steps.postprocess.report_tables import Bar, bars_axis
 from cxr.steps.postprocess.run_records import across_folds, read_configs, read_logs
 from cxr.system.disk import atomic, read_json
 from cxr.system.errors import InputError
+from cxr.tasks import Task
 
 TEMPLATE = Path(__file__).parent / "templates" / "compare.html.jinja"
 # Settings that change what is learned beside those of training.
@@ -57,8 +57,8 @@ class SettingsTable:
     rows: dict[str, dict[str, str]]
 
 
-def compare(folders: Sequence[RunFolder], path: Path) -> Path:
-    """Write the comparison of runs at `path` (.html) and its diagrams beside it as .png.
+def compare_runs(task: Task, folders: Sequence[RunFolder], path: Path) -> Path:
+    """Write the comparison of runs of a task at `path` (.html) and its diagrams beside it as .png.
 
     A run without results.json or logs is shown as far as it got. Returns `path`. Raises InputError
     for a folder that does not exist.
@@ -90,7 +90,7 @@ def compare(folders: Sequence[RunFolder], path: Path) -> Path:
         problems=problems,
         panels=panels,
         colours=colours,
-        settings=differing_settings(runs),
+        settings=differing_settings(task, runs),
         bars=bars,
         axis=bars_axis(bars),
         classes=list(classes),
@@ -160,12 +160,12 @@ def mean_finite(values: Iterable[float]) -> float:
     return sum(finite) / len(finite)
 
 
-def differing_settings(runs: Mapping[str, RunFolder]) -> SettingsTable:
+def differing_settings(task: Task, runs: Mapping[str, RunFolder]) -> SettingsTable:
     """The settings of config.json that change what is learned and are not the same in all runs.
 
     A setting that is younger than a run had its default there.
     """
-    rows = {name: across_folds(learning_settings(run)) for name, run in runs.items()}
+    rows = {name: across_folds(learning_settings(task, run)) for name, run in runs.items()}
     known = [row for row in rows.values() if row]
     names: dict[str, None] = {}
     for row in known:
@@ -178,14 +178,12 @@ def differing_settings(runs: Mapping[str, RunFolder]) -> SettingsTable:
     return SettingsTable(columns, rows)
 
 
-def learning_settings(run: RunFolder) -> dict[int, dict[str, Any]]:
+def learning_settings(task: Task, run: RunFolder) -> dict[int, dict[str, Any]]:
     """{fold: settings that change what is learned}."""
-    defaults = Config().training_settings()
     settings = {}
     for fold, record in read_configs(run).by_fold.items():
-        relevant = {}
-        for key, value in record.items():
-            if key in defaults or key in TABLE_SETTINGS:
-                relevant[key] = value
-        settings[fold] = defaults | relevant
+        settings[fold] = task.make_settings(record).training_values()
+        for name in TABLE_SETTINGS:
+            if name in record:
+                settings[fold][name] = record[name]
     return settings
