@@ -7,24 +7,17 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from sklearn.model_selection import StratifiedGroupKFold
 from steps import ROOT, STEPS, digest, link_tree, protect, run_here
 
 from cxr.config import Config
 from cxr.data.batch import collate
-from cxr.data.folds import assign_folds
 from cxr.datasets.chestxdet.files import FINDINGS, read_chestxdet
-from cxr.datasets.chestxdet.results import format_result
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
-from cxr.datasets.phantom.chest import draw_chest
-from cxr.datasets.phantom.findings import DRAW, draw_with_findings, healthy
-from cxr.images.read import convert_image
 from cxr.steps.download import download
 from cxr.steps.train import engine
 from cxr.system.errors import InputError
@@ -83,165 +76,7 @@ def write_set(folder, entries, images=None, mode="L"):
     return folder
 
 
-def test_synthetic_set_is_in_the_true_format(synthetic):
-    train = json.loads((synthetic / "train.json").read_text())
-    assert len(train) == 9 and all(e.keys() == {"file_name", "syms", "boxes"} for e in train)
-    assert all(len(e["syms"]) == len(e["boxes"]) and set(e["syms"]) <= set(FINDINGS) for e in train)
-    sizes = {Image.open(path).size for path in synthetic.glob("*_data/*.png")}
-    assert sizes == {(1024, 1024)} and len(list((synthetic / "test_data").iterdir())) == 3
-    assert write_chestxdet(synthetic, n_train=8, n_test=3, seed=3, side=96) is False
-    with pytest.raises(InputError, match="delete it"):
-        write_chestxdet(synthetic, n_train=9, n_test=3, seed=3, side=96)
-
-
-@pytest.mark.parametrize("name", DRAW)
-@pytest.mark.parametrize("side", [0, 1])
-def test_every_finding_lies_in_its_box(name, side):
-    """Most of what a finding changes in the scene is inside its box, and the box is no larger than a lung."""
-    rng = np.random.default_rng(5)
-    scene = healthy(rng, draw_chest(rng, "PA", "F", 50), 128)
-    before = [*scene.lungs, scene.density, scene.markings, scene.bright]
-    x1, y1, x2, y2 = DRAW[name](rng, scene, side)
-    change = sum(
-        abs(new - old)
-        for new, old in zip([*scene.lungs, scene.density, scene.markings, scene.bright], before)
-    )
-    inside = change[
-        int(128 * y1) : int(np.ceil(128 * y2)), int(128 * x1) : int(np.ceil(128 * x2))
-    ].sum()
-    assert inside > 0.6 * change.sum() > 0
-    assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 and x2 - x1 < 0.5 and y2 - y1 < 0.75
-    assert ((x1 + x2) / 2 > scene.chest.centre) == (side == 1)
-
-
-def test_a_picture_with_all_findings_and_one_without():
-    rng = np.random.default_rng(1)
-    image, found = draw_with_findings(rng, draw_chest(rng, "AP", "M", 70), list(DRAW), 96)
-    assert (
-        image.shape == (96, 96)
-        and image.dtype == np.uint8
-        and {name for name, _ in found} == set(FINDINGS)
-    )
-    assert draw_with_findings(rng, draw_chest(rng, "AP", "M", 70), [], 96)[1] == []
-
-
-def test_tables_and_notes_of_the_synthetic_set(synthetic):
-    train, test, notes = read_chestxdet(synthetic)
-    content = {e["file_name"]: e for e in json.loads((synthetic / "train.json").read_text())}
-    assert len(train) == 8 and len(test) == 3 and train.image_id.is_monotonic_increasing
-    for row in train.itertuples():
-        wanted = content[f"{row.image_id}.png"]
-        sized = [(s, b) for s, b in zip(wanted["syms"], wanted["boxes"]) if b[2] > b[0]]
-        assert json.loads(row.boxes) == [b for _, b in sized] and row.n_boxes == len(sized)
-        assert [FINDINGS[k] for k in json.loads(row.box_labels)] == [s for s, _ in sized]
-        assert row.label == (len(sized) > 0) and set(row.stratum.split("|")) == (
-            {s for s, _ in sized} or {"No finding"}
-        )
-    assert train.group.str.startswith("nih_").all()
-    text = "\n".join(notes)
-    assert "1 images have no file in train_data and were left out, such as 99999.png" in text
-    assert "1 boxes of train.json have no area" in text
-    assert (
-        "2 images of train_data have colours or transparency and were made gray, such as 36200.png (RGBA)"
-        in text
-    )
-    assert "grouped by" in text
-
-
-@needs_sample
-def test_tables_of_the_real_sample():
-    train, test, notes = read_chestxdet(SHARED / TASK.slug)
-    assert (len(train), train.n_boxes.sum(), len(test)) == (32, 58, 0)
-    labels = np.concatenate([json.loads(text) for text in train.box_labels])
-    assert np.bincount(labels.astype(int), minlength=10).tolist() == [
-        33,
-        3,
-        13,
-        0,
-        0,
-        4,
-        1,
-        2,
-        2,
-        0,
-    ]
-    assert (train.stratum == "No finding").sum() == 7
-    assert any("patients are not known" in note for note in notes) and any(
-        "no test.json" in note for note in notes
-    )
-
-
 BOX = ("Nodule", 1, 2, 30, 40)
-
-
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        ("{", "is not readable JSON"),
-        ('{"a": 1}', "is not a list of entries"),
-        ('[{"file_name": "a.png"}]', "is not a list"),
-        ([entry("a.png", ("Cold", 1, 2, 3, 4))], "a.png has the unknown finding 'Cold'"),
-        ([entry("a.png", BOX) | {"syms": []}], "a.png has 0 syms but 1 boxes"),
-        ([entry("a.png", ("Nodule", 1, 2, 3))], "a.png has a box that is not four numbers"),
-        ([entry("a.png", ("Nodule", 1, 2, 3, "x"))], "a.png has a box that is not four numbers"),
-    ],
-)
-def test_labels_that_cannot_be_understood(tmp_path, content, words):
-    with pytest.raises(InputError, match=words):
-        read_chestxdet(write_set(tmp_path, content, images=["a.png"]))
-
-
-def test_nothing_there(tmp_path):
-    with pytest.raises(InputError, match="train.json is missing: run 01_download.py"):
-        read_chestxdet(tmp_path)
-    with pytest.raises(InputError, match="holds no image of train.json"):
-        read_chestxdet(write_set(tmp_path, [entry("a.png", BOX)], images=[]))
-
-
-def test_oddities_are_counted_and_left_out(tmp_path):
-    entries = [
-        entry("b.png", BOX, ("Mass", 5, 5, 5, 9), ("Mass", 9, 9, 3, 12)),
-        entry("a.png"),
-        entry("a.png", BOX),
-        entry("gone.png", BOX),
-        entry("t.png", BOX),
-    ]
-    folder = write_set(tmp_path, entries, images=["a.png", "b.png", "t.png", "extra.png"])
-    (folder / "test_data").mkdir()
-    shutil.copy(folder / "train_data" / "t.png", folder / "test_data")
-    (folder / "test.json").write_text(json.dumps([entry("t.png", BOX)]))
-    train, test, notes = read_chestxdet(folder)
-    assert (
-        train.image_id.tolist() == ["a", "b"]
-        and train.n_boxes.tolist() == [0, 1]
-        and test.n_boxes.tolist() == [1]
-    )
-    for words in (
-        "2 boxes of train.json have no area",
-        "1 entries of train.json repeat an image",
-        "such as gone.png",
-        "1 images of train.json are in test.json, too",
-        "2 files of train_data are in no list",
-    ):
-        assert any(words in note for note in notes), (words, notes)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
-def test_pictures_of_every_mode_become_the_same_gray(tmp_path, mode):
-    ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
-    Image.fromarray(ramp).convert(mode).save(tmp_path / "a.png")
-    header, reason = convert_image(tmp_path / "a.png", tmp_path / "b.png", 64)
-    assert reason == "" and (header.width, header.height) == (64, 64)
-    assert np.array_equal(cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED), ramp)
-
-
-def test_unlabelled_test_images(tmp_path):
-    folder = write_set(tmp_path, [entry("a.png", BOX)])
-    (folder / "test_data").mkdir()
-    Image.new("L", (8, 8)).save(folder / "test_data" / "u.png")
-    _, test, notes = read_chestxdet(folder)
-    assert test.image_id.tolist() == ["u"] and test.label.tolist() == [-1]
-    assert any("1 test images, without labels" in note for note in notes)
 
 
 def test_nine_or_ten_classes(synthetic):
@@ -331,69 +166,6 @@ def test_two_findings_in_one_place_are_both_found():
     boxes, confidence, labels, side = TASK.quick_predictions(outputs, batch, model)[4]
     assert labels.tolist() == [0, 2] and side == 192 and np.array_equal(boxes[0], boxes[1])
     assert confidence == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-1))])
-
-
-def many(n=600, seed=0):
-    """Images of patients with up to four images, findings of very different frequency, some together."""
-    rng = np.random.default_rng(seed)
-    has = rng.random((n, 5)) < [0.4, 0.3, 0.1, 0.05, 0.02]
-    names = np.array(["A", "B", "C", "D", "E"])
-    return pd.DataFrame(
-        {
-            "group": [f"p{k}" for k in np.sort(rng.integers(0, n // 2, n))],
-            "stratum": ["|".join(names[row]) or "none" for row in has],
-        }
-    )
-
-
-def test_folds_spread_every_finding_evenly_and_keep_patients_together():
-    table = many()
-    folds = assign_folds(table, 4, 42)
-    counts = table.stratum.str.get_dummies("|").groupby(folds).sum()
-    assert (table.groupby("group").apply(lambda rows: len(set(folds[rows.index]))) == 1).all()
-    assert ((counts - counts.mean()).abs() <= np.maximum(2, 0.06 * counts.mean())).all(axis=None), (
-        counts
-    )
-    assert (np.abs(np.bincount(folds) - 150) <= 9).all()
-    assert (
-        np.array_equal(folds, assign_folds(table, 4, 42))
-        and (folds != assign_folds(table, 4, 43)).any()
-    )
-
-
-def test_single_strata_are_still_dealt_by_scikit_learn():
-    table = many().assign(stratum=lambda t: t.stratum.str[0])
-    expected = np.zeros(len(table), int)
-    splitter = StratifiedGroupKFold(4, shuffle=True, random_state=42)
-    for fold, (_, rows) in enumerate(splitter.split(table, table.stratum, table.group)):
-        expected[rows] = fold
-    assert np.array_equal(assign_folds(table, 4, 42), expected)
-
-
-def test_results_in_the_data_sets_format_by_hand():
-    boxes = np.array([[10.04, 20, 30, 40], [0, 0, 100, 80.0]])
-    content = format_result(boxes, np.array([0.75, 0.5]), np.array([3, 0]), (100, 80))
-    assert content == [
-        {"nodule": [10.0, 20.0, 30.0, 40.0, 0.75]},
-        {"consolidation": [0.0, 0.0, 100.0, 80.0, 0.5]},
-    ]
-    assert format_result(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), (100, 80)) == []
-
-
-@pytest.mark.parametrize(
-    "box, score, words",
-    [
-        ([0, 0, 101, 9], 0.5, "outside its image of 100 x 80"),
-        ([-1, 0, 9, 9], 0.5, "outside"),
-        ([5, 5, 5, 9], 0.5, "no area"),
-        ([0, 0, 9, 9], 0.0, "score"),
-        ([0, 0, 9, 9], 1.1, "score"),
-        ([0, 0, 9, 9], float("nan"), "score"),
-    ],
-)
-def test_wrong_results_are_refused(box, score, words):
-    with pytest.raises(InputError, match=words):
-        format_result(np.array([box], float), np.array([score]), np.array([0]), (100, 80))
 
 
 def config_of(folder):

@@ -15,16 +15,18 @@ from cxr.config import Config
 from cxr.data.augmentation import Augmentation
 from cxr.data.batch import collate
 from cxr.data.dataset import XrayDataset
+from cxr.data.mask_augmentation import MaskAugmentation
+from cxr.data.predictions import read_predictions, write_part
 from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import read_table
-from cxr.data.mask_augmentation import MaskAugmentation
 from cxr.datasets.covid.dataset import submission_of
 from cxr.datasets.covid.files import read_covid_sample
-from cxr.datasets.covid.submission import check_covid_submission, parse_covid_answer
-from cxr.data.predictions import read_predictions, write_part
+from cxr.datasets.covid.submission import check_covid_submission
+from cxr.datasets.prediction_strings import parse_predictions
 from cxr.inference.run import VIEWS, predict_batch
 from cxr.methods.classifier.records import ClassPrediction, StudyCase
 from cxr.methods.classifier.study_scorer import evaluate
+from cxr.metrics.studies import ALL_CLASSES
 from cxr.steps.postprocess import postprocess
 from cxr.system.errors import InputError
 from cxr.tasks import TASKS
@@ -291,8 +293,8 @@ def test_submission_has_boxes_and_means_of_studies():
     )
     check_covid_submission(table, sample, dict.fromkeys("abc", (50, 60)))
     texts = dict(zip(table["id"], table["PredictionString"]))
-    assert parse_covid_answer(texts["s_study"]).scores == pytest.approx([0.6, 0.2, 0.2, 1e-6])
-    assert parse_covid_answer(texts["gone_study"]).scores == pytest.approx([0.25] * 4)
+    assert parse_predictions(texts["s_study"], ALL_CLASSES).scores == pytest.approx([0.6, 0.2, 0.2, 1e-6])
+    assert parse_predictions(texts["gone_study"], ALL_CLASSES).scores == pytest.approx([0.25] * 4)
     assert (
         texts["a_image"] == "opacity 0.500000 1 2 30 40 none 0.550000 0 0 1 1"
     )  # mean of 0.6 and 1 - 0.5

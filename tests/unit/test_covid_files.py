@@ -15,9 +15,7 @@ from cxr.datasets.covid.submission import (
     ImageScores,
     Prior,
     check_covid_submission,
-    format_covid_answer,
     format_covid_submission,
-    parse_covid_answer,
     prevalence,
     read_covid_submission,
 )
@@ -32,9 +30,10 @@ from cxr.datasets.covid.synthetic import (
 )
 from cxr.datasets.phantom.chest import draw_chest
 from cxr.datasets.phantom.findings import expose, healthy
+from cxr.datasets.prediction_strings import format_predictions, parse_predictions
 from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.images.read import read_image
-from cxr.metrics.studies import competition_scores
+from cxr.metrics.studies import ALL_CLASSES, competition_scores
 from cxr.system.errors import InputError
 
 STUDIES = """id,Negative for Pneumonia,Typical Appearance,Indeterminate Appearance,Atypical Appearance
@@ -280,7 +279,7 @@ def test_submission(folder):
         "y_image,none 0.900000 0 0 1 1",
     ]
     check_covid_submission(table, sample, {"z": (300, 400), "y": (100, 100)})
-    answer = parse_covid_answer(table["PredictionString"][2])
+    answer = parse_predictions(table["PredictionString"][2], ALL_CLASSES)
     assert answer.boxes.tolist() == [[10, 20.1, 300, 400], [0, 0, 1, 1]]
     assert answer.labels.tolist() == [5, 4]
 
@@ -299,7 +298,7 @@ def test_broken_files_get_the_prior(folder):
 def test_boxes_that_rounding_flattens_are_left_out():
     boxes = np.array([[5.01, 5, 5.04, 9], [0, 0, 1, 1]])
     detections = Detections(boxes, np.array([0.5, 0.5]), np.array([5, 4]))
-    assert format_covid_answer(detections) == "none 0.500000 0 0 1 1"
+    assert format_predictions(detections, ALL_CLASSES) == "none 0.500000 0 0 1 1"
 
 
 @pytest.mark.parametrize(
@@ -421,7 +420,7 @@ def test_truth_as_submission_scores_one(synthetic):
     truth = {}
     answers = {}
     for row, text in zip(table["id"], table["label"], strict=True):
-        answers[row] = parse_covid_answer(text)
+        answers[row] = parse_predictions(text, ALL_CLASSES)
         truth[row] = TrueBoxes(answers[row].boxes, answers[row].labels)
     found = competition_scores(truth, answers)
     assert found["ap_none"] == found["ap_opacity"] == 1

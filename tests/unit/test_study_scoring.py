@@ -9,7 +9,7 @@ import pytest
 from coco import coco_average_precision
 from sklearn.metrics import average_precision_score
 
-from cxr.datasets.covid.submission import parse_covid_answer
+from cxr.datasets.prediction_strings import parse_predictions
 from cxr.geometry.detections import TrueBoxes
 from cxr.metrics.studies import (
     ALL_CLASSES,
@@ -53,7 +53,7 @@ ANSWER = {
 
 
 def read_answer(texts):
-    return {row: parse_covid_answer(text) for row, text in texts.items()}
+    return {row: parse_predictions(text, ALL_CLASSES) for row, text in texts.items()}
 
 
 def read_truth(texts):

@@ -1,5 +1,6 @@
-"""ChestX-Det10: boxes of nine or ten findings in NIH X-rays (arXiv 2006.10550, challenge 2010.10298).
+"""ChestX-Det10: boxes of nine or ten findings in NIH X-rays.
 
+arXiv 2006.10550, challenge 2010.10298,
 https://github.com/Deepwise-AILab/ChestX-Det10-Dataset
 """
 
@@ -11,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxr.data.dataset import scaled_boxes
+from cxr.data.dataset import boxes_in_frame
 from cxr.data.image_table import Tables
 from cxr.data.tables import keep_classes, read_table
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.chestxdet.files import CLASSES, FINDINGS, read_chestxdet
 from cxr.datasets.chestxdet.results import above_fitted_thresholds, write_chestxdet_results
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
+from cxr.geometry.frames import Frame
 from cxr.methods.base import Labels
 from cxr.methods.detector.class_scorer import ClassAP
 from cxr.settings import Settings
@@ -88,6 +90,7 @@ class ChestXDet(Dataset):
 
         truth = {}
         for _, row in test_table.iterrows():
-            truth[row["image_id"]] = scaled_boxes(row, row["width"], row["height"])
+            original = Frame("original", row["width"], row["height"])
+            truth[row["image_id"]] = boxes_in_frame(row, original)
         scores = self.scorer.score_boxes(truth, request.answers, labels)
         return Answer(run.path / "test_results", {"test": scores})

@@ -16,8 +16,9 @@ import pydicom
 
 from cxr.data.duplicates import join_groups
 from cxr.data.image_table import ImageRow, Tables, make_image_table, note_count
-from cxr.datasets.covid.submission import IMAGE, STUDY, parse_covid_answer, read_covid_submission
-from cxr.metrics.studies import OPACITY
+from cxr.datasets.covid.submission import IMAGE, STUDY, read_covid_submission
+from cxr.datasets.prediction_strings import parse_predictions
+from cxr.metrics.studies import ALL_CLASSES, OPACITY
 from cxr.system.errors import InputError
 from cxr.system.tables import read_csv
 
@@ -192,7 +193,7 @@ def parse_boxes(text: str, where: str) -> list[list[float]]:
 def is_same_answer(boxes: list[list[float]], text: str) -> bool:
     """Whether the column label, written like a submission, says the same as these boxes."""
     try:
-        answer = parse_covid_answer(text)
+        answer = parse_predictions(text, ALL_CLASSES)
     except ValueError:
         return False
     opacities = answer.of_class(OPACITY).boxes

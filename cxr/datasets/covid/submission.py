@@ -1,7 +1,7 @@
 """Submissions of SIIM-FISABIO-RSNA COVID-19 Detection: one row for each study and each image.
 
-A PredictionString is `label confidence x1 y1 x2 y2`, repeated. A study has its four classes and an
-image `none`, all with the box 0 0 1 1; the boxes of `opacity` are in pixels of the original image.
+A study has its four classes and an image `none`, all with the box 0 0 1 1; the boxes of `opacity`
+are in pixels of the original image.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from cxr.datasets.prediction_strings import format_predictions, parse_predictions
 from cxr.datasets.submission_ids import check_ids
-from cxr.geometry.detections import Detections
 from cxr.metrics.studies import (
     ALL_CLASSES,
     NONE,
@@ -30,8 +30,6 @@ from cxr.system.tables import read_csv
 COLUMNS = ["id", "PredictionString"]
 STUDY = "_study"  # ends of the ids
 IMAGE = "_image"
-LOWEST_CONFIDENCE = 1e-6  # a confidence of 0 would not count
-WORDS = 6  # of each box
 
 
 class ImageScores(NamedTuple):
@@ -87,35 +85,8 @@ def format_covid_submission(
         else:
             image = images.get(row_id.removesuffix(IMAGE), nothing)
             answer = image_answer(image.boxes, image.scores, image.none)
-        texts.append(format_covid_answer(answer))
+        texts.append(format_predictions(answer, ALL_CLASSES))
     return pd.DataFrame({"id": ids, "PredictionString": texts}, dtype=str)
-
-
-def format_covid_answer(answer: Detections) -> str:
-    """Text of a row; boxes that rounding leaves without area are left out."""
-    corners = np.round(answer.boxes, 1)
-    scores = np.clip(answer.scores, LOWEST_CONFIDENCE, 1)
-    parts = []
-    for (x1, y1, x2, y2), score, label in zip(corners, scores, answer.labels, strict=True):
-        if x2 > x1 and y2 > y1:
-            box = f"{x1:.10g} {y1:.10g} {x2:.10g} {y2:.10g}"
-            parts.append(f"{ALL_CLASSES[label]} {score:.6f} {box}")
-    return " ".join(parts)
-
-
-def parse_covid_answer(text: str) -> Detections:
-    """What a PredictionString says. ValueError where it is malformed."""
-    words = str(text).split()
-    if len(words) % WORDS:
-        raise ValueError(f"{len(words)} words, not a multiple of {WORDS}")
-    names = words[::WORDS]
-    for name in names:
-        if name not in ALL_CLASSES:
-            raise ValueError(f"the unknown label {name!r}")
-    numbers = [words[start + 1 : start + WORDS] for start in range(0, len(words), WORDS)]
-    values = np.array(numbers, float).reshape(-1, WORDS - 1)
-    labels = np.array([ALL_CLASSES.index(name) for name in names], int)
-    return Detections(boxes=values[:, 1:], scores=values[:, 0], labels=labels)
 
 
 def check_covid_submission(
@@ -142,7 +113,7 @@ def check_covid_submission(
 def find_covid_fault(row_id: str, text: str, size: tuple[float, float]) -> str:
     """What is wrong with a row, "" if nothing is. size: width and height of its image."""
     try:
-        answer = parse_covid_answer(text)
+        answer = parse_predictions(text, ALL_CLASSES)
     except ValueError as error:
         return f"its PredictionString is malformed ({error})"
     boxes = answer.boxes

@@ -1,4 +1,4 @@
-"""SIIM-ACR Pneumothorax Segmentation (Kaggle 2019): masks of pneumothoraces, one or none an image."""
+"""SIIM-ACR Pneumothorax Segmentation (Kaggle 2019): masks of pneumothoraces."""
 
 from __future__ import annotations
 

@@ -1,19 +1,21 @@
 """The five winning systems of SIIM-ACR Pneumothorax as settings.
 
-Network, loss, sampling, schedule, augmentation and rule are those of the winners' code and texts. Where a place trained
-in several steps, its preset is the first one and `pneumothorax_places.sh` runs all.
+Network, loss, sampling, schedule, augmentation and rule are those of the winners' code and texts.
+Where a place trained in several steps, its preset is the first one and `pneumothorax_places.sh`
+runs all.
 """
 
 from typing import Any
 
 from cxr.presets import Preset
 
-# All worked at up to 1,024 pixels. They made 4 to 10 folds, of images; five here, of patients, so that one step 02
-# serves every preset. No place froze its encoder in the first epoch.
+# All worked at up to 1,024 pixels. They made 4 to 10 folds, of images; five here, of patients, so
+# that one step 02 serves every preset. No place froze its encoder in the first epoch.
 WINNERS: dict[str, Any] = {"size": 1024, "folds": 5, "freeze_epochs": 0, "probability_size": 512}
 
-# 1st: Adam, clipped at 0.1, the rate falls when the validation score stands still; an epoch is four fifths positive at
-# first. Images of 512 pixels, 1,024 from the second step on (resnet50: throughout).
+# 1st: Adam, clipped at 0.1, the rate falls when the validation score stands still; an epoch is four
+# fifths positive at first. Images of 512 pixels, 1,024 from the second step on (resnet50:
+# throughout).
 FIRST: dict[str, Any] = WINNERS | {
     "image_size": 512,
     "batch_size": 2,
@@ -30,8 +32,9 @@ FIRST: dict[str, Any] = WINNERS | {
     "component": 100,
 }
 
-# 2nd: warm restarts every five epochs and a tail of four; nothing is clipped, no flips in prediction. What was merged
-# were the averaged weights of the last epochs and ends of cycles; here it is the predictions of the last epochs.
+# 2nd: warm restarts every five epochs and a tail of four; nothing is clipped, no flips in
+# prediction. What was merged were the averaged weights of the last epochs and ends of cycles; here
+# it is the predictions of the last epochs.
 SECOND: dict[str, Any] = WINNERS | {
     "encoder": "se_resnext50_32x4d",
     "decoder": "unet",
@@ -120,7 +123,8 @@ PLACES: dict[str, dict[str, Any]] = {
         "augmentation": "fourth",
         "rule": "fourth",
     },
-    # --unlabelled FOLDER of NIH images adds the mean teacher. Published: the weights after 25,000 to 34,000 steps.
+    # --unlabelled FOLDER of NIH images adds the mean teacher. Published: the weights after 25,000 to
+    # 34,000 steps.
     "fifth": WINNERS
     | {
         "encoder": "se_resnext50_32x4d",
