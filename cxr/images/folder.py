@@ -17,12 +17,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cxr.images.isolated import Picture
-from cxr.images.read import PICTURE_STARTS
+from cxr.images.picture_file import PICTURE_STARTS
+from cxr.images.printable import printable
 from cxr.system.disk import atomic, read_json, write_json
 from cxr.system.errors import InputError
 
 ENDINGS = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
-BOX_COLUMNS = ("finding", "score", "above_threshold", "x1", "y1", "x2", "y2")
+# Of predictions.csv, by what an image gets.
+COLUMNS = {
+    "boxes": ("finding", "score", "above_threshold", "x1", "y1", "x2", "y2"),
+    "mask": ("finding", "score", "area", "share", "file"),
+    "classes": (),
+}
 # Fields of a record that only serve to go on after a stop.
 HIDDEN = ("bytes", "modified", "dicom")
 
@@ -162,10 +168,11 @@ def write_prediction_tables(
     """Write predictions.csv, predictions.json and failed.csv.
 
     records: a function that yields the records, so that they need not fit into memory. failed:
-    [(image, path, what, reason)]. header: what the .json says before its images.
+    [(image, path, what, reason)]. header: what the .json says before its images; its entry
+    `result` is what an image gets: boxes, mask or classes.
     """
     with open_atomic(out / "predictions.csv") as file:
-        write_rows(file, records(), list(header["image_classes"]))
+        write_rows(file, records(), COLUMNS[header["result"]], list(header["image_classes"]))
 
     with open_atomic(out / "predictions.json") as file:
         file.write(json.dumps(header, indent=1)[:-2] + ',\n "images": [')
@@ -189,19 +196,28 @@ def open_atomic(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def write_rows(file: TextIO, records: Iterable[Record], image_classes: Sequence[str]) -> None:
-    """A row for each box; an image without boxes has one row with empty cells."""
+def write_rows(
+    file: TextIO,
+    records: Iterable[Record],
+    columns: Sequence[str],
+    image_classes: Sequence[str],
+) -> None:
+    """A row for each box or mask; an image without one has a row with empty cells.
+
+    columns: what is written of a box or mask.
+    """
     table = csv.writer(file)
     probability_columns = [f"probability of {name}" for name in image_classes]
-    table.writerow(["image", "path", "width", "height", *BOX_COLUMNS, *probability_columns])
-    no_box = dict.fromkeys(BOX_COLUMNS, "")
+    table.writerow(["image", "path", "width", "height", *columns, *probability_columns])
+    nothing = dict.fromkeys(columns, "")
     for record in records:
         image = printable(record["image"])
         path = printable(record["source"])
         facts = [image, path, record["width"], record["height"]]
         probabilities = [record["probabilities"][name] for name in image_classes]
-        for box in record["boxes"] or [no_box]:
-            cells = [box[column] for column in BOX_COLUMNS]
+        findings = record["boxes"] or [record.get("mask", nothing)]
+        for finding in findings:
+            cells = [finding[column] for column in columns]
             table.writerow([*facts, *cells, *probabilities])
 
 
@@ -213,8 +229,3 @@ def public(record: Record) -> Record:
             continue
         facts[name] = printable(value) if isinstance(value, str) else value
     return facts
-
-
-def printable(text: object) -> str:
-    """Names of files may hold bytes that are no text; they become question marks."""
-    return str(text).encode("utf-8", "replace").decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,8 +24,10 @@ class ResultMaker(ABC):
     """Makes results of one run by its rule.
 
     image_classes: names of the classes of a whole image; none where the run has not learned them,
-    since such a head knows nothing.
+    since such a head knows nothing. result_name: what an image gets: boxes, mask or classes.
     """
+
+    result_name: ClassVar[str]
 
     def __init__(self, rule: Rule, labels: Labels, settings: Settings) -> None:
         self.rule = rule
@@ -35,6 +37,11 @@ class ResultMaker(ABC):
     @abstractmethod
     def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
         """Names of the image classes that the run has learned."""
+
+    @property
+    @abstractmethod
+    def findings(self) -> tuple[str, ...]:
+        """Names of what may be marked on an image."""
 
     @abstractmethod
     def make(self, prediction: object, picture: Picture) -> Result:
@@ -50,8 +57,14 @@ class ResultMaker(ABC):
 class BoxResultMaker(ResultMaker):
     """Of a detector."""
 
+    result_name = "boxes"
+
     def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
         return labels.image_classes if settings.method.global_weight else ()
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return tuple(self.rule.thresholds)
 
     def make(self, prediction: object, picture: Picture) -> BoxResult:
         assert isinstance(prediction, Candidates)
@@ -72,9 +85,15 @@ class BoxResultMaker(ResultMaker):
 class MaskResultMaker(ResultMaker):
     """Of a segmenter, which says nothing of image classes."""
 
+    result_name = "mask"
+
     def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
         del labels, settings
         return ()
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return (", ".join(self.labels.classes),)
 
     def make(self, prediction: object, picture: Picture) -> MaskResult:
         assert isinstance(prediction, MaskPrediction)
@@ -84,7 +103,7 @@ class MaskResultMaker(ResultMaker):
             picture.height,
             picture.shown,
             {},
-            finding=join_names(self.labels.classes),
+            finding=self.findings[0],
             levels=prediction.picture(),
             mask=decode_runs(runs, picture.height, picture.width),
             image_score=prediction.head,
@@ -94,18 +113,20 @@ class MaskResultMaker(ResultMaker):
 class ClassResultMaker(ResultMaker):
     """Of a classifier."""
 
+    result_name = "classes"
+
     def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
         del settings
         return labels.image_classes
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return ()
 
     def make(self, prediction: object, picture: Picture) -> ClassResult:
         assert isinstance(prediction, ClassPrediction)
         probabilities = self.name_probabilities(self.rule.detect(prediction))
         return ClassResult(picture.width, picture.height, picture.shown, probabilities)
-
-
-def join_names(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 RESULT_MAKERS: dict[str, type[ResultMaker]] = {

@@ -48,10 +48,17 @@ class Result(ABC):
         probabilities = {name: round(value, 6) for name, value in self.probabilities.items()}
         return {"probabilities": probabilities, "boxes": []}
 
+    def mask_picture(self) -> np.ndarray | None:
+        """The mask as RGB picture (height, width, 3) in original pixels, white where it is set.
+
+        None where a result is no mask.
+        """
+        return None
+
     @property
+    @abstractmethod
     def score(self) -> float:
-        """How sure the run is that there is something to see, 0 ... 1."""
-        return 0.0
+        """How sure the run is of what it found, 0 ... 1; 0 where it found nothing at all."""
 
     def draw(self, path: str | Path) -> None:
         """Write the overlay as PNG."""
@@ -137,9 +144,10 @@ class MaskResult(Result):
         return self.image_score
 
     def to_dict(self) -> dict[str, Any]:
-        """`mask`: {finding, score, area, share of the picture, runs}.
+        """`mask`: {finding, score, area, share of the picture, runs, outlines}.
 
-        runs: run lengths as cxr/geometry/masks.py has them, "-1" for none.
+        runs: run lengths as cxr/geometry/masks.py has them, "-1" for none. outlines: closed lines
+        [[x, y], ...] around the parts of the mask and their holes.
         """
         mask = {
             "finding": self.finding,
@@ -147,6 +155,7 @@ class MaskResult(Result):
             "area": self.area,
             "share": round(self.area / self.mask.size, 6),
             "runs": encode_runs(self.mask),
+            "outlines": [line.tolist() for line in self.outlines()],
         }
         return super().to_dict() | {"mask": mask}
 
@@ -154,10 +163,13 @@ class MaskResult(Result):
         words = f"{self.finding} {self.image_score:.2f}"
         return draw_mask(self.shown, self.mask, words, BRIGHT[0])
 
-    def write_mask(self, path: Path) -> None:
-        """Write the mask as PNG in original pixels, 255 where it is set."""
-        picture = cv2.cvtColor(self.mask * MASK_LEVEL, cv2.COLOR_GRAY2RGB)
-        write_overlay(path, picture)
+    def outlines(self) -> list[np.ndarray]:
+        """Closed lines (m, 2) of pixels x, y around the parts of the mask and their holes."""
+        lines, _ = cv2.findContours(self.mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        return [line[:, 0] for line in lines]
+
+    def mask_picture(self) -> np.ndarray:
+        return cv2.cvtColor(self.mask * MASK_LEVEL, cv2.COLOR_GRAY2RGB)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,14 @@
 """index.html: predicted images to look through, sorted and filtered in the browser alone."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from cxr.images.folder import printable
+from cxr.images.folder import Record, printable
 from cxr.plots.page import render_page
 from cxr.plots.panels import BRIGHT, colours_of
 from cxr.system.disk import atomic
@@ -12,32 +16,54 @@ from cxr.system.disk import atomic
 TEMPLATE = Path(__file__).parent / "templates" / "images.html.jinja"
 
 
-def write_index(out, records, failed, header):
-    """Write the page at out/index.html and return its path. Arguments as of image_folder.write_prediction_tables."""
-    cards = [card(record) for record in records()]
+def write_index(
+    out: Path,
+    records: Iterable[Record],
+    failures: Iterable[Sequence[object]],
+    header: Mapping[str, Any],
+) -> Path:
+    """Write the page at out/index.html and return its path.
+
+    records, failures, header: as of `write_prediction_tables`.
+    """
+    cards = [make_card(record, header["result"]) for record in records]
     cards.sort(key=lambda card: -card["score"])
-    colours = colours_of(header["thresholds"], BRIGHT)
+    failed = []
+    for failure in failures:
+        failed.append([printable(text) for text in failure])
     page = render_page(
         TEMPLATE,
         cards=cards,
         header=header,
-        colours=colours,
-        failed=[[printable(text) for text in row] for row in failed],
+        colours=colours_of(header["findings"], BRIGHT),
+        failed=failed,
     )
-    with atomic(out / "index.html") as temporary:
+    path = out / "index.html"
+    with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return out / "index.html"
+    return path
 
 
-def card(record):
-    """What the page shows of an image. `score` is the best of any box, 0 without one."""
-    boxes = record["boxes"]
+def make_card(record: Record, result: str) -> dict[str, Any]:
+    """What the page shows of an image. result: what an image gets: boxes, mask or classes.
+
+    score: the best of any box, that of the mask, or the highest class probability; 0 without any.
+    marked: boxes above their thresholds, or the mask if it is not empty.
+    """
+    scores = [box["score"] for box in record["boxes"]]
+    marked = [box for box in record["boxes"] if box["above_threshold"]]
+    if result == "mask":
+        scores = [record["mask"]["score"]]
+        marked = [record["mask"]] if record["mask"]["area"] else []
+    if result == "classes":
+        scores = list(record["probabilities"].values())
+    overlay = f"overlays/{record['image']}.png"
     return {
         "name": printable(record["image"]),
-        "overlay": quote(os.fsencode(f"overlays/{record['image']}.png")),
-        "score": max((box["score"] for box in boxes), default=0),
+        "overlay": quote(os.fsencode(overlay)),
+        "score": max(scores, default=0),
         "width": record["width"],
         "height": record["height"],
-        "marked": [box for box in boxes if box["above_threshold"]],
+        "marked": marked,
         "probabilities": record["probabilities"],
     }

@@ -1,97 +1,159 @@
-"""Step 04 for any X-rays: files and folders in; tables, pictures with boxes and a page to look through them out."""
+"""Step 04 for any X-rays: files and folders in; tables, pictures and a page to look through out."""
+
+from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from cxr.data.dataset import count_workers
-from cxr.images.folder import find_image_files, read_record, write_record, write_prediction_tables
-from cxr.images.isolated import read_all
+from cxr.data.loader import count_workers
+from cxr.images.folder import (
+    Item,
+    Record,
+    find_image_files,
+    read_record,
+    write_prediction_tables,
+    write_record,
+)
+from cxr.images.isolated import Picture, read_all
 from cxr.inference.predictor import Predictor
-from cxr.plots.overlay import draw_overlay, write_overlay
-from cxr.plots.panels import BRIGHT, colours_of
+from cxr.inference.results import Result
+from cxr.plots.overlay import write_overlay
+from cxr.settings import ImageSettings, Settings
 from cxr.steps.predict.image_index import write_index
 from cxr.steps.predict.structured_report import write_structured_report
+from cxr.system import distributed
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
+from cxr.system.runtime import Runtime, open_runtime
+from cxr.tasks import Task
 
 
-def predict_images(task, config):
-    """Predict config.images into config.out and return the path of index.html. Images that are done are kept.
+class Failure(NamedTuple):
+    """What could not be made of an image, and why."""
 
-    Raises InputError for a run or images that are not there, a folder `out` of another run, or if nothing can be read.
+    image: str
+    path: Path
+    what: str
+    reason: str
+
+
+class ReadItem(NamedTuple):
+    """An image file and what reading it gave."""
+
+    item: Item
+    picture: Picture | InputError
+
+
+def predict_images(task: Task, settings: Settings) -> Path:
+    """Predict the files of --images into --out and return the path of index.html.
+
+    Images that are done are kept. Raises InputError for a run or images that are not there, a
+    folder `out` of another run, or if nothing can be read.
     """
-    if "RANK" in os.environ:
-        raise InputError("--images runs in one process: start it without torchrun")
-    items, others = find_image_files(config.images, config.out)
-    predictor = Predictor(task, config)
-    check_settings(config.out, predictor.settings())
-    waiting = [item for item in items if read_record(config.out, item, config.dicom_sr) is None]
-    print(
-        f"{len(items)} images, {len(items) - len(waiting)} of them done before"
-        + (f"; {others} other files were left alone" if others else "")
-    )
-    failed = predict_items(predictor, waiting) if waiting else []
-    page = write_results(predictor, items, failed)
-    if len(failed) == len(items):
+    with open_runtime(settings.machine) as runtime:
+        return predict_with(task, settings, runtime)
+
+
+def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
+    """The same by the processes of a runtime, which share the images out."""
+    images = settings.images
+    items, others = find_image_files(images.images, images.out)
+    predictor = Predictor(task, settings, runtime)
+    record_settings(images.out, predictor.record(), runtime)
+    waiting = []
+    for item in items:
+        if read_record(images.out, item, images.dicom_sr) is None:
+            waiting.append(item)
+    left_alone = f"; {others} other files were left alone" if others else ""
+    runtime.say(f"{len(items)} images, {len(items) - len(waiting)} of them done before{left_alone}")
+
+    # All processes have seen what is done before one of them does more.
+    distributed.barrier()
+    failures = []
+    if waiting:
+        failures = predict_items(predictor, runtime.share(waiting), settings)
+    failures = [failure for part in distributed.gather(failures) for failure in part]
+    if runtime.is_main:
+        write_results(predictor, items, failures, images)
+    distributed.barrier()
+
+    if len(failures) == len(items):
         raise InputError(
-            f"none of {len(items)} images could be read, see {config.out / 'failed.csv'}; the first: "
-            f"{failed[0][-1]}"
+            f"none of {len(items)} images could be read, see {images.out / 'failed.csv'}; the "
+            f"first: {failures[0].reason}"
         )
-    return page
+    return images.out / "index.html"
 
 
-def check_settings(out, settings):
-    """Raises InputError if the folder holds predictions of other checkpoints, views or parameters."""
+def record_settings(out: Path, record: dict[str, Any], runtime: Runtime) -> None:
+    """Raises InputError if the folder holds predictions of other checkpoints, views or params."""
     path = out / "settings.json"
+    record = json.loads(json.dumps(record))  # as it will be read again
     if path.exists():
-        old, new = read_json(path), json.loads(json.dumps(settings))
-        changed = [name for name in new if new[name] != old.get(name)]
+        old = read_json(path)
+        changed = [name for name, value in record.items() if value != old.get(name)]
         if changed:
             raise InputError(
-                f"{out} holds predictions made with other {', '.join(changed)}: choose another --out, or "
-                "delete that folder"
+                f"{out} holds predictions made with other {', '.join(changed)}: choose another "
+                "--out, or delete that folder"
             )
-    else:
-        write_json(path, settings)
+    distributed.barrier()
+    if runtime.is_main:
+        write_json(path, record)
 
 
-def predict_items(predictor, items):
-    """Predict and write each image; returns [(image, path, what, reason)] of those that could not be read."""
-    config, failed = predictor.config, []
-    print(predictor.describe())
-    pictures = read_all(
-        [item.path for item in items], predictor.sides, max(1, count_workers(config.workers))
-    )
-    with tqdm(total=len(items), unit="image", desc="predict", mininterval=1) as bar:
-        for batch in batches_of(zip(items, pictures), config.batch_size):
-            failed += [
-                (item.name, item.path, "image", reason_of(picture, item.path))
-                for item, picture in batch
-                if isinstance(picture, InputError)
-            ]
-            good = [pair for pair in batch if not isinstance(pair[1], InputError)]
-            if good:
-                for (item, picture), found in zip(
-                    good, predictor.predict([picture for _, picture in good])
-                ):
-                    write_image(predictor, item, picture, found.plain())
+def predict_items(predictor: Predictor, items: Sequence[Item], settings: Settings) -> list[Failure]:
+    """Predict and write each image; returns those that could not be read."""
+    predictor.runtime.say(predictor.describe())
+    workers = max(1, count_workers(settings.machine.workers))
+    pictures = read_all([item.path for item in items], predictor.sides, workers)
+    read_items = map(ReadItem, items, pictures)
+    failures = []
+    is_quiet = not predictor.runtime.is_main
+    with tqdm(
+        total=len(items), unit="image", desc="predict", mininterval=1, disable=is_quiet
+    ) as bar:
+        for batch in batches_of(read_items, settings.training.batch_size):
+            failures += predict_read_items(predictor, batch, settings.images)
             bar.update(len(batch))
-    return failed
+    return failures
 
 
-def reason_of(error, path):
-    """What an InputError says, without the path that it begins with: the tables have a column for it."""
+def predict_read_items(
+    predictor: Predictor, batch: Sequence[ReadItem], images: ImageSettings
+) -> list[Failure]:
+    """Predict and write what could be read of a batch; returns the rest."""
+    failures = []
+    readable_items = []
+    pictures = []
+    for item, picture in batch:
+        if isinstance(picture, InputError):
+            reason = reason_of(picture, item.path)
+            failures.append(Failure(item.name, item.path, "image", reason))
+        else:
+            readable_items.append(item)
+            pictures.append(picture)
+    results = predictor.predict(pictures)
+    for item, picture, result in zip(readable_items, pictures, results, strict=True):
+        write_image(item, picture, result, predictor.run.name, images)
+    return failures
+
+
+def reason_of(error: InputError, path: Path) -> str:
+    """What an InputError says, without the path that it begins with: the tables have a column."""
     return str(error).removeprefix(f"{path}: ")
 
 
-def batches_of(pairs, size):
+def batches_of(read_items: Iterable[ReadItem], size: int) -> Iterator[list[ReadItem]]:
     """Lists of at most `size`, as they come."""
     batch = []
-    for pair in pairs:
-        batch.append(pair)
+    for read_item in read_items:
+        batch.append(read_item)
         if len(batch) == size:
             yield batch
             batch = []
@@ -99,73 +161,76 @@ def batches_of(pairs, size):
         yield batch
 
 
-def write_image(predictor, item, picture, found):
-    """Overlay, structured report if wanted, and, last, the record that says that the image is done."""
-    config = predictor.config
-    marked = [box for box in found["boxes"] if box["above_threshold"]]
-    canvas = draw_overlay(
-        picture.shown,
-        picture.width,
-        picture.height,
-        marked,
-        colours_of(predictor.rule.thresholds, BRIGHT),
-    )
-    write_overlay(item.in_folder(config.out / "overlays", ".png"), canvas)
+def write_image(
+    item: Item, picture: Picture, result: Result, run: str, images: ImageSettings
+) -> None:
+    """Overlay, mask, structured report if wanted, and, last, the record: the image is done."""
+    out = images.out
+    write_overlay(item.in_folder(out / "overlays", ".png"), result.overlay())
+    content = result.to_dict()
+    mask_picture = result.mask_picture()
+    if mask_picture is not None:
+        path = item.in_folder(out / "masks", ".png")
+        write_overlay(path, mask_picture)
+        content["mask"]["file"] = path.relative_to(out).as_posix()
     report = None
-    if config.dicom_sr:
-        report = "not a DICOM" if not picture.dicom else try_report(config, item, found)
-    write_record(config.out, item, picture, found, report)
+    if images.dicom_sr:
+        report = try_report(item, picture, content, run, out)
+    write_record(out, item, picture, content, report)
 
 
-def try_report(config, item, found):
+def try_report(item: Item, picture: Picture, content: Record, run: str, out: Path) -> str:
     """Path of the report relative to `out`, or why there is none."""
-    path = item.in_folder(config.out / "structured_reports", ".dcm")
+    if not picture.dicom:
+        return "not a DICOM"
+    path = item.in_folder(out / "structured_reports", ".dcm")
     try:
-        write_structured_report(path, item.path, found, config.run)
+        write_structured_report(path, item.path, content, run)
     except InputError as error:
         return reason_of(error, item.path)
-    return path.relative_to(config.out).as_posix()
+    return path.relative_to(out).as_posix()
 
 
-def write_results(predictor, items, failed):
-    """Tables and page of all images that are done; returns the path of the page."""
-    out = predictor.config.out
-    records = partial(done_records, predictor.config, items)
-    failed = sorted(
-        failed
-        + [
-            (record["image"], record["source"], "structured report", record["structured_report"])
-            for record in records()
-            if lacks_report(out, record)
-        ]
-    )
+def write_results(
+    predictor: Predictor,
+    items: Sequence[Item],
+    failures: Sequence[Failure],
+    images: ImageSettings,
+) -> None:
+    """Tables and page of all images that are done."""
+    out = images.out
+    records = partial(read_done_records, out, items)
+    failures = sorted([*failures, *missing_reports(out, records())])
     header = {
-        "run": str(predictor.config.run_dir),
+        "run": str(predictor.run.path),
         "task": predictor.task.name,
+        "result": predictor.result_maker.result_name,
         "notes": predictor.notes,
+        "findings": list(predictor.result_maker.findings),
         "thresholds": predictor.rule.thresholds,
-        "image_classes": predictor.image_classes,
+        "image_classes": list(predictor.image_classes),
     }
-    write_prediction_tables(out, records, failed, header)
-    page = write_index(out, records, failed, header)
-    print(
-        "\n".join(
-            [
-                *predictor.notes,
-                *([f"{len(failed)} things failed, see {out / 'failed.csv'}"] if failed else []),
-                f"to look at: {page}, tables beside it",
-            ]
-        )
-    )
-    return page
+    write_prediction_tables(out, records, failures, header)
+    page = write_index(out, records(), failures, header)
+    for note in predictor.notes:
+        print(note)
+    if failures:
+        print(f"{len(failures)} things failed, see {out / 'failed.csv'}")
+    print(f"to look at: {page}, tables beside it")
 
 
-def done_records(config, items):
-    records = (read_record(config.out, item, dicom_sr=False) for item in items)
-    return (record for record in records if record is not None)
+def read_done_records(out: Path, items: Iterable[Item]) -> Iterator[Record]:
+    """Yield the record of each image that is done."""
+    for item in items:
+        record = read_record(out, item, dicom_sr=False)
+        if record is not None:
+            yield record
 
 
-def lacks_report(out, record):
-    """Whether a report was wanted of this DICOM and could not be made."""
-    report = record["structured_report"]
-    return report is not None and record["dicom"] and not (out / report).exists()
+def missing_reports(out: Path, records: Iterable[Record]) -> Iterator[Failure]:
+    """Yield the DICOMs of which a report was wanted and could not be made."""
+    for record in records:
+        report = record["structured_report"]
+        if report is None or not record["dicom"] or (out / report).exists():
+            continue
+        yield Failure(record["image"], record["source"], "structured report", report)

@@ -10,31 +10,33 @@ import webbrowser
 import uvicorn
 
 from cxr.inference.predictor import Predictor
+from cxr.settings import Settings
 from cxr.steps.serve.server import create_app
 from cxr.system.errors import InputError
+from cxr.tasks import Task
 
 MOST_REQUESTS = 20  # at a time; each may hold an upload on disk
 
 
-def serve(task, config) -> None:
+def serve(task: Task, settings: Settings) -> None:
     """Serve until Ctrl-C. InputError for a run that is not there or a port that is taken."""
-    predictor = Predictor(task, config)
+    predictor = Predictor(task, settings)
     print(predictor.describe())
     for note in predictor.notes:
         print(note)
-    with listen(config.port) as listening:
+    with listen(settings.extra.port) as listening:
         predictor.load()  # now, and not with the first image
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
         print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
         if has_screen():
             webbrowser.open(address)
-        settings = uvicorn.Config(
+        server_settings = uvicorn.Config(
             create_app(predictor),
             log_level="warning",
             server_header=False,
             limit_concurrency=MOST_REQUESTS,
         )
-        uvicorn.Server(settings).run(sockets=[listening])
+        uvicorn.Server(server_settings).run(sockets=[listening])
 
 
 def has_screen() -> bool:

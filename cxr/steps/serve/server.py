@@ -135,14 +135,15 @@ class Service:
         self.reader.close()
 
     async def about(self, _: Request) -> Response:
-        """The run, its thresholds and the colours of its findings."""
-        thresholds = self.predictor.rule.thresholds
+        """The run, what it gives, its thresholds and the colours of its findings."""
+        maker = self.predictor.result_maker
         facts = {
-            "run": self.predictor.config.run,
-            "task": self.predictor.task.title,
+            "run": self.predictor.run.name,
+            "task": self.predictor.task.dataset.title,
+            "result": maker.result_name,
             "notes": self.predictor.notes,
-            "thresholds": thresholds,
-            "colours": colours_of(thresholds, BRIGHT),
+            "thresholds": self.predictor.rule.thresholds,
+            "colours": colours_of(maker.findings, BRIGHT),
             "most_bytes": self.limits.most_bytes,
         }
         return JSONResponse(facts)

@@ -1,9 +1,26 @@
 "use strict";
 // Sends each file to this machine's own service, one after the other, and shows what comes back.
 
+/**
+ * @typedef {{finding: string, score: number, above_threshold: boolean,
+ *            x1: number, y1: number, x2: number, y2: number}} Box
+ * @typedef {{finding: string, score: number, area: number, share: number,
+ *            outlines: number[][][]}} Mask
+ * @typedef {{level: number, width: number}} GrayWindow
+ * @typedef {{file: File, state: "waiting" | "busy" | "done" | "failed", answer?: object,
+ *            error?: string, window: ?GrayWindow}} Item
+ */
+
 const $ = id => document.getElementById(id);
-const items = []; // {file, state: "waiting" | "busy" | "done" | "failed", answer, error, window: {level, width} or null}
-let run = null, chosen = null, threshold = null; // threshold null: those that were fitted, one for each finding
+const SVG = "http://www.w3.org/2000/svg";
+const MIB = 2 ** 20;
+
+/** @type {Item[]} */
+const items = [];
+let run = null; // what the service says of itself; run.result is boxes, mask or classes
+let chosen = null; // the item that is shown
+let threshold = null; // null: those that were fitted, one for each finding
+let working = false; // whether files are being sent
 
 function make(tag, text = "", attributes = {}) {
   const element = document.createElement(tag);
@@ -12,13 +29,24 @@ function make(tag, text = "", attributes = {}) {
   return element;
 }
 
+function makeShape(tag, attributes) {
+  const shape = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) shape.setAttribute(name, value);
+  return shape;
+}
+
 async function begin() {
-  run = await (await fetch("run")).json();
-  document.title = $("title").textContent = run.task;
+  const reply = await fetch("run");
+  run = await reply.json();
+  document.body.dataset.result = run.result;
+  document.title = run.task;
+  $("title").textContent = run.task;
   $("run").textContent = "run " + run.run;
   $("notes").replaceChildren(...run.notes.map(note => make("li", note)));
   $("notes").hidden = !run.notes.length;
 }
+
+// ---------------------------------------------------------------- sending
 
 function add(files) {
   for (const file of files) items.push({file, state: "waiting", window: null});
@@ -27,11 +55,11 @@ function add(files) {
   work();
 }
 
-let working = false;
 async function work() {
   if (working) return;
   working = true;
-  for (let item; (item = items.find(item => item.state === "waiting"));) {
+  let item = nextWaiting();
+  while (item) {
     item.state = "busy";
     show();
     try {
@@ -42,19 +70,21 @@ async function work() {
       item.state = "failed";
     }
     show();
+    item = nextWaiting();
   }
   working = false;
 }
 
+function nextWaiting() {
+  return items.find(item => item.state === "waiting");
+}
+
 async function predict(file) {
-  if (file.size > run.most_bytes) throw new Error(`This file has more than ${Math.floor(run.most_bytes / 2 ** 20)} MB, and an X-ray has less.`);
-  let reply;
-  try {
-    reply = await fetch("predict", {method: "POST", body: file, headers: {"Content-Type": "application/octet-stream"}});
-  } catch {
-    throw new Error("serve.py does not answer: start it again.");
+  if (file.size > run.most_bytes) {
+    const most = Math.floor(run.most_bytes / MIB);
+    throw new Error(`This file has more than ${most} MB, and an X-ray has less.`);
   }
-  const answer = await reply.json().catch(() => ({error: `serve.py answers with ${reply.status}.`}));
+  const answer = await send(file);
   if (answer.error) throw new Error(answer.error);
   if (answer.deep) {
     const bytes = Uint8Array.from(atob(answer.deep.stored), letter => letter.charCodeAt(0));
@@ -66,14 +96,62 @@ async function predict(file) {
   return answer;
 }
 
-const isShown = box => threshold === null ? box.above_threshold : box.score > threshold;
-const single = () => Object.keys(run.thresholds).length === 1;
+async function send(file) {
+  const headers = {"Content-Type": "application/octet-stream"};
+  let reply;
+  try {
+    reply = await fetch("predict", {method: "POST", body: file, headers});
+  } catch {
+    throw new Error("serve.py does not answer: start it again.");
+  }
+  try {
+    return await reply.json();
+  } catch {
+    return {error: `serve.py answers with ${reply.status}.`};
+  }
+}
+
+// ---------------------------------------------------------------- words
+
+function isShown(box) {
+  return threshold === null ? box.above_threshold : box.score > threshold;
+}
+
+function hasOneThreshold() {
+  return Object.keys(run.thresholds).length === 1;
+}
 
 function summary(item) {
-  if (item.state !== "done") return {waiting: "waits", busy: "is predicted …", failed: "not read"}[item.state];
-  const count = item.answer.boxes.filter(isShown).length;
-  return count ? `${count} box${count > 1 ? "es" : ""}, best ${item.answer.boxes[0].score.toFixed(2)}` : "no box";
+  if (item.state === "waiting") return "waits";
+  if (item.state === "busy") return "is predicted …";
+  if (item.state === "failed") return "not read";
+  if (run.result === "mask") return maskSummary(item.answer.mask);
+  if (run.result === "classes") return classSummary(item.answer.probabilities);
+  return boxSummary(item.answer.boxes);
 }
+
+function boxSummary(boxes) {
+  const count = boxes.filter(isShown).length;
+  if (!count) return "no box";
+  return `${count} box${count > 1 ? "es" : ""}, best ${boxes[0].score.toFixed(2)}`;
+}
+
+function maskSummary(mask) {
+  const score = mask.score.toFixed(2);
+  return mask.area ? `${mask.finding}, score ${score}` : `no mask, score ${score}`;
+}
+
+function classSummary(probabilities) {
+  const [[name, value]] = byProbability(probabilities);
+  return `${name} ${value.toFixed(2)}`;
+}
+
+/** [class, probability] pairs, the most probable first. */
+function byProbability(probabilities) {
+  return Object.entries(probabilities).sort(([, one], [, other]) => other - one);
+}
+
+// ---------------------------------------------------------------- showing
 
 function show() {
   document.body.classList.toggle("busy", items.length > 0);
@@ -83,18 +161,28 @@ function show() {
 }
 
 function showList() {
-  const focused = [...$("list").querySelectorAll("button")].indexOf(document.activeElement);
-  $("list").replaceChildren(...items.map(item => {
-    const button = make("button", "", {type: "button", "aria-current": item === chosen, class: item.state, title: item.file.name});
-    const words = make("span");
-    words.append(make("b", item.file.name), make("small", summary(item)));
-    button.append(item.answer ? make("img", "", {src: item.answer.picture, alt: ""}) : make("i"), words);
-    button.addEventListener("click", () => choose(item));
-    const entry = make("li");
-    entry.append(button);
-    return entry;
-  }));
+  const buttons = [...$("list").querySelectorAll("button")];
+  const focused = buttons.indexOf(document.activeElement);
+  $("list").replaceChildren(...items.map(listEntry));
   if (focused >= 0) $("list").querySelectorAll("button")[focused]?.focus();
+}
+
+function listEntry(item) {
+  const attributes = {
+    type: "button",
+    "aria-current": item === chosen,
+    class: item.state,
+    title: item.file.name,
+  };
+  const button = make("button", "", attributes);
+  const words = make("span");
+  words.append(make("b", item.file.name), make("small", summary(item)));
+  const picture = item.answer ? make("img", "", {src: item.answer.picture, alt: ""}) : make("i");
+  button.append(picture, words);
+  button.addEventListener("click", () => choose(item));
+  const entry = make("li");
+  entry.append(button);
+  return entry;
 }
 
 function choose(item) {
@@ -104,14 +192,15 @@ function choose(item) {
 
 function showChosen() {
   const {answer} = chosen;
+  const state = answer ? "" : "This X-ray " + summary(chosen);
   $("name").textContent = chosen.file.name;
-  $("message").textContent = chosen.error ?? (answer ? "" : "This X-ray " + summary(chosen));
+  $("message").textContent = chosen.error ?? state;
   $("message").classList.toggle("waiting", !chosen.error);
   $("result").hidden = !answer;
   if (!answer) return;
   drawPicture();
-  drawBoxes();
-  showFindings();
+  drawMarks();
+  showMarks();
   showProbabilities();
   $("facts").textContent = `${answer.width} × ${answer.height} pixels`;
   $("window").hidden = !answer.deep;
@@ -119,13 +208,16 @@ function showChosen() {
 }
 
 function drawPicture() {
-  const {answer, window: wanted} = chosen, canvas = $("picture"), brush = canvas.getContext("2d");
-  const windowed = answer.deep && wanted;
-  canvas.width = windowed ? answer.deep.columns : answer.image.naturalWidth;
-  canvas.height = windowed ? answer.deep.rows : answer.image.naturalHeight;
-  canvas.style.width = canvas.width < 640 && canvas.height < 640 ? "640px" : "";
+  const {answer} = chosen;
+  const canvas = $("picture");
+  const brush = canvas.getContext("2d");
+  const isWindowed = answer.deep && chosen.window;
+  canvas.width = isWindowed ? answer.deep.columns : answer.image.naturalWidth;
+  canvas.height = isWindowed ? answer.deep.rows : answer.image.naturalHeight;
+  const isSmall = canvas.width < 640 && canvas.height < 640;
+  canvas.style.width = isSmall ? "640px" : "";
   canvas.setAttribute("aria-label", `X-ray ${chosen.file.name}, ${summary(chosen)}`);
-  if (windowed) brush.putImageData(applyWindow(answer.deep, wanted), 0, 0);
+  if (isWindowed) brush.putImageData(applyWindow(answer.deep, chosen.window), 0, 0);
   else brush.drawImage(answer.image, 0, 0);
 }
 
@@ -136,53 +228,114 @@ function applyWindow(deep, {level, width}) {
     const gray = 255 * ((deep.low + deep.step * stored - level) / width + 0.5);
     table[stored] = deep.inverse ? 255 - Math.min(255, Math.max(0, gray)) : gray;
   }
-  const image = new ImageData(deep.columns, deep.rows), pixels = new Uint32Array(image.data.buffer);
-  deep.stored.forEach((stored, i) => { pixels[i] = 0xff000000 | table[stored] * 0x010101; });
+  const image = new ImageData(deep.columns, deep.rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  deep.stored.forEach((stored, i) => {
+    pixels[i] = 0xff000000 | table[stored] * 0x010101;
+  });
   return image;
 }
 
-function drawBoxes() {
-  const {answer} = chosen, svg = $("boxes");
-  svg.setAttribute("viewBox", `0 0 ${answer.width} ${answer.height}`);
-  svg.replaceChildren();
+function drawMarks() {
+  const {answer} = chosen;
+  $("boxes").setAttribute("viewBox", `0 0 ${answer.width} ${answer.height}`);
+  $("boxes").replaceChildren();
   for (const tag of document.querySelectorAll(".tag")) tag.remove();
-  answer.boxes.forEach((box, i) => {
-    if (!isShown(box)) return;
-    const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect"), colour = run.colours[box.finding];
-    const shape = {x: box.x1, y: box.y1, width: box.x2 - box.x1, height: box.y2 - box.y1, stroke: colour, "data-box": i};
-    for (const [name, value] of Object.entries(shape)) rect.setAttribute(name, value);
-    svg.prepend(rect); // the best box is above the others
-    const tag = make("span", (single() ? "" : box.finding + " ") + box.score.toFixed(2), {class: "tag"});
-    const top = box.y1 / answer.height;
-    Object.assign(tag.style, {left: `${100 * box.x1 / answer.width}%`, top: `${100 * top}%`, color: colour});
-    tag.classList.toggle("inside", top < 0.04);
-    $("stage").append(tag);
+  answer.boxes.forEach((box, number) => {
+    if (isShown(box)) drawBox(box, number);
   });
+  if (answer.mask) $("boxes").append(maskShape(answer.mask));
 }
 
-function showFindings() {
-  const {boxes} = chosen.answer, shown = boxes.filter(isShown);
-  $("threshold").value = threshold ?? Math.min(...Object.values(run.thresholds));
-  $("threshold-said").textContent = threshold === null && !single() ? "as fitted for each" : (+$("threshold").value).toFixed(3);
-  $("fitted").disabled = threshold === null;
-  $("findings").replaceChildren(...shown.map(box => {
-    const entry = make("li"), mark = make("i"), rect = () => $("boxes").querySelector(`[data-box="${boxes.indexOf(box)}"]`);
-    mark.style.background = run.colours[box.finding];
-    const corners = [box.x1, box.y1, box.x2, box.y2].map(Math.round);
-    entry.append(mark, make("span", box.finding), make("b", box.score.toFixed(3)), make("small", `${corners[0]}, ${corners[1]} to ${corners[2]}, ${corners[3]}`));
-    entry.addEventListener("pointerenter", () => rect()?.classList.add("bright"));
-    entry.addEventListener("pointerleave", () => rect()?.classList.remove("bright"));
-    return entry;
-  }));
+function drawBox(box, number) {
+  const {answer} = chosen;
+  const colour = run.colours[box.finding];
+  const rect = makeShape("rect", {
+    x: box.x1,
+    y: box.y1,
+    width: box.x2 - box.x1,
+    height: box.y2 - box.y1,
+    stroke: colour,
+    "data-box": number,
+  });
+  $("boxes").prepend(rect); // the best box is above the others
+  const finding = hasOneThreshold() ? "" : box.finding + " ";
+  const tag = make("span", finding + box.score.toFixed(2), {class: "tag"});
+  const left = box.x1 / answer.width;
+  const top = box.y1 / answer.height;
+  tag.style.left = `${100 * left}%`;
+  tag.style.top = `${100 * top}%`;
+  tag.style.color = colour;
+  tag.classList.toggle("inside", top < 0.04);
+  $("stage").append(tag);
+}
+
+function maskShape(mask) {
+  const loops = mask.outlines.map(outlineLoop);
+  const colour = run.colours[mask.finding];
+  return makeShape("path", {d: loops.join(""), stroke: colour, fill: colour});
+}
+
+/** A closed line through points [x, y], as an SVG path has it. */
+function outlineLoop(points) {
+  return "M" + points.map(point => point.join(" ")).join("L") + "Z";
+}
+
+function showMarks() {
+  if (run.result === "mask") showMask();
+  if (run.result === "boxes") showBoxes();
+}
+
+function showMask() {
+  const {mask} = chosen.answer;
+  const words = mask.area ? `${(100 * mask.share).toFixed(1)} % of the picture` : "";
+  const entry = markEntry(mask.finding, mask.score, words);
+  $("findings").replaceChildren(entry);
+  $("more").textContent = mask.area ? "" : "No mask: the score or the area is too small.";
+}
+
+function showBoxes() {
+  const {boxes} = chosen.answer;
+  const shown = boxes.filter(isShown);
+  const lowest = Math.min(...Object.values(run.thresholds));
+  $("threshold").value = threshold ?? lowest;
+  const isFitted = threshold === null;
+  const value = (+$("threshold").value).toFixed(3);
+  $("threshold-said").textContent = isFitted && !hasOneThreshold() ? "as fitted for each" : value;
+  $("fitted").disabled = isFitted;
+  $("findings").replaceChildren(...shown.map(box => boxEntry(box, boxes.indexOf(box))));
+
   const hidden = boxes.length - shown.length;
-  $("more").textContent = (shown.length ? "" : "No box is above the threshold. ") + (hidden ? `${hidden} with lower scores are not shown.` : "");
+  const none = shown.length ? "" : "No box is above the threshold. ";
+  const rest = hidden ? `${hidden} with lower scores are not shown.` : "";
+  $("more").textContent = none + rest;
+}
+
+function boxEntry(box, number) {
+  const [x1, y1, x2, y2] = [box.x1, box.y1, box.x2, box.y2].map(Math.round);
+  const entry = markEntry(box.finding, box.score, `${x1}, ${y1} to ${x2}, ${y2}`);
+  const rect = () => $("boxes").querySelector(`[data-box="${number}"]`);
+  entry.addEventListener("pointerenter", () => rect()?.classList.add("bright"));
+  entry.addEventListener("pointerleave", () => rect()?.classList.remove("bright"));
+  return entry;
+}
+
+function markEntry(finding, score, words) {
+  const entry = make("li");
+  const mark = make("i");
+  mark.style.background = run.colours[finding];
+  entry.append(mark, make("span", finding), make("b", score.toFixed(3)), make("small", words));
+  return entry;
 }
 
 function showProbabilities() {
-  const entries = Object.entries(chosen.answer.probabilities), best = Math.max(...entries.map(([, value]) => value));
+  const entries = Object.entries(chosen.answer.probabilities);
+  const best = Math.max(...entries.map(([, value]) => value));
   $("chances").hidden = !entries.length;
   $("probabilities").replaceChildren(...entries.map(([name, value]) => {
-    const entry = make("li", "", value === best ? {class: "best"} : {}), track = make("i"), bar = make("i");
+    const entry = make("li", "", value === best ? {class: "best"} : {});
+    const track = make("i");
+    const bar = make("i");
     bar.style.width = `${100 * value}%`;
     track.append(bar);
     entry.append(make("span", name), make("span", value.toFixed(3)), track);
@@ -190,13 +343,21 @@ function showProbabilities() {
   }));
 }
 
+// ---------------------------------------------------------------- window of deep pictures
+
 function showWindow() {
-  const {deep} = chosen.answer, {low, step} = deep, range = step * 65535;
+  const {deep} = chosen.answer;
+  const range = deep.step * 65535;
   const {level, width} = chosen.window ?? {level: deep.centre, width: deep.width};
-  Object.assign($("level"), {min: Math.min(low, deep.centre), max: Math.max(low + range, deep.centre), value: level});
-  Object.assign($("width"), {min: range / 1000, max: Math.max(range * 1.5, deep.width), value: width});
-  for (const [name, value] of [["level", level], ["width", width]]) $(name + "-said").textContent = value.toPrecision(4) * 1;
+  const high = deep.low + range;
+  setSlider("level", Math.min(deep.low, deep.centre), Math.max(high, deep.centre), level);
+  setSlider("width", range / 1000, Math.max(range * 1.5, deep.width), width);
   $("as-read").disabled = !chosen.window;
+}
+
+function setSlider(name, min, max, value) {
+  Object.assign($(name), {min, max, value});
+  $(name + "-said").textContent = Number(value.toPrecision(4));
 }
 
 function setWindow() {
@@ -204,6 +365,8 @@ function setWindow() {
   drawPicture();
   showWindow();
 }
+
+// ---------------------------------------------------------------- what a person does
 
 $("files").addEventListener("change", event => {
   add(event.target.files);
@@ -216,11 +379,20 @@ for (const name of ["dragover", "drop", "dragleave"]) {
     if (name === "drop") add(event.dataTransfer.files);
   });
 }
-$("threshold").addEventListener("input", event => { threshold = +event.target.value; show(); });
-$("fitted").addEventListener("click", () => { threshold = null; show(); });
+$("threshold").addEventListener("input", event => {
+  threshold = +event.target.value;
+  show();
+});
+$("fitted").addEventListener("click", () => {
+  threshold = null;
+  show();
+});
 $("level").addEventListener("input", setWindow);
 $("width").addEventListener("input", setWindow);
-$("as-read").addEventListener("click", () => { chosen.window = null; show(); });
+$("as-read").addEventListener("click", () => {
+  chosen.window = null;
+  show();
+});
 $("clear").addEventListener("click", () => {
   items.splice(0);
   chosen = null;
@@ -228,7 +400,8 @@ $("clear").addEventListener("click", () => {
   $("files").focus();
 });
 $("list").addEventListener("keydown", event => {
-  const move = {ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1}[event.key], next = items[items.indexOf(chosen) + move];
+  const steps = {ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1};
+  const next = items[items.indexOf(chosen) + steps[event.key]];
   if (!next) return;
   event.preventDefault();
   choose(next);
