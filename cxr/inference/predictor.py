@@ -53,7 +53,7 @@ class Predictor:
         self.settings = as_trained(settings, task, self.run.fold(folds[0]))
         self.runtime = runtime or single_runtime(settings.machine)
 
-        self.labels = task.used_labels(self.settings)
+        self.labels = learned_labels(task, self.settings)
         self.notes: list[str] = []
         self.params = None
         if self.run.params.exists():
@@ -62,7 +62,7 @@ class Predictor:
             self.notes.append(without_params(self.run))
         self.rule = make_rule(task, self.params, self.settings, self.labels)
         maker_class = RESULT_MAKERS[task.method.name]
-        self.result_maker = maker_class(self.rule, self.labels, self.settings)
+        self.result_maker = maker_class(self.rule, self.labels)
 
     @cached_property
     def models(self) -> list[Network]:
@@ -72,7 +72,7 @@ class Predictor:
     @cached_property
     def lung_finder(self) -> LungFinder | None:
         """What cuts the images to their lungs, where the run was trained with --lungs."""
-        lungs = self.first_config.get("lungs", "")
+        lungs = self.task.method.lungs_run(self.settings)
         if not lungs:
             return None
         working = self.run.task.path.parent
@@ -152,6 +152,14 @@ class Predictor:
         box = self.lung_finder.find_box(picture.network, picture.width, picture.height)
         cut = cut_to_box(picture.network, box, picture.width, picture.height)
         return NetworkImage(resize(cut, self.models[0].image_size), box)
+
+
+def learned_labels(task: Task, settings: Settings) -> Labels:
+    """The classes that the run knows: those of the image only if it has learned them."""
+    labels = task.used_labels(settings)
+    if task.method.learns_image_classes(settings):
+        return labels
+    return Labels(labels.classes, ())
 
 
 def choose_folds(settings: Settings) -> list[int]:

@@ -15,7 +15,6 @@ from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.detector.records import Candidates
 from cxr.methods.evaluation import Rule
 from cxr.methods.segmenter.records import MaskPrediction
-from cxr.settings import Settings
 
 MOST_LISTED = 50  # boxes of an image; those above their threshold are never left out
 
@@ -23,20 +22,19 @@ MOST_LISTED = 50  # boxes of an image; those above their threshold are never lef
 class ResultMaker(ABC):
     """Makes results of one run by its rule.
 
-    image_classes: names of the classes of a whole image; none where the run has not learned them,
-    since such a head knows nothing. result_name: what an image gets: boxes, mask or classes.
+    result_name: what an image gets: boxes, mask or classes. labels: those that the run has learned.
     """
 
     result_name: ClassVar[str]
 
-    def __init__(self, rule: Rule, labels: Labels, settings: Settings) -> None:
+    def __init__(self, rule: Rule, labels: Labels) -> None:
         self.rule = rule
         self.labels = labels
-        self.image_classes = self.learned_image_classes(labels, settings)
 
-    @abstractmethod
-    def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
-        """Names of the image classes that the run has learned."""
+    @property
+    def image_classes(self) -> tuple[str, ...]:
+        """Names of the classes of a whole image, of which results say how likely they are."""
+        return self.labels.image_classes
 
     @property
     @abstractmethod
@@ -58,9 +56,6 @@ class BoxResultMaker(ResultMaker):
     """Of a detector."""
 
     result_name = "boxes"
-
-    def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
-        return labels.image_classes if settings.method.global_weight else ()
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -87,8 +82,8 @@ class MaskResultMaker(ResultMaker):
 
     result_name = "mask"
 
-    def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
-        del labels, settings
+    @property
+    def image_classes(self) -> tuple[str, ...]:
         return ()
 
     @property
@@ -114,10 +109,6 @@ class ClassResultMaker(ResultMaker):
     """Of a classifier."""
 
     result_name = "classes"
-
-    def learned_image_classes(self, labels: Labels, settings: Settings) -> tuple[str, ...]:
-        del settings
-        return labels.image_classes
 
     @property
     def findings(self) -> tuple[str, ...]:

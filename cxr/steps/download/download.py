@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cxr.config import Config
+from cxr.datasets.base import Dataset
+from cxr.settings import PlaceSettings
 from cxr.system.errors import InputError
 from cxr.system.kaggle import (
     SITE,
@@ -27,14 +28,15 @@ ATTEMPTS = 2  # a damaged archive is downloaded once more
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
-def obtain(task, config) -> Path:
-    """Make the task's data set available and return its folder.
+def obtain(dataset: Dataset, place: PlaceSettings, demo_images: int) -> Path:
+    """Make a data set available and return its folder.
 
-    Raises InputError with the remedy where that fails.
+    demo_images: number of synthetic training images of --demo. Raises InputError with the remedy
+    where that fails.
     """
-    folder = config.input / task.slug
-    if config.demo:
-        is_new = task.write_synthetic(folder, n_train=config.demo_images)
+    folder = place.input / dataset.slug
+    if place.demo:
+        is_new = dataset.write_synthetic(folder, n_train=demo_images)
         if is_new:
             print(f"wrote a synthetic data set to {folder}")
         else:
@@ -42,18 +44,24 @@ def obtain(task, config) -> Path:
         return folder
 
     # Zips that a person has put there are unpacked first, so that they count as data.
-    unpack_archives(folder, task.archives)
-    present = find_input(config.input, task.slug, task.expected_files)
+    unpack_archives(folder, dataset.archives)
+    present = find_input(place.input, dataset.slug, dataset.expected_files)
     if present is not None:
         print(f"the data set is in {present}, nothing to download")
         return present
 
-    if task.by_hand:
-        missing = ", ".join(missing_names(folder, task.expected_files))
-        remedy = task.by_hand.format(folder=folder)
+    if dataset.by_hand:
+        missing = ", ".join(missing_names(folder, dataset.expected_files))
+        remedy = dataset.by_hand.format(folder=folder)
         raise InputError(f"{folder} lacks {missing}. {remedy}")
-    refuse_download(task, config)
-    download(task.slug, folder, task.expected_files, task.zip_bytes, task.extracted_bytes)
+    refuse_download(dataset, place.input)
+    download(
+        dataset.slug,
+        folder,
+        dataset.expected_files,
+        dataset.zip_bytes,
+        dataset.extracted_bytes,
+    )
     print(f"the data set is now in {folder}")
     return folder
 
@@ -93,23 +101,23 @@ def unpack_pictures(archive: Path, target: Path) -> None:
     shutil.rmtree(building, ignore_errors=True)
 
 
-def refuse_download(task, config) -> None:
+def refuse_download(dataset: Dataset, input_folder: Path) -> None:
     """Raise InputError where a download is impossible or not what the user asked for."""
-    folder = config.input / task.slug
+    folder = input_folder / dataset.slug
     if in_kernel():
-        rules = f"{SITE}/competitions/{task.slug}/rules"
+        rules = f"{SITE}/competitions/{dataset.slug}/rules"
         raise InputError(
-            f"{task.slug} is not among the inputs of this kernel: add the competition with "
+            f"{dataset.slug} is not among the inputs of this kernel: add the competition with "
             f"'Add input' (accept its rules on {rules} first) and start the kernel again"
         )
     if folder.is_dir() and any(folder.iterdir()):
-        missing = ", ".join(missing_names(folder, task.expected_files))
+        missing = ", ".join(missing_names(folder, dataset.expected_files))
         raise InputError(
             f"{folder} lacks {missing}: complete it, or delete it to download the data set again"
         )
-    if config.input != Config.input:
+    if input_folder != PlaceSettings.input:
         raise InputError(
-            f"{folder} does not exist: --input must be the folder that holds {task.slug}; "
+            f"{folder} does not exist: --input must be the folder that holds {dataset.slug}; "
             "without --input the data is downloaded"
         )
 

@@ -11,13 +11,17 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
+from cxr.methods.detector.heads import ExportedOutputs
+from cxr.methods.detector.method import HEADS
+from cxr.networks.detector import DetectorNetwork
+from cxr.networks.network import Network
 from cxr.system.disk import atomic
 from cxr.system.errors import InputError
 
@@ -27,23 +31,20 @@ KEY = "settings"  # of the metadata
 # one is asked for.
 OPSET = 13
 LARGEST = 2**31 - 2**24  # bytes; one protobuf message holds less than 2 GiB
-OUTPUTS = ("scores", "deltas", "category")  # of each network, in this order
 
 
 class Networks(nn.Module):
     """The networks side by side: image -> scores0, deltas0, category0, scores1, ..."""
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        outputs = []
-        for network in self.networks:
-            raw = network(image)
-            outputs.append(raw["scores"].sigmoid())
-            outputs.append(raw["deltas"])
-            outputs.append(raw["category"].softmax(-1))
+        outputs: list[Tensor] = []
+        for module in self.networks:
+            network = cast(DetectorNetwork, module)
+            outputs += HEADS[network.head_name].export_outputs(network, image)
         return tuple(outputs)
 
 
@@ -51,11 +52,12 @@ def output_names(network_count: int) -> list[str]:
     """Names of the outputs: scores0, deltas0, category0, scores1, ..."""
     names = []
     for number in range(network_count):
-        names.extend(f"{output}{number}" for output in OUTPUTS)
+        for output in ExportedOutputs._fields:
+            names.append(f"{output}{number}")
     return names
 
 
-def write_fp32(path: Path, networks: Sequence[Any], settings: Mapping[str, Any]) -> None:
+def write_fp32(path: Path, networks: Sequence[Network], settings: Mapping[str, Any]) -> None:
     """Write networks in evaluation mode, all of one image size.
 
     Raises InputError where they are too many for one file.
@@ -78,7 +80,7 @@ def write_fp32(path: Path, networks: Sequence[Any], settings: Mapping[str, Any])
         add_settings(temporary, settings)
 
 
-def check_size(path: Path, networks: Sequence[Any]) -> None:
+def check_size(path: Path, networks: Sequence[Network]) -> None:
     """Raises InputError where the networks are too large for one file."""
     size = 0
     for network in networks:

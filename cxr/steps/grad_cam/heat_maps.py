@@ -6,7 +6,7 @@ crop is put back into it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,31 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cxr.data.dataset import XrayDataset, count_workers, read_png, read_table, scaled_boxes
-from cxr.geometry.crops import crop_at
-from cxr.geometry.lung_box import paste
-from cxr.images.folder import find_images
-from cxr.images.isolated import read_all
-from cxr.images.read import resize
-from cxr.inference.lung_crops import CORNERS, LungFinder, load_networks, with_crops
+from cxr.data.batch import SampleContent
+from cxr.data.dataset import XrayDataset, boxes_in_frame, read_png
+from cxr.data.loader import count_workers
 from cxr.data.predictions import read_predictions
-from cxr.inference.predictor import trained_folds
-from cxr.inference.run import load_model, run_checkpoints
-from cxr.plots.heat_maps import Shown, write_sheet
+from cxr.data.tables import read_table
+from cxr.geometry.crops import crop_at
+from cxr.geometry.frames import Frame
+from cxr.geometry.lung_box import paste
+from cxr.images.folder import find_image_files
+from cxr.images.isolated import Picture, read_all
+from cxr.images.printable import UnreadableImage
+from cxr.images.resize import resize
+from cxr.inference.lung_crops import CORNERS, LungFinder, cut_to_box, with_crops
+from cxr.inference.predictor import choose_folds
+from cxr.inference.run import as_trained, load_model, run_checkpoints
+from cxr.networks.network import Network
+from cxr.plots.heat_maps import HeatMapCase, write_heat_map_sheet
+from cxr.run_folder import RunFolder, TaskFolder
+from cxr.settings import Settings
 from cxr.steps.grad_cam.grad_cam import compute_heat_maps
 from cxr.steps.grad_cam.shares import format_shares, mean_shares, measure_shares
-from cxr.system.device import choose_device
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
+from cxr.system.runtime import Runtime, single_runtime
+from cxr.tasks import Task
 
 MOST_IN_SHEET = 64  # cases; each has its own picture, too
 # Studies shown of each pair of true and predicted class, as the 17th place of SIIM COVID-19 looked
@@ -44,7 +53,7 @@ class Explanation:
     """The heat map of one image: what grad_cam.json holds of it, and how it is drawn."""
 
     record: dict[str, Any]
-    case: Shown
+    case: HeatMapCase
 
     @property
     def name(self) -> str:
@@ -84,8 +93,10 @@ class Explainer:
         probabilities = result.probabilities[0]
         predicted = int(probabilities.argmax()) if label is None else int(label)
 
-        side = len(picture)
-        opacities, _ = scaled_boxes(row, side, side)
+        opacities = np.zeros((0, 4))
+        if "boxes" in row:
+            stored = Frame("stored", len(picture), len(picture))
+            opacities = boxes_in_frame(row, stored).boxes
         lungs = None
         if self.lung_finder is not None:
             lungs = self.lung_finder.find(picture)
@@ -99,7 +110,7 @@ class Explainer:
             ),
             "shares": measure_shares(heat, lungs, opacities),
         }
-        case = Shown(
+        case = HeatMapCase(
             picture,
             heat,
             int(row["width"]),
@@ -115,8 +126,8 @@ def put_back(heat: np.ndarray, row: Mapping[str, Any] | pd.Series, side: int) ->
     """A map of a network's input on the whole stored picture (side, side); 0 outside of a crop."""
     crop = (0, 0, side, side)
     if CORNERS[0] in row:
-        box = [int(row[name]) for name in CORNERS]
-        crop = crop_at(box, int(row["width"]), int(row["height"]), side)
+        x1, y1, x2, y2 = (int(row[name]) for name in CORNERS)
+        crop = crop_at((x1, y1, x2, y2), int(row["width"]), int(row["height"]), side)
     return paste(heat, crop, side, side)
 
 
@@ -129,31 +140,35 @@ def caption_of(record: Mapping[str, Any]) -> str:
     return f"{truth}{record['predicted']}\n{', '.join(chances)}\n{record['image_id']}"
 
 
-def look(task, config) -> Path:
+def look(task: Task, settings: Settings) -> Path:
     """Heat maps of out-of-fold images in <run>/heat_maps/; returns the path of the sheet.
 
     Written are a PNG for each case, sheet.png and grad_cam.json. Shown are OF_EACH studies of each
-    true and predicted class; measured are `config.judge_images` images, the same for each run on
-    the same table, so that runs can be compared. Lungs are those that --lungs-run finds, or else
-    the run that cut the images.
+    true and predicted class; measured are --judge-images images, the same for each run on the same
+    table, so that runs can be compared. Lungs are those that --lungs-run finds, or else the run
+    that cut the images.
     """
-    config = replace(config, fold=None)
-    device = choose_device(config.device)
-    folds = trained_folds(config)
-    train = read_table(config.task_dir / "train.csv")
+    settings = settings.replace(fold=None)
+    runtime = single_runtime(settings.machine)
+    run = RunFolder.of(settings.place)
+    folds = choose_folds(settings)
+    lungs = trained_lungs(task, settings, folds[0])
+
+    train = read_table(run.task.table("train"))
     train = train[train["fold"].isin(folds)]
-    table = choose_rows(train, out_of_fold_probabilities(task, config, train), config.judge_images)
-    cut_by = cropped_by(config, folds[0])
-    if cut_by:
-        table = with_crops(table, config, cut_by, device)
-    lung_finder = open_lung_finder(config.lungs_run or cut_by, config, device)
+    probabilities = out_of_fold_probabilities(task, settings, train)
+    table = choose_rows(train, probabilities, settings.extra.judge_images)
+    if lungs:
+        table = with_crops(table, run.task, lungs, runtime, settings.machine.workers)
+    lung_finder = open_lung_finder(settings.extra.lungs_run or lungs, settings, runtime)
 
     rows = []
     cases = []
     for fold, part in table.groupby("fold"):
-        model = load_classifier(task, config, fold, device)
-        explainer = Explainer(model, task.class_names, lung_finder, device)
-        for row, explanation in explain_rows(explainer, part, config.task_dir / "images"):
+        model = load_classifier(task, settings, int(fold), runtime.device)
+        class_names = task.dataset.image_classes
+        explainer = Explainer(model, class_names, lung_finder, runtime.device)
+        for row, explanation in explain_rows(explainer, part, run.task):
             facts = {
                 "fold": int(fold),
                 "measured": bool(row["measured"]),
@@ -164,20 +179,26 @@ def look(task, config) -> Path:
                 cases.append((row["label"], row["predicted"], explanation.name, explanation.case))
     cases.sort(key=lambda case: case[:3])
     named_cases = [(name, case) for _, _, name, case in cases]
-    return write_heat_maps(config.run_dir / "heat_maps", config.run, rows, named_cases)
+    return write_heat_maps(run.heat_maps, run.name, rows, named_cases)
 
 
-def out_of_fold_probabilities(task, config, train: pd.DataFrame) -> np.ndarray:
+def trained_lungs(task: Task, settings: Settings, fold: int) -> str:
+    """Name of the run of lungs that cut the images in training, "" where nothing was cut."""
+    folder = RunFolder.of(settings.place).fold(fold)
+    return task.method.lungs_run(as_trained(settings, task, folder))
+
+
+def out_of_fold_probabilities(task: Task, settings: Settings, train: pd.DataFrame) -> np.ndarray:
     """Probabilities (n, C) of the table's images. Raises InputError where step 04 was not run."""
+    run = RunFolder.of(settings.place)
     probabilities = {}
     for fold in train["fold"].unique():
-        folder = config.fold_dir(fold) / f"valid_{config.predictions}"
-        for prediction in read_predictions(folder, task.kind):
+        folder = run.fold(int(fold)).valid_predictions(settings.prediction.predictions)
+        for prediction in read_predictions(folder, task.method.prediction_class):
             probabilities[prediction.image_id] = prediction.category
     if set(train["image_id"]) - probabilities.keys():
         raise InputError(
-            f"{config.run_dir} lacks out-of-fold predictions: run 04_predict.py with the same "
-            "flags first"
+            f"{run.path} lacks out-of-fold predictions: run 04_predict.py with the same flags first"
         )
     return np.stack([probabilities[image_id] for image_id in train["image_id"]])
 
@@ -204,32 +225,30 @@ def choose_rows(train: pd.DataFrame, probabilities: np.ndarray, most: int) -> pd
     return table[table["shown"] | table["measured"]]
 
 
-def explain_rows(explainer: Explainer, table: pd.DataFrame, images: Path):
-    """Yield (row, Explanation of its predicted class) of the rows of a table; PNGs are in `images`."""
-    # Masks are not needed, and the loader would make them of the boxes.
-    inputs = table.drop(columns=["mask", "mask_known"], errors="ignore")
-    dataset = XrayDataset(inputs, images, explainer.model.image_size)
+def explain_rows(
+    explainer: Explainer, table: pd.DataFrame, folder: TaskFolder
+) -> Iterator[tuple[pd.Series, Explanation]]:
+    """Yield (row, Explanation of its predicted class) of the rows of a table."""
+    content = SampleContent(annotated=False, crop=CORNERS[0] in table)
+    image_size = explainer.model.image_size
+    dataset = XrayDataset(table, folder.images, image_size, content)
     for number, (_, row) in enumerate(table.iterrows()):
-        picture = read_png(images / f"{row['image_id']}.png")
-        yield row, explainer.explain(dataset[0, number]["image"], picture, row, row["predicted"])
+        picture = read_png(folder.image(row["image_id"]))
+        yield row, explainer.explain(dataset[0, number].image, picture, row, row["predicted"])
 
 
-def cropped_by(config, fold: int) -> str:
-    """Name of the run of lungs that cut the images in training, "" where nothing was cut."""
-    return read_json(config.fold_dir(fold) / "config.json").get("lungs", "")
-
-
-def open_lung_finder(run: str, config, device: torch.device) -> LungFinder | None:
+def open_lung_finder(run: str, settings: Settings, runtime: Runtime) -> LungFinder | None:
     """The networks of a run of the task that finds lungs; None without a name."""
     if not run:
         return None
-    return LungFinder(load_networks(config.working / "lungs" / run, device), device)
+    return LungFinder.of_run(settings.place.working, run, runtime.device)
 
 
-def load_classifier(task, config, fold: int, device: torch.device):
+def load_classifier(task: Task, settings: Settings, fold: int, device: torch.device) -> Network:
     """The last network of a fold. InputError where it does not tell what its class head reads."""
-    model = load_model(task, run_checkpoints(task, config, fold)[-1], device)
-    if not hasattr(model, "cam_layer"):
+    folder = RunFolder.of(settings.place).fold(fold)
+    model = load_model(task, run_checkpoints(task, settings, folder)[-1], device)
+    if model.cam_layer is None:
         raise InputError(
             f"{task.name} does not classify whole images by one map, which Grad-CAM needs: choose "
             "another --task"
@@ -241,16 +260,16 @@ def write_heat_maps(
     folder: Path,
     run: str,
     rows: Sequence[dict[str, Any]],
-    cases: Sequence[tuple[str, Shown]],
+    cases: Sequence[tuple[str, HeatMapCase]],
 ) -> Path:
-    """A picture of each case (name, Shown), sheet.png and grad_cam.json; prints the mean shares.
+    """A picture of each case (name, case), sheet.png and grad_cam.json; prints the mean shares.
 
     Returns the path of the sheet.
     """
     for name, case in cases:
-        write_sheet(folder / f"{name}.png", [case])
+        write_heat_map_sheet(folder / f"{name}.png", [case])
     sheet = folder / "sheet.png"
-    write_sheet(sheet, [case for _, case in cases[:MOST_IN_SHEET]])
+    write_heat_map_sheet(sheet, [case for _, case in cases[:MOST_IN_SHEET]])
     measured = [row["shares"] for row in rows if row.get("measured", True)]
     means = mean_shares(measured)
     content = {"images_measured": len(measured), "means": means, "images": rows}
@@ -259,54 +278,63 @@ def write_heat_maps(
     return sheet
 
 
-def compare_shares(config) -> str:
+def compare_shares(settings: Settings) -> str:
     """Text of a table: the shares of the runs --compare. InputError where step 07 is missing."""
+    folder = TaskFolder.of(settings.place)
     means = {}
-    for run in config.compare:
-        path = config.task_dir / run / "heat_maps" / "grad_cam.json"
+    for run in settings.judging.compare:
+        path = folder.run(run).heat_maps / "grad_cam.json"
         if not path.exists():
             raise InputError(f"{path} is missing: run 07_grad_cam.py --run {run} first")
         means[run] = read_json(path)["means"]
     return format_shares(means)
 
 
-def look_at_files(task, config) -> Path:
+def look_at_files(task: Task, settings: Settings) -> Path:
     """Heat maps of any X-rays (--images) in --out, beside the lungs cut out of them.
 
     Returns the path of the sheet.
     """
-    items, _ = find_images(config.images, config.out)
-    device = choose_device(config.device)
-    fold = trained_folds(config)[0]
-    cut_by = cropped_by(config, fold)
-    model = load_classifier(task, config, fold, device)
-    lung_finder = open_lung_finder(config.lungs_run or cut_by, config, device)
-    cutter = open_lung_finder(cut_by, config, device)
-    explainer = Explainer(model, task.class_names, lung_finder, device)
+    images = settings.images
+    items, _ = find_image_files(images.images, images.out)
+    runtime = single_runtime(settings.machine)
+    run = RunFolder.of(settings.place)
+    fold = choose_folds(settings)[0]
+    lungs = trained_lungs(task, settings, fold)
+    cutter = open_lung_finder(lungs, settings, runtime)
+    lung_finder = open_lung_finder(settings.extra.lungs_run or lungs, settings, runtime)
+    model = load_classifier(task, settings, fold, runtime.device)
+    explainer = Explainer(model, task.dataset.image_classes, lung_finder, runtime.device)
 
-    side = int(read_json(config.fold_dir(fold) / "config.json")["size"])
+    side = int(run.fold(fold).read_config()["size"])
     paths = [item.path for item in items]
-    pictures = read_all(paths, [side], max(1, count_workers(config.workers)))
+    pictures = read_all(paths, [side], max(1, count_workers(settings.machine.workers)))
     rows = []
     cases = []
     for item, picture in zip(items, pictures, strict=True):
-        if isinstance(picture, InputError):
+        if isinstance(picture, UnreadableImage):
             print(f"left out: {picture}")
             continue
-        row = {"image_id": item.name, "width": picture.width, "height": picture.height}
-        image = picture.network
-        if cutter is not None:
-            box = cutter.find_box(image, picture.width, picture.height)
-            row |= dict(zip(CORNERS, box, strict=True))
-            x1, y1, x2, y2 = crop_at(box, picture.width, picture.height, side)
-            image = resize(image[y1:y2, x1:x2], side)
-        # A copy, since what was read may not be written.
-        image = torch.from_numpy(resize(image, model.image_size).copy())[None]
-        explanation = explainer.explain(image, picture.network, row)
+        explanation = explain_picture(explainer, item.name, picture, cutter)
         rows.append(explanation.record)
         cases.append((item.name, replace(explanation.case, crop=lung_finder is not None)))
     if not rows:
         raise InputError(
             f"none of {len(items)} images could be read: name other files with --images"
         )
-    return write_heat_maps(config.out, config.run, rows, cases)
+    return write_heat_maps(images.out, run.name, rows, cases)
+
+
+def explain_picture(
+    explainer: Explainer, name: str, picture: Picture, cutter: LungFinder | None
+) -> Explanation:
+    """Why a picture is what the network says. cutter: finds the lungs it is cut to, if any."""
+    row = {"image_id": name, "width": picture.width, "height": picture.height}
+    image = picture.network
+    if cutter is not None:
+        box = cutter.find_box(image, picture.width, picture.height)
+        row |= dict(zip(CORNERS, box, strict=True))
+        image = cut_to_box(image, box, picture.width, picture.height)
+    # A copy, since what was read may not be written.
+    image = resize(image, explainer.model.image_size).copy()
+    return explainer.explain(torch.from_numpy(image)[None], picture.network, row)

@@ -42,7 +42,8 @@ def mean_shares(shares_of_images: Sequence[Shares]) -> Shares:
     """The mean over the images of which a share is known, None where it is known of none."""
     means: Shares = {}
     for name in SHARES:
-        known = [shares[name] for shares in shares_of_images if shares[name] is not None]
+        shares = [each[name] for each in shares_of_images]
+        known = [share for share in shares if share is not None]
         means[name] = float(np.mean(known)) if known else None
     return means
 

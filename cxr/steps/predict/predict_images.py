@@ -20,6 +20,7 @@ from cxr.images.folder import (
     write_record,
 )
 from cxr.images.isolated import Picture, read_all
+from cxr.images.printable import UnreadableImage
 from cxr.inference.predictor import Predictor
 from cxr.inference.results import Result
 from cxr.plots.overlay import write_overlay
@@ -46,7 +47,7 @@ class ReadItem(NamedTuple):
     """An image file and what reading it gave."""
 
     item: Item
-    picture: Picture | InputError
+    picture: Picture | UnreadableImage
 
 
 def predict_images(task: Task, settings: Settings) -> Path:
@@ -132,9 +133,8 @@ def predict_read_items(
     readable_items = []
     pictures = []
     for item, picture in batch:
-        if isinstance(picture, InputError):
-            reason = reason_of(picture, item.path)
-            failures.append(Failure(item.name, item.path, "image", reason))
+        if isinstance(picture, UnreadableImage):
+            failures.append(Failure(item.name, item.path, "image", picture.reason))
         else:
             readable_items.append(item)
             pictures.append(picture)
@@ -142,11 +142,6 @@ def predict_read_items(
     for item, picture, result in zip(readable_items, pictures, results, strict=True):
         write_image(item, picture, result, predictor.run.name, images)
     return failures
-
-
-def reason_of(error: InputError, path: Path) -> str:
-    """What an InputError says, without the path that it begins with: the tables have a column."""
-    return str(error).removeprefix(f"{path}: ")
 
 
 def batches_of(read_items: Iterable[ReadItem], size: int) -> Iterator[list[ReadItem]]:
@@ -187,7 +182,8 @@ def try_report(item: Item, picture: Picture, content: Record, run: str, out: Pat
     try:
         write_structured_report(path, item.path, content, run)
     except InputError as error:
-        return reason_of(error, item.path)
+        # Without the path that it begins with, for which the tables have a column.
+        return str(error).removeprefix(f"{item.path}: ")
     return path.relative_to(out).as_posix()
 
 

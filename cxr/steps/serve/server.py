@@ -29,9 +29,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cxr.images.deep import Deep
 from cxr.images.isolated import Reader
+from cxr.images.printable import UnreadableImage
 from cxr.inference.predictor import Predictor
 from cxr.plots.panels import BRIGHT, colours_of
-from cxr.system.errors import InputError
 
 HOSTS = ("127.0.0.1", "localhost")
 WEB = Path(__file__).parent / "web"
@@ -162,8 +162,9 @@ class Service:
         """What the models say of an image file, with its picture and its deep values."""
         try:
             picture = self.reader.read(path, self.predictor.sides, deep=True)
-        except InputError as error:
-            raise RequestRefused(422, f"This file {reason_for_page(error, path)}.") from None
+        except UnreadableImage as error:
+            reason = error.reason.removeprefix("the file ").removesuffix(".")
+            raise RequestRefused(422, f"This file {reason}.") from None
         result = self.predictor.predict([picture])[0]
         return result.to_dict() | {
             "width": picture.width,
@@ -171,12 +172,6 @@ class Service:
             "picture": png_data_uri(picture.shown),
             "deep": deep_to_json(picture.deep),
         }
-
-
-def reason_for_page(error: InputError, path: Path) -> str:
-    """What is wrong with the file, to follow "This file"."""
-    reason = str(error).removeprefix(f"{path}: ")
-    return reason.removeprefix("the file ").removesuffix(".")
 
 
 def check_sender(request: Request) -> None:

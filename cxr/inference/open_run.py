@@ -1,0 +1,136 @@
+"""A trained run as an object of Python: pictures in, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr.images.header import Header
+from cxr.images.isolated import LONGEST, Picture
+from cxr.images.read import read_image
+from cxr.images.resize import resize, shrink
+from cxr.inference.predictor import Predictor
+from cxr.inference.results import Result
+from cxr.run_folder import RunFolder
+from cxr.settings import Settings
+from cxr.system.errors import InputError
+from cxr.tasks import TASKS, Task
+
+ImageSource = str | Path | np.ndarray  # a file, or gray pixels (h, w) uint8, bright = dense
+
+
+class OpenRun:
+    """A trained run, ready to predict; see `cxr.open_run`.
+
+    predictor: the networks, views and rule of the run.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    @property
+    def task(self) -> str:
+        """Name of the task, a key of cxr.TASKS."""
+        return self.predictor.task.name
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Names of the boxes or masks that the run looks for."""
+        return self.predictor.result_maker.findings
+
+    @property
+    def image_classes(self) -> tuple[str, ...]:
+        """Names of the classes of a whole image, of which results say how likely they are."""
+        return self.predictor.image_classes
+
+    @property
+    def notes(self) -> list[str]:
+        """What one should know of the results, such as that no thresholds were fitted."""
+        return self.predictor.notes
+
+    def predict(self, images: ImageSource | Sequence[ImageSource]) -> Any:
+        """What the run says of an image (a Result), or of several (a list of them).
+
+        images: DICOM, PNG or JPEG files, or gray pictures (h, w) uint8 as `cxr.read_image` gives
+        them. Raises InputError, naming the file and the reason, for one that cannot be read.
+        """
+        if isinstance(images, str | Path | np.ndarray):
+            return self._predict([images])[0]
+        results: list[Result] = []
+        batch_size = self.predictor.settings.training.batch_size
+        for start in range(0, len(images), batch_size):
+            results += self._predict(images[start : start + batch_size])
+        return results
+
+    def _predict(self, images: Sequence[ImageSource]) -> list[Result]:
+        pictures = [to_picture(image, self.predictor.sides) for image in images]
+        return self.predictor.predict(pictures)
+
+
+def open_run(
+    path: str | Path,
+    *,
+    fold: int | None = None,
+    tta: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> OpenRun:
+    """The run in the folder `path`; arguments as of `cxr.open_run`."""
+    run = RunFolder(Path(path))
+    task, settings = read_run(run)
+    changes: dict[str, Any] = {"fold": fold, "device": device, "precision": precision}
+    if tta is not None:
+        changes["tta"] = tta
+    return OpenRun(Predictor(task, settings.replace(**changes)))
+
+
+def read_run(run: RunFolder) -> tuple[Task, Settings]:
+    """The task of a run, and the settings it was trained with. InputError if it is no run."""
+    folds = run.trained_folds()
+    if not folds:
+        raise InputError(
+            f"{run.path} holds no trained fold: give the folder of a run, such as "
+            "working/rsna/small, that 03_train.py has written"
+        )
+    stored = run.fold(folds[0]).read_config()
+    if stored["task"] not in TASKS:
+        raise InputError(
+            f"{run.path} is a run of the unknown task {stored['task']}: this version knows "
+            f"{', '.join(TASKS)}"
+        )
+    task = TASKS[stored["task"]]
+    values: dict[str, Any] = {}
+    preset = task.presets.get(stored.get("preset", ""))
+    if preset is not None:  # settings that are younger than the run
+        values |= preset.values
+    values |= stored
+    values |= {"working": run.task.path.parent, "run": run.name, "fold": None}
+    return task, task.make_settings(values)
+
+
+def to_picture(image: ImageSource, sides: Sequence[int]) -> Picture:
+    """A file or gray pixels as a predictor takes them. `sides`: those of the predictor."""
+    if isinstance(image, np.ndarray):
+        pixels = check_pixels(image)
+        height, width = pixels.shape
+        header = Header(width, height)
+    else:
+        pixels, header = read_image(image)
+    network = pixels
+    for side in sides:
+        network = resize(network, side)
+    # Whether it is a DICOM matters only to structured reports, which are not made here.
+    return Picture(header, dicom=False, network=network, shown=shrink(pixels, LONGEST))
+
+
+def check_pixels(pixels: np.ndarray) -> np.ndarray:
+    """The same; InputError unless they are a gray picture (h, w) uint8."""
+    if pixels.ndim != 2 or pixels.dtype != np.uint8 or not pixels.size:
+        raise InputError(
+            f"an array of {pixels.dtype} with shape {pixels.shape} is no gray picture (height, "
+            "width) of uint8: read the file with cxr.read_image"
+        )
+    return pixels
