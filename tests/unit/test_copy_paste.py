@@ -182,5 +182,5 @@ def test_the_dataset_without_any_box(tmp_path, row):
 
 
 def test_only_for_boxes():
-    with pytest.raises(InputError, match="--paste is read by --task rsna.* not by lungs"):
+    with pytest.raises(InputError, match=r"--paste is read by --task rsna.* not by lungs"):
         read_command_line("train", "", ["--task", "lungs", "--paste", "0.2"])
