@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +21,8 @@ from cxr.data.copy_paste import draw_findings, paste_findings
 from cxr.data.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.data.samplers import SampleKey
 from cxr.geometry.crops import crop_at, cut, fill_boxes, shift_boxes
+from cxr.geometry.detections import TrueBoxes
+from cxr.geometry.frames import Frame, convert_boxes
 from cxr.geometry.masks import EMPTY, decode_runs
 from cxr.images.resize import resize
 from cxr.system.errors import InputError
@@ -85,7 +89,7 @@ class XrayDataset(Dataset):
         if not self.content.annotated:
             return AnnotatedImage(image, np.zeros((0, 4)), np.zeros(0, np.int64)), -1
         height, width = image.shape
-        boxes, labels = scaled_boxes(row, width, height)
+        boxes, labels = boxes_in_frame(row, Frame("stored", width, height))
         return AnnotatedImage(image, boxes, labels), int(row["label"])
 
     def _with_findings(
@@ -146,14 +150,12 @@ def read_png(path: Path) -> np.ndarray:
     return image
 
 
-def scaled_boxes(row: pd.Series, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n, 4), x1 y1 x2 y2, and classes (n,) of a table row.
-
-    The boxes are in pixels of the row's image at this size; the table has original pixels.
-    """
+def boxes_in_frame(row: Mapping[str, Any] | pd.Series, frame: Frame) -> TrueBoxes:
+    """The boxes of a table row, which are in original pixels there, in those of a frame."""
+    original = Frame("original", row["width"], row["height"])
     boxes = np.array(json.loads(row["boxes"]), np.float64).reshape(-1, 4)
-    scale = np.array([width / row["width"], height / row["height"]] * 2)
-    return boxes * scale, np.array(json.loads(row["box_labels"]), np.int64)
+    labels = np.array(json.loads(row["box_labels"]), np.int64)
+    return TrueBoxes(convert_boxes(boxes, original, frame), labels)
 
 
 def true_mask(row: pd.Series) -> np.ndarray:

@@ -10,10 +10,11 @@ import torch
 from tiny_data import write_tiny_data
 
 from cxr.data.batch import Sample, SampleContent, collate
-from cxr.data.dataset import XrayDataset, read_png, scaled_boxes
+from cxr.data.dataset import XrayDataset, boxes_in_frame, read_png
 from cxr.data.loader import count_workers, make_loader, make_prediction_loader
 from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import read_table
+from cxr.geometry.frames import Frame
 from cxr.system.errors import InputError
 
 FOR_PREDICTION = SampleContent(annotated=False)
@@ -156,7 +157,7 @@ def test_colour_pictures_are_read_as_gray(tmp_path):
 
 def test_boxes_of_an_original_that_is_not_square():
     row = {"boxes": "[[100, 300, 200, 600]]", "box_labels": "[0]", "width": 1000, "height": 3000}
-    boxes, labels = scaled_boxes(row, 500, 500)
+    boxes, labels = boxes_in_frame(row, Frame("stored", 500, 500))
     assert boxes.tolist() == [[50, 50, 100, 100]]
     assert labels.tolist() == [0]
 

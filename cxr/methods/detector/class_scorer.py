@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cxr.data.dataset import scaled_boxes
+from cxr.data.dataset import boxes_in_frame
 from cxr.geometry.detections import Detections, TrueBoxes
+from cxr.geometry.frames import Frame
 from cxr.methods.base import Cases, Judging, Labels
 from cxr.methods.detector.box_scorer import BoxScorer
 from cxr.methods.detector.records import (
@@ -30,6 +31,7 @@ from cxr.methods.evaluation import (
     Rule,
     held_out_units,
 )
+from cxr.methods.wording import describe_fit, describe_images, describe_marks
 from cxr.metrics.average_precision import class_average_precisions
 from cxr.metrics.bootstrap import Interval, class_intervals
 from cxr.metrics.curves import OperatingPoint, PrecisionRecallCurve, SensitivityLine
@@ -50,16 +52,14 @@ MEANING = (
     "findings. 1 is perfect."
 )
 HOW = (
-    "Measured on the validation images of every fold, predicted by models that never saw them; "
-    "average precision needs no threshold. Boxes, F1 and outcomes are shown with thresholds that "
-    "were fitted on the other folds."
+    "Measured on {images}; average precision needs no threshold. Boxes, F1 and outcomes are shown "
+    "with {fit}."
 )
 SEARCHED = (
     "Each class has its own threshold: the one with the highest F1 of the class at IoU {iou:g} "
     "(boxes right against false and missed ones). The orange dot is the threshold fitted on all "
-    "folds, for new images; the gray triangles are those fitted without one fold, which were "
-    "applied to that fold. Look for broad tops and triangles close together: there the choice is "
-    "safe. The average precision does not depend on it."
+    "judged images, for new ones; {marks}. Look for broad tops and triangles close together: there "
+    "the choice is safe. The average precision does not depend on it."
 )
 
 
@@ -88,6 +88,8 @@ class ClassAP(BoxScorer):
 
     def evaluate(self, cases: Cases, judging: Judging) -> Evaluation:
         self.check_fit_on(judging.settings)
+        folds = judging.folds
+        fit_on = judging.settings.judging.fit_on
         names = judging.labels.classes
         nms_iou = judging.settings.method.nms_iou
         params = Params(nms_iou=nms_iou, score_floor=0.0)  # low scores count in an AP
@@ -125,7 +127,10 @@ class ClassAP(BoxScorer):
             params={"threshold": dict(zip(names, final, strict=True)), "nms_iou": nms_iou},
             detect=partial(all_detections, params=params),
             images=images,
-            how=HOW,
+            how=HOW.format(
+                images=describe_images(folds, fit_on, judging.settings.data.folds),
+                fit=describe_fit(folds, fit_on, "thresholds"),
+            ),
             true=true,
             predicted=predicted,
             baselines=[self._constant_baseline(judging.table, pool, units)],
@@ -135,7 +140,7 @@ class ClassAP(BoxScorer):
             froc=FrocCurve(curve.false_positives_per_image, curve.recall),
             operating=operating_point(rows, len(images)),
             image_score="F1",
-            searched=SEARCHED.format(iou=self.iou),
+            searched=SEARCHED.format(iou=self.iou, marks=describe_marks(folds, fit_on)),
             results=measures(rows) | {"f1": {row["name"]: known(row["f1"]) for row in rows}},
             notes=absent_classes(names, rankings),
             class_rows=rows,
@@ -220,7 +225,7 @@ class ClassAP(BoxScorer):
         """
         truth = {}
         for _, row in table.iterrows():
-            truth[row["image_id"]] = TrueBoxes(*scaled_boxes(row, FRAME, FRAME))
+            truth[row["image_id"]] = boxes_in_frame(row, Frame("stored", FRAME, FRAME))
         guesses = {}
         for unit in np.unique(units):
             others = [truth[i] for i, of in zip(pool.ids, units, strict=True) if of != unit]
@@ -244,7 +249,8 @@ class ClassAP(BoxScorer):
         truth = {}
         detections = {}
         for row, quick in predictions.items():
-            truth[row] = TrueBoxes(*scaled_boxes(table.iloc[row], quick.side, quick.side))
+            network = Frame("network", quick.side, quick.side)
+            truth[row] = boxes_in_frame(table.iloc[row], network)
             detections[row] = quick.detections
         precisions = class_average_precisions(truth, detections, labels.classes, self.iou)
         scores = {"metric": mean_known(list(precisions.values()))}

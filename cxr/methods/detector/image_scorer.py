@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cxr.data.dataset import scaled_boxes
+from cxr.data.dataset import boxes_in_frame
 from cxr.geometry.detections import TrueBoxes
+from cxr.geometry.frames import Frame
 from cxr.methods.base import Cases, Judging, Labels
 from cxr.methods.detector.box_scorer import BoxScorer
 from cxr.methods.detector.records import (
@@ -38,6 +39,7 @@ from cxr.methods.detector.search import (
     transfer,
 )
 from cxr.methods.evaluation import Baseline, Boxes, Evaluation, FoldResult, Rule
+from cxr.methods.wording import describe_measurement
 from cxr.metrics.average_precision import precision_recall
 from cxr.metrics.bootstrap import bootstrap_interval
 from cxr.metrics.curves import OperatingPoint, PrecisionRecallCurve, SensitivityLine
@@ -56,13 +58,6 @@ BASELINES: dict[str, dict[str, Any]] = {
 }
 # For the curves, which show what a looser threshold would find.
 LOWEST_THRESHOLD = min(Grid().threshold)
-HOW = {
-    "folds": "Measured on the validation images of every fold, predicted by models that never saw "
-    "them, with post-processing parameters fitted on the other folds.",
-    "testlike": "Measured on the training images that are not like the test set, predicted by "
-    "models that never saw them, with post-processing parameters fitted on the test-like images "
-    "only.",
-}
 
 ParamsFor = Callable[[BoxCase], Params | None]  # for one image; None: it is left out
 
@@ -125,7 +120,13 @@ class RsnaMap(BoxScorer):
             params=asdict(best),
             detect=partial(detect, params=best, gate_weights=self.gate_weights),
             images=judged.images,
-            how=HOW[judging.settings.judging.fit_on],
+            how=describe_measurement(
+                judging.folds,
+                judging.settings.judging.fit_on,
+                judging.settings.data.folds,
+                fitted="post-processing parameters",
+            ),
+            fit_on=judging.settings.judging.fit_on,
             true=judged.true,
             predicted=judged.predicted,
             pr=PrecisionRecallCurve(curve.recall, curve.precision),
@@ -161,8 +162,9 @@ class RsnaMap(BoxScorer):
         del settings, labels
         scores = []
         for row, quick in predictions.items():
-            true_boxes, _ = scaled_boxes(table.iloc[row], quick.side, quick.side)
-            prefix = prefix_scores(true_boxes, quick.detections.boxes)
+            network = Frame("network", quick.side, quick.side)
+            true = boxes_in_frame(table.iloc[row], network)
+            prefix = prefix_scores(true.boxes, quick.detections.boxes)
             kept = (quick.detections.scores[:, None] > QUICK_THRESHOLDS).sum(0)
             scores.append(prefix[kept])
         means = [mean_score(column) for column in np.array(scores).T]
