@@ -19,6 +19,8 @@ from cxr.datasets.covid.presets import BOX_PRESETS, STUDY_PRESETS, CovidSettings
 from cxr.datasets.lungs.presets import PRESETS as LUNGS
 from cxr.datasets.pneumothorax.presets import PRESETS as PNEUMOTHORAX
 from cxr.datasets.rsna.presets import PRESETS as RSNA
+from cxr.datasets.vinbigdata.presets import PRESETS as VINBIGDATA
+from cxr.datasets.vinbigdata.presets import VinBigDataSettings
 from cxr.presets import Preset
 from cxr.settings import DatasetSettings, MethodSettings, Settings
 from cxr.system.errors import InputError
@@ -140,9 +142,7 @@ _TASKS = (
         "segmenter",
         PNEUMOTHORAX,
     ),
-    Task(
-        "lungs", "masks of the lungs", "cxr.datasets.lungs.dataset:Lungs", "segmenter", LUNGS
-    ),
+    Task("lungs", "masks of the lungs", "cxr.datasets.lungs.dataset:Lungs", "segmenter", LUNGS),
     Task(
         "covid",
         "SIIM COVID-19: classes of studies",
@@ -158,6 +158,14 @@ _TASKS = (
         "detector",
         BOX_PRESETS,
         CovidSettings,
+    ),
+    Task(
+        "vinbigdata",
+        "VinBigData: boxes of fourteen findings",
+        "cxr.datasets.vinbigdata.dataset:VinBigData",
+        "detector",
+        VINBIGDATA,
+        VinBigDataSettings,
     ),
 )
 TASKS = {task.name: task for task in _TASKS}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from cxr.geometry.detections import TrueBoxes
+
+NO_FINDING = "No finding"  # stratum of images whose strata are findings
 
 
 class Tables(NamedTuple):
@@ -61,6 +65,40 @@ def make_image_table(rows: Iterable[ImageRow]) -> pd.DataFrame:
         "label": np.array([row.label for row in rows], int),
     }
     return pd.DataFrame(columns)
+
+
+def findings_row(image_id: str, path: Path, truth: TrueBoxes, names: Sequence[str]) -> ImageRow:
+    """Row of an image of class 0 without a finding and 1 with some; names: of the box labels.
+
+    The stratum lists the findings, so that each is spread evenly over the folds.
+    """
+    findings = [names[label] for label in np.unique(truth.labels)]
+    return ImageRow(
+        image_id,
+        path,
+        stratum="|".join(findings) or NO_FINDING,
+        boxes=truth.boxes.tolist(),
+        box_labels=truth.labels.tolist(),
+        label=int(len(truth.boxes) > 0),
+    )
+
+
+def find_listed_files(
+    folder: Path, pattern: str, image_ids: Collection[str], notes: list[str]
+) -> dict[str, Path]:
+    """{image_id: path} of files <folder>/<image_id>.<any>, in the order of the ids.
+
+    Ids without file and files without id are noted.
+    """
+    present = {path.stem: path for path in folder.glob(pattern)}
+    files = {image_id: present[image_id] for image_id in image_ids if image_id in present}
+    absent = len(image_ids) - len(files)
+    note_count(
+        notes, absent, f"images of the tables have no file in {folder.name} and were left out"
+    )
+    unlisted = len(present) - len(files)
+    note_count(notes, unlisted, f"files of {folder.name} are in no table and were left out")
+    return files
 
 
 def note_count(notes: list[str], count: int, words: str) -> None:

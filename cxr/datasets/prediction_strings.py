@@ -13,6 +13,7 @@ from cxr.geometry.detections import Detections
 
 LOWEST_CONFIDENCE = 1e-6  # a confidence of 0 would not count
 WORDS = 6  # of each box
+EDGE_TOLERANCE = 1e-6  # pixels by which floating point may bring a box out of its image
 
 
 def format_predictions(detections: Detections, names: Sequence[str]) -> str:
@@ -43,3 +44,18 @@ def parse_predictions(text: str, names: Sequence[str]) -> Detections:
     numbers = [words[start + 1 : start + WORDS] for start in range(0, len(words), WORDS)]
     values = np.array(numbers, float).reshape(-1, WORDS - 1)
     return Detections(boxes=values[:, 1:], scores=values[:, 0], labels=labels)
+
+
+def find_box_fault(boxes: np.ndarray, scores: np.ndarray, width: float, height: float) -> str:
+    """What is wrong with boxes (n, 4) x1 y1 x2 y2 and scores (n,), "" if nothing is.
+
+    width, height: of their image in the same pixels.
+    """
+    if not ((scores > 0) & (scores <= 1)).all():
+        return "a confidence is not in (0, 1]"
+    if not (boxes[:, 2:] > boxes[:, :2]).all():
+        return "a box has no area"
+    largest = np.array([width, height]) + EDGE_TOLERANCE
+    if (boxes < -EDGE_TOLERANCE).any() or (boxes[:, 2:] > largest).any():
+        return f"a box reaches outside its image of {width} x {height} pixels"
+    return ""

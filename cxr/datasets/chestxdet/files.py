@@ -14,7 +14,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cxr.data.image_table import ImageRow, Tables, make_image_table, note_count
+from cxr.data.image_table import (
+    NO_FINDING,
+    ImageRow,
+    Tables,
+    findings_row,
+    make_image_table,
+    note_count,
+)
 from cxr.datasets.nih_patients import group_by_nih_patient
 from cxr.geometry.detections import TrueBoxes
 from cxr.system.errors import InputError
@@ -32,7 +39,7 @@ FINDINGS = (
     "Fracture",
     "Pneumothorax",
 )
-CLASSES = ("No finding", "Finding")
+CLASSES = (NO_FINDING, "Finding")
 # file_name, nih_patient_id; not part of the data set, which has renamed the NIH's images.
 MAPPING = "nih_mapping.csv"
 GRAY_MODES = ("1", "L", "I", "I;16", "F")  # of Pillow
@@ -149,22 +156,15 @@ def read_pictures(entries: Entries, folder: Path, notes: list[str]) -> pd.DataFr
     unlisted = len(present) - len(names)
     note_count(notes, unlisted, f"files of {folder.name} are in no list and were left out")
     note_colours(folder, names, notes)
-    return make_image_table([make_row(present[name], entries[name]) for name in names])
-
-
-def make_row(path: Path, truth: TrueBoxes | None) -> ImageRow:
-    """Table row of a picture; None: nothing is known of it."""
-    if truth is None:
-        return ImageRow(path.stem, path, stratum=CLASSES[0])
-    findings = [FINDINGS[label] for label in np.unique(truth.labels)]
-    return ImageRow(
-        path.stem,
-        path,
-        stratum="|".join(findings) or CLASSES[0],
-        boxes=truth.boxes.tolist(),
-        box_labels=truth.labels.tolist(),
-        label=int(len(truth.boxes) > 0),
-    )
+    rows = []
+    for name in names:
+        path = present[name]
+        truth = entries[name]
+        if truth is None:
+            rows.append(ImageRow(path.stem, path, stratum=NO_FINDING))
+        else:
+            rows.append(findings_row(path.stem, path, truth, FINDINGS))
+    return make_image_table(rows)
 
 
 def note_colours(folder: Path, names: Sequence[str], notes: list[str]) -> None:

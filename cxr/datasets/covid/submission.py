@@ -13,7 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from cxr.datasets.prediction_strings import format_predictions, parse_predictions
+from cxr.datasets.prediction_strings import (
+    find_box_fault,
+    format_predictions,
+    parse_predictions,
+)
 from cxr.datasets.submission_ids import check_ids
 from cxr.metrics.studies import (
     ALL_CLASSES,
@@ -116,12 +120,8 @@ def find_covid_fault(row_id: str, text: str, size: tuple[float, float]) -> str:
         answer = parse_predictions(text, ALL_CLASSES)
     except ValueError as error:
         return f"its PredictionString is malformed ({error})"
-    boxes = answer.boxes
-    if not ((answer.scores > 0) & (answer.scores <= 1)).all():
-        return "a confidence is not in (0, 1]"
-
     is_opacity = answer.labels == OPACITY
-    if not (boxes[~is_opacity] == ONE_PIXEL).all():
+    if not (answer.boxes[~is_opacity] == ONE_PIXEL).all():
         return "a class that has no place has another box than 0 0 1 1"
     is_study = row_id.endswith(STUDY)
     wanted = list(range(len(STUDY_CLASSES))) if is_study else [NONE]
@@ -130,9 +130,4 @@ def find_covid_fault(row_id: str, text: str, size: tuple[float, float]) -> str:
         names = [ALL_CLASSES[label] for label in wanted]
         return f"it does not have {', '.join(names)} once each"
 
-    if not (boxes[:, 2:] > boxes[:, :2]).all():
-        return "a box has no area"
-    opacities = boxes[is_opacity]
-    if (opacities < 0).any() or (opacities[:, 2:] > np.array(size)).any():
-        return f"a box reaches outside its image of {size[0]} x {size[1]} pixels"
-    return ""
+    return find_box_fault(answer.boxes, answer.scores, *size)

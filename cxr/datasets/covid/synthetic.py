@@ -90,7 +90,7 @@ class DrawnPicture:
 
 
 @dataclass(frozen=True)
-class StoredPixels:
+class DeepPixels:
     """uint16 pixels of which `bits` are used, and whether bright stands for little tissue."""
 
     pixels: np.ndarray
@@ -194,9 +194,10 @@ def retake(
     shift = rng.uniform(-0.1, 0.1, 2)
     tilt = rng.uniform(-0.5, 0.5, 2)
     move = 0.5 - 0.5 * zoom + shift
+    matrix = np.column_stack([np.diag(zoom), move * side])
     warped = cv2.warpAffine(
         image,
-        np.array([[zoom[0], 0, move[0] * side], [0, zoom[1], move[1] * side]]),
+        matrix,
         (side, side),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
@@ -254,7 +255,7 @@ def mirror_boxes(boxes: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------- files
 
 
-def to_stored_pixels(rng: np.random.Generator, picture: np.ndarray) -> StoredPixels:
+def to_deep_pixels(rng: np.random.Generator, picture: np.ndarray) -> DeepPixels:
     """A picture of 0 to 255 with 12 to 16 bits a pixel; every third is inverted."""
     bits = int(rng.choice(BITS))
     inverted = rng.random() < 1 / 3
@@ -264,7 +265,7 @@ def to_stored_pixels(rng: np.random.Generator, picture: np.ndarray) -> StoredPix
     stored = np.round(black + (white - black) * np.clip(picture, 0, 255) / 255)
     if inverted:
         stored = highest - stored
-    return StoredPixels(stored.astype(np.uint16), bits, inverted)
+    return DeepPixels(stored.astype(np.uint16), bits, inverted)
 
 
 def write_deep_dicom(
@@ -274,7 +275,7 @@ def write_deep_dicom(
 
     The ids are no DICOM UIDs, as in the original.
     """
-    stored = to_stored_pixels(rng, picture.image)
+    stored = to_deep_pixels(rng, picture.image)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

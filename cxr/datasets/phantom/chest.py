@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ OPACITY = "Lung Opacity"
 # Share of the positive images of the RSNA training set that have 1, 2, 3 and 4 boxes.
 BOX_COUNTS = np.array([2614, 3266, 119, 13]) / 6012
 BOX_EDGE = 0.4  # a box surrounds what is denser than this; full density is 1
+Heights = TypeVar("Heights", float, np.ndarray)  # one, or an array of them
 OTHER_FINDINGS = ("heart", "effusion", "nodules", "devices", "fibrosis")  # of NOT_NORMAL images
 
 
@@ -149,11 +150,7 @@ def surround(mask: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------- anatomy
 
 
-@overload
-def cage_width(chest: Chest, y: float) -> float: ...
-@overload
-def cage_width(chest: Chest, y: np.ndarray) -> np.ndarray: ...
-def cage_width(chest: Chest, y: float | np.ndarray) -> float | np.ndarray:
+def cage_width(chest: Chest, y: Heights) -> Heights:
     """Half width of the rib cage at height y: round at the apex, widest at the diaphragm."""
     depth = np.clip((y - chest.top) / chest.height, 0, 1)
     return 0.06 + (chest.outer - 0.06) * (1 - (1 - depth) ** 2.4) ** 0.62

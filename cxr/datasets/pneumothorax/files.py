@@ -51,7 +51,7 @@ def read_pneumothorax(input_dir: Path) -> Tables:
     input_dir = Path(input_dir)
     notes: list[str] = []
     regions = read_regions(input_dir, notes)
-    files = find_pictures(input_dir)
+    files = find_xrays(input_dir)
     train_files = {image_id: files[image_id] for image_id in sorted(regions) if image_id in files}
     if not train_files:
         raise InputError(
@@ -148,7 +148,7 @@ def read_runs_csv(path: Path) -> pd.DataFrame:
     return pd.DataFrame({name: table[name].str.strip() for name in COLUMNS})
 
 
-def find_pictures(folder: Path) -> dict[str, Path]:
+def find_xrays(folder: Path) -> dict[str, Path]:
     """{image_id: path} of all pictures below a folder, in any tree; masks' folders are left out."""
     files: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder):

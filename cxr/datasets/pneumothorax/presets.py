@@ -123,8 +123,8 @@ PLACES: dict[str, dict[str, Any]] = {
         "augmentation": "fourth",
         "rule": "fourth",
     },
-    # --unlabelled FOLDER of NIH images adds the mean teacher. Published: the weights after 25,000 to
-    # 34,000 steps.
+    # --unlabelled FOLDER of NIH images adds the mean teacher. Published: the weights after 25,000
+    # to 34,000 steps.
     "fifth": WINNERS
     | {
         "encoder": "se_resnext50_32x4d",

@@ -25,7 +25,7 @@ OTHERS = ("Effusion", "Nodule", "Emphysema", "Fibrosis")
 
 
 @dataclass(frozen=True)
-class AnnotatedImage:
+class PneumothoraxImage:
     """An image's id, the run lengths of its regions, and its file's name in the NIH set."""
 
     image_id: str
@@ -57,7 +57,7 @@ def draw_pneumothorax_xray(
 
 def write_pneumothorax_images(
     folder: Path, seed: Sequence[int], count: int, side: int, flat: bool
-) -> list[AnnotatedImage]:
+) -> list[PneumothoraxImage]:
     """Write `count` DICOMs, in the study/series/image tree or flat."""
     rng = np.random.default_rng(seed)
     is_positive = np.arange(count) < round(POSITIVE_SHARE * count)
@@ -79,7 +79,7 @@ def write_pneumothorax_images(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_jpeg_dicom(path, image, patient_id, chest, ids)
         regions = [encode_runs(mask) for mask in masks] or [EMPTY]
-        images.append(AnnotatedImage(ids.image, regions, patient.nih_file))
+        images.append(PneumothoraxImage(ids.image, regions, patient.nih_file))
     return images
 
 
@@ -90,7 +90,7 @@ def number_image(number: int, process: int) -> DicomIds:
     return DicomIds(study, series, image)
 
 
-def write_mask_labels(folder: Path, images: Sequence[AnnotatedImage], generation: int) -> None:
+def write_mask_labels(folder: Path, images: Sequence[PneumothoraxImage], generation: int) -> None:
     """The labels of the first or second stage: a line for each region, blanks in the first's."""
     name = "train-rle.csv" if generation == 1 else "stage_2_train.csv"
     blank = " " if generation == 1 else ""
@@ -133,7 +133,7 @@ def write_pneumothorax(
         test_folder = unfinished / ("stage_2_images" if flat else "dicom-images-test")
         test = write_pneumothorax_images(test_folder, [seed, 1], n_test, side, flat)
 
-        absent = AnnotatedImage(UID.format(4, 9, "000", 100000), [EMPTY], "00000001_000.png")
+        absent = PneumothoraxImage(UID.format(4, 9, "000", 100000), [EMPTY], "00000001_000.png")
         write_mask_labels(unfinished, [*train[:-1], absent], generation)
         mapping = [(image.image_id, image.nih_file) for image in train]
         write_csv_lines(unfinished / "nih_id.csv", "Kaggle_ID,NIH_ID", mapping)

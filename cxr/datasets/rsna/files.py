@@ -12,8 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from cxr.data.image_table import ImageRow, Tables, make_image_table, note_count
+from cxr.data.image_table import (
+    ImageRow,
+    Tables,
+    find_listed_files,
+    make_image_table,
+    note_count,
+)
 from cxr.datasets.nih_patients import find_mapping, group_by_nih_patient
+from cxr.datasets.prediction_strings import find_box_fault
 from cxr.datasets.submission_ids import check_ids
 from cxr.system.disk import read_json
 from cxr.system.errors import InputError
@@ -34,7 +41,6 @@ MAPPING_CSV = "nih_mapping.csv"
 # They are labelled like the final test (three readers, intersection), with smaller boxes, so sizes
 # and thresholds are tuned on them.
 TEST_LIKE_IDS = Path(__file__).with_name("testlike_ids.txt")
-EDGE_TOLERANCE = 1e-6  # pixels by which floating point may bring a box out of its image
 
 
 class Annotations(NamedTuple):
@@ -65,7 +71,7 @@ def read_rsna(input_dir: Path) -> Tables:
     notes: list[str] = []
     annotations = read_annotations(input_dir / LABELS, notes)
     labels = read_classes(input_dir / CLASS_INFO, annotations.targets, notes)
-    files = find_dicoms(input_dir / TRAIN_IMAGES, labels.index, notes)
+    files = find_listed_files(input_dir / TRAIN_IMAGES, "*.dcm", labels.index, notes)
     if not files:
         raise InputError(
             f"{input_dir / TRAIN_IMAGES} holds none of the images of {LABELS}: "
@@ -73,7 +79,7 @@ def read_rsna(input_dir: Path) -> Tables:
         )
     patients = read_patients(input_dir, files, notes)
     sample = read_rsna_sample(input_dir, notes)
-    test_files = find_dicoms(input_dir / TEST_IMAGES, sample["patientId"], notes)
+    test_files = find_listed_files(input_dir / TEST_IMAGES, "*.dcm", sample["patientId"], notes)
 
     train_rows = []
     for image_id, path in files.items():
@@ -154,22 +160,6 @@ def read_classes(path: Path, targets: pd.Series, notes: list[str]) -> pd.Series:
         f"images have a class in {CLASS_INFO} that contradicts Target in {LABELS}",
     )
     return labels
-
-
-def find_dicoms(folder: Path, image_ids: Collection[str], notes: list[str]) -> dict[str, Path]:
-    """{image_id: path of <folder>/<id>.dcm} in the order of the ids.
-
-    Ids without file and files without id are noted.
-    """
-    present = {path.stem: path for path in folder.glob("*.dcm")}
-    files = {image_id: present[image_id] for image_id in image_ids if image_id in present}
-    absent = len(image_ids) - len(files)
-    note_count(
-        notes, absent, f"images of the tables have no file in {folder.name} and were left out"
-    )
-    unlisted = len(present) - len(files)
-    note_count(notes, unlisted, f"files of {folder.name} are in no table and were left out")
-    return files
 
 
 def read_patients(input_dir: Path, image_ids: Collection[str], notes: list[str]) -> dict[str, str]:
@@ -288,10 +278,4 @@ def find_rsna_fault(text: str, size: int) -> str:
         boxes, scores = parse_rsna_boxes(text)
     except ValueError as error:
         return f"its PredictionString is malformed ({error})"
-    if not ((scores > 0) & (scores <= 1)).all():
-        return "a confidence is not in (0, 1]"
-    if not (boxes[:, 2:] > boxes[:, :2]).all():
-        return "a box has no size"
-    if not ((boxes >= -EDGE_TOLERANCE) & (boxes <= size + EDGE_TOLERANCE)).all():
-        return f"a box reaches outside the {size} x {size} image"
-    return ""
+    return find_box_fault(boxes, scores, size, size)

@@ -39,7 +39,7 @@ class RsnaImage:
     chest: Chest
 
 
-def draw_classes(rng: np.random.Generator, count: int) -> list[str]:
+def draw_image_classes(rng: np.random.Generator, count: int) -> list[str]:
     """`count` class names in the shares of CLASS_SHARES, in random order."""
     names = list(CLASS_SHARES)
     edges = np.cumsum(list(CLASS_SHARES.values()))
@@ -51,7 +51,7 @@ def write_rsna_images(folder: Path, seed: Sequence[int], count: int, side: int) 
     """Write `count` DICOMs, drawn at (side, side), into a new folder."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    classes = draw_classes(rng, count)
+    classes = draw_image_classes(rng, count)
     patients = draw_patients(rng, count)
     images = []
     for number, (image_class, patient) in enumerate(zip(classes, patients, strict=True)):
