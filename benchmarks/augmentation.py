@@ -46,8 +46,8 @@ def check(dataset):
     level = replace(LEVELS[LEVEL], noise=0.0, salt=0.0)
     dataset.augment.level = level
     for ours, (picture, boxes) in zip(our_samples(dataset), plain_samples(dataset, level, FRAME)):
-        np.testing.assert_allclose(ours["boxes"], boxes, atol=0.01)
-        difference = np.abs(ours["image"][0].numpy().astype(float) - picture)
+        np.testing.assert_allclose(ours.boxes, boxes, atol=0.01)
+        difference = np.abs(ours.image[0].numpy().astype(float) - picture)
         assert difference.mean() < 2, (
             f"the pictures differ by {difference.mean():.1f} of 255 gray levels"
         )

@@ -28,8 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
 
-from cxr.config import Config  # noqa: E402
-from cxr.data.preparation import convert_all  # noqa: E402
+from cxr.data.conversion import convert_all  # noqa: E402
 from cxr.datasets.rsna.dataset import Rsna  # noqa: E402
 from cxr.datasets.rsna.files import TRAIN_IMAGES  # noqa: E402
 from cxr.datasets.rsna.synthetic import write_rsna_images  # noqa: E402
@@ -92,8 +91,8 @@ def workers(files, size, new, number):
         redirect_stdout(silence),
         redirect_stderr(silence),
     ):
-        headers, _ = convert_all(table, new().with_suffix(""), Config(size=size, workers=number))
-    assert len(headers) == len(files), "some images failed"
+        converted = convert_all(table, new().with_suffix(""), size, number)
+    assert len(converted.headers) == len(files), "some images failed"
 
 
 def main():

@@ -1,12 +1,14 @@
 """Training samples as steps 02 and 03 make them, and how many the loader delivers."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from timing import measure
 
-from cxr.data.dataset import ResumableSampler, XrayDataset, count_workers, make_loader
-from cxr.data.preparation import convert_all, finish_table
+from cxr.data.dataset import XrayDataset
+from cxr.data.loader import count_workers, make_loader
+from cxr.data.conversion import convert_all
+from cxr.data.samplers import ResumableSampler
+from cxr.data.tables import finish_table
 from cxr.datasets.rsna.dataset import Rsna
 from cxr.datasets.rsna.synthetic import write_rsna
 
@@ -19,14 +21,15 @@ def training_images(source, folder, count, config):
         write_rsna(folder / Rsna.slug, n_train=count, n_test=1, side=256)
     table, _, notes = Rsna.read_tables(Path(source or folder) / Rsna.slug)
     table = table.head(count)
-    headers, _ = convert_all(table, folder / "images", replace(config, size=config.image_size))
+    workers = count_workers(config.workers)
+    converted = convert_all(table, folder / "images", config.image_size, workers)
     return XrayDataset(
-        finish_table(table, headers, notes),
+        finish_table(table, converted.headers, notes),
         folder / "images",
         config.image_size,
-        LEVEL,
-        SEED,
-        Rsna().targets(config),
+        augmentation=LEVEL,
+        seed=SEED,
+        make_target=Rsna().targets(config),
     )
 
 

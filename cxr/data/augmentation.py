@@ -185,8 +185,11 @@ def random_affine(rng: np.random.Generator, level: Level, side: int) -> np.ndarr
     angle, shear = np.deg2rad(rng.normal(0, 1, 2) * (level.angle, level.shear))
     flipped = rng.random() < level.flip
 
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = turn @ np.array([[1, np.tan(shear)], [0, 1]]) @ np.diag(scale)
+    cosine = np.cos(angle)
+    sine = np.sin(angle)
+    turning = np.array([[cosine, -sine], [sine, cosine]])
+    shearing = np.array([[1, np.tan(shear)], [0, 1]])
+    linear = turning @ shearing @ np.diag(scale)
     shift = centre - linear @ centre
     if flipped:
         linear = np.diag([-1, 1]) @ linear

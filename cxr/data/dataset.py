@@ -38,9 +38,9 @@ class XrayDataset(Dataset):
     "1" only resizes. make_target: adds what the losses need of boxes and labels. paste:
     probability that a picture gets boxes of another row, too, and what they show.
 
-    Asked for (epoch, row), or for (epoch, place, row) where a row comes several times in an epoch.
-    The random numbers of a sample depend on the seed and these alone, never on the number of
-    workers, processes or restarts.
+    Asked for (epoch, row), or for (epoch, position, row) where a row comes several times in an
+    epoch. The random numbers of a sample depend on the seed and these alone, never on the number
+    of workers, processes or restarts.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class XrayDataset(Dataset):
         if self.content.crop:
             annotated = crop_annotated(annotated, row)
         annotated = self.augment(annotated, rng)
-        return self._sample(annotated, label, row_number)
+        return self._sample(annotated, label, row, row_number)
 
     def _read(self, row: pd.Series) -> tuple[AnnotatedImage, int]:
         """A row's stored picture with its boxes, and the class of the image."""
@@ -112,9 +112,10 @@ class XrayDataset(Dataset):
             return fill_boxes(annotated.boxes, width, height)
         return None
 
-    def _sample(self, annotated: AnnotatedImage, label: int, row_number: int) -> Sample:
+    def _sample(
+        self, annotated: AnnotatedImage, label: int, row: pd.Series, row_number: int
+    ) -> Sample:
         """The sample of a picture at the network's size."""
-        row = self.table.iloc[row_number]
         sample = Sample(
             image=torch.from_numpy(np.ascontiguousarray(annotated.image))[None],
             boxes=torch.from_numpy(annotated.boxes).float(),
@@ -177,18 +178,18 @@ def crop_annotated(annotated: AnnotatedImage, row: pd.Series) -> AnnotatedImage:
     crop = (x1, y1, x2, y2)
     side = len(annotated.image)
 
-    def place(picture: np.ndarray) -> tuple[int, int, int, int]:
+    def crop_of(picture: np.ndarray) -> tuple[int, int, int, int]:
         """The crop in pixels of a picture or mask of the whole image."""
         height, width = picture.shape
         return crop_at(crop, row["width"], row["height"], (width, height))
 
-    image_crop = place(annotated.image)
+    image_crop = crop_of(annotated.image)
     boxes, kept = shift_boxes(annotated.boxes, image_crop)
     left, top, right, bottom = image_crop
     enlarged = np.tile([side / (right - left), side / (bottom - top)], 2)
     mask = annotated.mask
     if mask is not None:
-        mask = cut(mask, place(mask))
+        mask = cut(mask, crop_of(mask))
     return AnnotatedImage(
         image=resize(cut(annotated.image, image_crop), side),
         boxes=boxes * enlarged,

@@ -21,7 +21,7 @@ from cxr.system.errors import InputError
 # predicted masks.
 PSEUDO_FROM = 1
 
-# What XrayDataset is asked for: (epoch, row) or (epoch, place in the epoch, row).
+# What XrayDataset is asked for: (epoch, row) or (epoch, position in the epoch, row).
 SampleKey = tuple[int, ...]
 
 
@@ -81,14 +81,14 @@ class ResumableSampler(Sampler):
 
     def __iter__(self) -> Iterator[SampleKey]:
         order = self.order()
-        places = range(len(order))[self.rank :: self.world]
-        places = places[: self.batches() * self.batch_size]
-        places = places[self.first_batch * self.batch_size :]
-        return iter([self.key(order, place) for place in places])
+        positions = range(len(order))[self.rank :: self.world]
+        positions = positions[: self.batches() * self.batch_size]
+        positions = positions[self.first_batch * self.batch_size :]
+        return iter([self.key(order, position) for position in positions])
 
-    def key(self, order: np.ndarray, place: int) -> SampleKey:
-        """What the dataset is asked for at a place of the epoch's order."""
-        return self.epoch, int(order[place])
+    def key(self, order: np.ndarray, position: int) -> SampleKey:
+        """What the dataset is asked for at a position of the epoch's order."""
+        return self.epoch, int(order[position])
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,8 @@ class ShareSampler(ResumableSampler):
             replace = True
         return rng.choice(group.rows, number, replace=replace)
 
-    def key(self, order: np.ndarray, place: int) -> SampleKey:
-        return self.epoch, place, int(order[place])
+    def key(self, order: np.ndarray, position: int) -> SampleKey:
+        return self.epoch, position, int(order[position])
 
     def facts(self) -> dict[str, float]:
         positives = 0

@@ -79,57 +79,6 @@ def opacity_table(folder, **columns):
     return pd.DataFrame([row | columns])
 
 
-CROP = {"crop_x1": 61, "crop_y1": 31, "crop_x2": 281, "crop_y2": 181}
-
-
-@pytest.mark.parametrize(
-    "crop", [{}, CROP, {"crop_x1": 150, "crop_y1": 90, "crop_x2": 290, "crop_y2": 200}]
-)
-@pytest.mark.parametrize("augmentation", ["1", "15", "seventeenth"])
-def test_the_mask_lies_where_the_picture_shows_the_opacity(tmp_path, crop, augmentation):
-    """The 17th place cut the picture and its mask by different boxes, and resized masks until they were gray."""
-    data = XrayDataset(
-        opacity_table(tmp_path / "images", **crop), tmp_path / "images", 96, augmentation
-    )
-    if augmentation == "seventeenth":  # noise and holes would hide the box
-        data.augment.transforms.transforms = data.augment.transforms.transforms[:4]
-    for epoch in range(4):
-        sample = data[(epoch, 0)]
-        seen, mask = sample["image"][0].numpy() > 100, sample["mask"][0].numpy()
-        assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1} and mask.any()
-        assert (seen != mask.astype(bool)).mean() < 0.03
-        assert sample["mask_known"] is True
-
-
-def test_unknown_is_not_empty(tmp_path):
-    known, unknown = (
-        opacity_table(tmp_path),
-        opacity_table(tmp_path, boxes="[]", box_labels="[]", mask_known=False),
-    )
-    data = XrayDataset(pd.concat([known, unknown]), tmp_path, 64)
-    batch = collate([data[(0, 0)], data[(0, 1)]])
-    assert batch["mask_known"].tolist() == [True, False] and batch["mask"].shape == (2, 1, 64, 64)
-    assert not batch["mask"][1].any()
-
-
-def test_published_augmentation_is_repeatable():
-    rng = np.random.default_rng(0)
-    image, mask = (
-        rng.integers(0, 256, (80, 80), dtype=np.uint8),
-        (rng.random((80, 80)) > 0.5).astype(np.uint8),
-    )
-    results = [
-        MaskAugmentation("seventeenth", 64)(
-            image, np.zeros((0, 4)), np.zeros(0), np.random.default_rng(seed), mask
-        )
-        for seed in (1, 1, 2)
-    ]
-    assert np.array_equal(results[0][0], results[1][0]) and not np.array_equal(
-        results[0][0], results[2][0]
-    )
-    assert results[0][3].shape == (64, 64) and set(np.unique(results[0][3])) <= {0, 1}
-
-
 class Corner(torch.nn.Module):
     """Class 0 if the upper left quarter is bright, 1 the upper right one, 2 and 3 below."""
 

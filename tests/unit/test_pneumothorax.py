@@ -14,10 +14,8 @@ import torch
 from steps import ROOT, STEPS, copy_of_run, run_here
 
 from cxr.config import Config
-from cxr.data.augmentation import Augmentation
 from cxr.data.batch import collate
 from cxr.data.dataset import XrayDataset, true_mask
-from cxr.data.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.data.predictions import read_predictions
 from cxr.data.tables import read_table
 from cxr.datasets.pneumothorax.files import (
@@ -27,7 +25,7 @@ from cxr.datasets.pneumothorax.files import (
     read_sample_ids,
 )
 from cxr.datasets.pneumothorax.synthetic import write_pneumothorax
-from cxr.geometry.masks import decode_runs, dice, encode_runs
+from cxr.geometry.masks import decode_runs, encode_runs
 from cxr.images.read import convert_image
 from cxr.methods.segmenter.records import MaskPrediction
 from cxr.steps.postprocess import postprocess
@@ -206,45 +204,6 @@ def test_submission():
             check_mask_submission(format_mask_submission(["b", "a"], {"a": text}), ["b", "a"])
     with pytest.raises(InputError, match="one row for each"):
         check_mask_submission(table, ["a", "b"])
-
-
-@pytest.mark.parametrize("level", ["10", "15", "20"])
-def test_masks_move_with_the_image(level):
-    mask = cv2.circle(np.zeros((128, 128), np.uint8), (40, 50), 25, 1, -1)
-    for seed in range(5):
-        moved, _, _, found = Augmentation(level, 64)(
-            255 * mask, np.zeros((0, 4)), np.zeros(0, int), np.random.default_rng(seed), mask
-        )
-        assert found.shape == (64, 64) and set(np.unique(found)) <= {0, 1}
-        assert dice(cv2.medianBlur(moved, 5) > 100, found) > 0.9
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_recipes_of_the_winners(recipe):
-    mask = cv2.circle(np.zeros((192, 192), np.uint8), (90, 90), 50, 1, -1)
-    size = 64 if recipe == "fourth" else 96
-    draw = MaskAugmentation(recipe, 96)
-    for seed in range(8):
-        image, _, _, found = draw(200 * mask, None, None, np.random.default_rng(seed), mask)
-        again = draw(200 * mask, None, None, np.random.default_rng(seed), mask)
-        assert image.shape == found.shape == (size, size) and set(np.unique(found)) <= {0, 1}
-        assert np.array_equal(image, again[0]) and np.array_equal(found, again[3])
-        if found.any() and recipe not in (
-            "third",
-            "seventeenth",
-        ):  # a square cut out of both; strong noise
-            assert dice(image > 90, found) > 0.85
-
-
-def test_detection_is_augmented_as_before_without_masks():
-    image = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
-    plain = Augmentation("20", 64)(
-        image, np.zeros((0, 4)), np.zeros(0, int), np.random.default_rng(1)
-    )
-    masked = Augmentation("20", 64)(
-        image, np.zeros((0, 4)), np.zeros(0, int), np.random.default_rng(1), image // 128
-    )
-    assert len(plain) == 3 and np.array_equal(plain[0], masked[0])
 
 
 def test_the_published_share_of_the_4th_place():
