@@ -18,6 +18,7 @@ from cxr.config import Config
 from cxr.data.batch import collate
 from cxr.datasets.chestxdet.files import FINDINGS, read_chestxdet
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
+from cxr.settings import PlaceSettings
 from cxr.steps.download import download
 from cxr.steps.train import engine
 from cxr.system.errors import InputError
@@ -168,14 +169,10 @@ def test_two_findings_in_one_place_are_both_found():
     assert confidence == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-1))])
 
 
-def config_of(folder):
-    return SimpleNamespace(input=folder, demo=False, demo_images=7)
-
-
 def test_download_tells_where_the_zips_belong(tmp_path, monkeypatch):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
     with pytest.raises(InputError, match="not on Kaggle") as caught:
-        download.obtain(TASK, config_of(tmp_path))
+        download.obtain(TASK.dataset, PlaceSettings(input=tmp_path), 7)
     text = str(caught.value)
     assert all(
         words in text
@@ -198,12 +195,12 @@ def test_zips_are_unpacked_once(tmp_path, monkeypatch, inside, capsys):
         archive.write(folder / "train_data" / "a.png", f"{inside}a.png")
         archive.writestr("__MACOSX/._a.png", b"")
     shutil.rmtree(folder / "train_data")
-    assert download.obtain(TASK, config_of(tmp_path)) == folder
+    assert download.obtain(TASK.dataset, PlaceSettings(input=tmp_path), 7) == folder
     assert [path.name for path in (folder / "train_data").iterdir() if path.suffix == ".png"] == [
         "a.png"
     ]
     assert not list(folder.glob(".*")) and "unpacking" in capsys.readouterr().out
-    download.obtain(TASK, config_of(tmp_path))
+    download.obtain(TASK.dataset, PlaceSettings(input=tmp_path), 7)
     assert "unpacking" not in capsys.readouterr().out
 
 
@@ -218,7 +215,7 @@ def test_damaged_zips(tmp_path, content, words):
         with zipfile.ZipFile(folder / "test_data.zip", "w") as archive:
             archive.writestr("readme.txt", "nothing")
     with pytest.raises(InputError, match=words):
-        download.obtain(TASK, config_of(tmp_path))
+        download.obtain(TASK.dataset, PlaceSettings(input=tmp_path), 7)
     assert not (folder / "test_data").exists()
 
 

@@ -13,7 +13,7 @@ from steps import ROOT
 from test_images import make_dataset, save
 
 from cxr.steps.predict.structured_report import SCHEME, write_structured_report
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 sr = pytest.importorskip("highdicom.sr")
 

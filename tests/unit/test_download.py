@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import requests
 
+from cxr.settings import PlaceSettings
 from cxr.steps.download import download
 from cxr.system import kaggle
 from cxr.system.errors import InputError
@@ -525,7 +526,7 @@ def fill(folder):
     return folder
 
 
-def a_task(**changes):
+def a_dataset(**changes):
     facts = {
         "slug": SLUG,
         "expected_files": EXPECTED,
@@ -537,8 +538,8 @@ def a_task(**changes):
     return SimpleNamespace(**(facts | changes))
 
 
-def a_config(folder, demo=False):
-    return SimpleNamespace(input=folder, demo=demo, demo_images=7)
+def obtain(dataset, folder, demo=False):
+    return download.obtain(dataset, PlaceSettings(input=folder, demo=demo), demo_images=7)
 
 
 @pytest.fixture
@@ -559,7 +560,7 @@ def kernel(monkeypatch, tmp_path):
 @pytest.mark.parametrize("layout", [f"competitions/{SLUG}", SLUG, f"datasets/someone/{SLUG}"])
 def test_kernel_mounts(kernel, tmp_path, layout):
     fill(kernel / layout)
-    assert download.obtain(a_task(), a_config(tmp_path / "input")) == kernel / layout
+    assert obtain(a_dataset(), tmp_path / "input") == kernel / layout
     found = kaggle.find_input(tmp_path, SLUG, EXPECTED, kaggle_input=kernel)
     assert found == kernel / layout
 
@@ -567,7 +568,7 @@ def test_kernel_mounts(kernel, tmp_path, layout):
 @pytest.mark.usefixtures("kernel")
 def test_kernel_without_the_data():
     with pytest.raises(InputError, match="Add input"):
-        download.obtain(a_task(), a_config(Path("input")))
+        obtain(a_dataset(), Path("input"))
 
 
 @pytest.mark.usefixtures("outside")
@@ -580,7 +581,7 @@ def test_mounts_are_not_looked_at_outside_a_kernel(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("outside")
 def test_what_is_there_is_used(tmp_path, capsys):
     fill(tmp_path / SLUG)
-    assert download.obtain(a_task(), a_config(tmp_path)) == tmp_path / SLUG
+    assert obtain(a_dataset(), tmp_path) == tmp_path / SLUG
     assert "nothing to download" in capsys.readouterr().out
 
 
@@ -589,13 +590,13 @@ def test_incomplete_folder(tmp_path):
     fill(tmp_path / SLUG)
     (tmp_path / SLUG / "images" / "a.dcm").unlink()
     with pytest.raises(InputError, match="lacks images"):
-        download.obtain(a_task(), a_config(tmp_path))
+        obtain(a_dataset(), tmp_path)
 
 
 @pytest.mark.usefixtures("outside")
 def test_input_that_does_not_exist(tmp_path):
     with pytest.raises(InputError, match="--input"):
-        download.obtain(a_task(), a_config(tmp_path / "nowhere"))
+        obtain(a_dataset(), tmp_path / "nowhere")
 
 
 @pytest.mark.usefixtures("kaggle_server")
@@ -604,7 +605,7 @@ def test_obtain_downloads_into_the_default_input(monkeypatch, tmp_path, empty_fo
     monkeypatch.chdir(tmp_path)
     if empty_folder:
         Path("input", SLUG).mkdir(parents=True)
-    assert download.obtain(a_task(), a_config(Path("input"))) == Path("input", SLUG)
+    assert obtain(a_dataset(), Path("input")) == Path("input", SLUG)
     assert is_complete(Path("input", SLUG))
 
 
@@ -616,9 +617,9 @@ def test_demo_draws_and_keeps(tmp_path, capsys):
         calls.append((folder, n_train))
         return len(calls) == 1
 
-    task = a_task(write_synthetic=write)
+    dataset = a_dataset(write_synthetic=write)
     for words in ("wrote a synthetic", "already in"):
-        download.obtain(task, a_config(tmp_path, demo=True))
+        obtain(dataset, tmp_path, demo=True)
         assert words in capsys.readouterr().out
     assert calls == [(tmp_path / SLUG, 7)] * 2
 
