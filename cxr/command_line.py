@@ -51,13 +51,17 @@ OF_THE_RECORD = ("run", "fold")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
-def run_step(name: str, step: Step, description: str, arguments: Sequence[str] | None = None) -> None:
+def run_step(
+    name: str, step: Step, description: str, arguments: Sequence[str] | None = None
+) -> None:
     """Read the command line, call step(task, settings) and exit with its status.
 
     What a user can repair becomes one sentence and exit status 1.
     """
     try:
         task, settings = read_command_line(name, description, arguments)
+        if needs_check(name, task, settings):
+            task.check(settings)
         status = step(task, settings)
     except InputError as error:
         sys.exit(f"error: {plain_sentence(error)}")
@@ -88,11 +92,28 @@ def read_command_line(
     parser = build_parser(step, description, task)
     given, unknown = parser.parse_known_args(words)
     refuse_unknown(task, unknown)
-    flags = {key: value for key, value in vars(given).items() if key not in ("config", "save_config")}
-    settings = task.settings_of(keep_known(task, values) | flags)
+    flags = {
+        key: value for key, value in vars(given).items() if key not in ("config", "save_config")
+    }
+    is_record = bool(first.config) and Path(first.config).suffix == ".json"
+    settings = task.settings_of(flags, keep_known(task, values, is_record))
     if "save_config" in given:
         save_config(Path(given.save_config), settings)
     return task, settings
+
+
+def needs_check(step: str, task: Task, settings: Settings) -> bool:
+    """Whether method and data set have to look at the settings before the step begins.
+
+    Steps 01 and 02 read little that these know, and spare a user the seconds that PyTorch takes to
+    load, unless a flag was given that a later step would refuse.
+    """
+    if step not in ("download", "preprocess"):
+        return True
+    later = [*setting_fields(task.method_settings)]
+    for area in ("training", "prediction", "judging"):
+        later += setting_fields(AREAS[area])
+    return any(name in later for name in settings.given)
 
 
 def _first_parser() -> argparse.ArgumentParser:
@@ -184,7 +205,10 @@ def tasks_that_read(word: str) -> list[str]:
     name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
     readers = []
     for task in TASKS.values():
-        if name in {**setting_fields(task.method_settings), **setting_fields(task.dataset_settings)}:
+        if name in {
+            **setting_fields(task.method_settings),
+            **setting_fields(task.dataset_settings),
+        }:
             readers.append(task.name)
     return readers
 
@@ -218,12 +242,17 @@ def known_settings() -> set[str]:
     return {name for settings_class in classes for name in setting_fields(settings_class)}
 
 
-def keep_known(task: Task, values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a file, checked like flags: choices, and whether the task reads them."""
+def keep_known(task: Task, values: dict[str, Any], is_record: bool) -> dict[str, Any]:
+    """The values of a file, checked like flags: choices, and whether the task reads them.
+
+    is_record: of a run, perhaps of an older version, which also holds what the task does not read.
+    """
     areas = [*AREAS.values(), task.method_settings, task.dataset_settings]
     known: dict[str, dataclasses.Field] = {}
     for area in areas:
         known |= setting_fields(area)
+    if is_record:
+        values = {name: value for name, value in values.items() if name in known}
     for name, value in values.items():
         if name not in known:
             refuse_unknown(task, [flag(name)])

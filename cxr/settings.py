@@ -54,10 +54,12 @@ class PlaceSettings:
     demo: bool = setting(
         False, "synthetic data in input/demo, results in working/demo, preset demo"
     )
-    input: Path = setting(
+    input: Path = setting(  # noqa: RUF009 (a Path cannot change)
         Path("input"), "folder that holds the data set's folder; only step 01 writes there"
     )
-    working: Path = setting(Path("working"), "everything the steps write goes below this folder")
+    working: Path = setting(  # noqa: RUF009
+        Path("working"), "everything the steps write goes below this folder"
+    )
     run: str = setting(
         "", "name of the run's folder; default: the preset and what differs from it in training"
     )
@@ -120,9 +122,7 @@ class TrainingSettings:
     image_size: int = setting(512, "side of the network's input in pixels", training=True)
     epochs: int = setting(12, "passes over the training folds", training=True)
     batch_size: int = setting(4, "images in a step and process", training=True)
-    accumulate: int = setting(
-        1, "steps whose gradients are added before one update", training=True
-    )
+    accumulate: int = setting(1, "steps whose gradients are added before one update", training=True)
     optimizer: str = setting(
         "adam",
         "adam as published; adamw decouples the weight decay; sgd with momentum 0.9",
@@ -193,9 +193,7 @@ class TrainingSettings:
         "some hundred images",
         training=True,
     )
-    keep: int = setting(
-        3, "the last epochs whose checkpoints are kept for merging", training=True
-    )
+    keep: int = setting(3, "the last epochs whose checkpoints are kept for merging", training=True)
     patience: int = setting(
         0, "stop a fold after this many epochs without a better metric; 0: never", training=True
     )
@@ -229,10 +227,8 @@ class PredictionSettings:
 class ImageSettings:
     """Prediction of any X-rays: steps 04 and 07 with --images."""
 
-    images: tuple[str, ...] = setting(
-        (), "these files and folders of X-rays, not the data set's"
-    )
-    out: Path = setting(
+    images: tuple[str, ...] = setting((), "these files and folders of X-rays, not the data set's")
+    out: Path = setting(  # noqa: RUF009
         Path("predicted"),
         "folder for what --images gives: tables, pictures, index.html",
         needs="images",
@@ -298,9 +294,7 @@ class DetectorSettings(MethodSettings):
     channels: int = setting(
         256, "channels of the pyramid and heads; 256 as in RetinaNet", training=True
     )
-    head_convs: int = setting(
-        4, "3x3 convolutions in each head; 4 as in RetinaNet", training=True
-    )
+    head_convs: int = setting(4, "3x3 convolutions in each head; 4 as in RetinaNet", training=True)
     head_norm: str = setting(
         "none",
         "group normalisation in the heads: none as published, group helps random weights",
@@ -311,7 +305,9 @@ class DetectorSettings(MethodSettings):
         0, "only the first so many box classes of the task's list; 0: all of them", training=True
     )
     dropout: float = setting(
-        0.75, "dropout before the class and the global output; 0.75 in the best model", training=True
+        0.75,
+        "dropout before the class and the global output; 0.75 in the best model",
+        training=True,
     )
     class_weight: float = setting(
         1.0,
@@ -418,7 +414,9 @@ class SegmenterSettings(MaskLearningSettings):
         choices=("train", "frozen"),
     )
     unlabelled: str = setting(
-        "", "a folder of PNG X-rays without labels, from which a mean teacher teaches", training=True
+        "",
+        "a folder of PNG X-rays without labels, from which a mean teacher teaches",
+        training=True,
     )
     unlabelled_batch: int = setting(
         4, "pictures of --unlabelled in a step; 4 as published", training=True, needs="unlabelled"
@@ -603,7 +601,9 @@ def _typed(value: Any, wanted: Any) -> Any:
         return tuple(value)
     if wanted is float and isinstance(value, int):
         return float(value)
-    if wanted is str and isinstance(value, int | float):  # YAML reads `augmentation: 20` as a number
+    if wanted is str and isinstance(
+        value, int | float
+    ):  # YAML reads `augmentation: 20` as a number
         return str(value)
     return value
 

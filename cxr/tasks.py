@@ -96,13 +96,17 @@ class Task:
         """Settings of this task from {setting: value}; the others keep their defaults."""
         return areas.make_settings(values, self.method_settings, self.dataset_settings, given)
 
-    def settings_of(self, values: Mapping[str, Any]) -> Settings:
-        """Settings as the command line makes them: preset, then `values`, checked, with a run.
+    def settings_of(
+        self, flags: Mapping[str, Any], file: Mapping[str, Any] | None = None
+    ) -> Settings:
+        """Settings as the command line makes them: preset, file, flags; checked, with a run.
 
-        values: what was given, {setting: value}. Raises InputError for what cannot be used.
+        flags: {setting: value} of what was given. file: the same of --config, of which only what
+        differs from the preset counts as given. Raises InputError for what cannot be used.
         """
-        demo = bool(values.get("demo", False))
-        preset = values.get("preset") or ("demo" if demo else "paper")
+        file = dict(file or {})
+        demo = bool(flags.get("demo", file.get("demo", False)))
+        preset = flags.get("preset") or file.get("preset") or ("demo" if demo else "paper")
         if preset not in self.presets:
             raise InputError(
                 f"unknown --preset {preset} of task {self.name}: choose from "
@@ -114,7 +118,11 @@ class Task:
         base |= self.presets[preset].values
         base |= {"task": self.name, "preset": preset}
         usual = self.make_settings(base)
-        settings = self.make_settings(base | dict(values) | {"preset": preset}, tuple(values))
+
+        from_file = self.make_settings(base | file).flat()
+        given = [name for name in file if from_file[name] != usual.flat()[name]]
+        given += [name for name in flags if name not in given]
+        settings = self.make_settings(base | file | dict(flags) | {"preset": preset}, tuple(given))
         areas.check_values(settings)
         name = settings.place.run or areas.run_name(usual, settings)
         return settings.replace(run=name)

@@ -1,28 +1,19 @@
-"""One small run through all five steps, made once and shared by the tests that look at or disturb what the steps leave."""
+"""Runs that are made once and shared by the tests that look at or disturb what the steps leave."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch: sums are the same in this process and in those it starts
-)
+# Before torch: sums are the same in this process and in those it starts.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("KAGGLE_KERNEL_RUN_TYPE", None)
 
 import json  # noqa: E402
 import time  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 
-import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from exported import FLAGS, write_run  # noqa: E402
-from steps import DEMO, SLUG, STEPS, digest, protect, run, run_here  # noqa: E402
-from tiny_task import TinyTask, tiny_config, write_tiny_data  # noqa: E402
-
-from cxr.steps.train.engine import train_folds  # noqa: E402
-from cxr.system.disk import write_json  # noqa: E402
 
 # By falling time, as --durations shows it; the others follow.
-SLOW = (
+LONGEST = (
     "test_scripts",
     "test_engine",
     "test_chestxdet",
@@ -33,17 +24,29 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first, so that several processes, of which each takes a file at a time, end together."""
-    rank = {name: number for number, name in enumerate(SLOW)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
+    """Long files first, so that processes, each of which takes a file at a time, end together.
+
+    The files of tests/pipeline and tests/web run steps or servers, and count as slow.
+    """
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+    for item in items:
+        if item.path.parent.name in ("pipeline", "web"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory):
-    """The demo at its smallest: input, working (folders), flags, printed {step: text}, before (digest of the input)."""
+    """The demo at its smallest.
+
+    input, working, task, run (folders), flags, printed {step: text}, before (digest of the input).
+    """
+    from steps import DEMO, SLUG, STEPS, digest, protect, run
+
     root = tmp_path_factory.mktemp("pipeline")
     flags = (*DEMO, "--input", root / "input", "--working", root / "working")
-    printed, before = {}, {}
+    printed = {}
+    before = {}
     for step in STEPS:
         start = time.monotonic()
         done = run(step, *flags)
@@ -67,29 +70,50 @@ def pipeline(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """Configuration of a run of the TinyTask with two trained folds of two epochs, and parameters that keep its best
-    boxes, whatever it learnt."""
+    """Settings of a run of the tiny task with two trained folds of two epochs.
+
+    Its parameters keep the best boxes, whatever it learnt.
+    """
+    import torch
+    from tiny_data import write_tiny_data
+    from tiny_task import TINY_TASK, tiny_settings
+
+    from cxr.run_folder import RunFolder
+    from cxr.steps.train.engine import train_folds
+    from cxr.system.disk import write_json
+
     torch.set_num_threads(1)
     working = tmp_path_factory.mktemp("tiny_run")
     write_tiny_data(working)
-    config = tiny_config(working, fold=None, epochs=2, batch_size=2)
-    train_folds(TinyTask(), config)
-    write_json(config.task_dir / "preprocess.json", {"size": 64})
-    write_json(config.run_dir / "params.json", {"threshold": 0.6, "gate": True})
-    return config
+    settings = tiny_settings(working, fold=None, epochs=2, batch_size=2)
+    train_folds(TINY_TASK, settings)
+    run = RunFolder.of(settings.place)
+    write_json(run.task.preprocess_record, {"size": 64})
+    write_json(run.params, {"threshold": 0.6, "gate": True})
+    return settings
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """A tiny run and what 06_export.py made of it: config, fp32, int8 (paths), report (content), table (train.csv)."""
-    config = write_run(tmp_path_factory.mktemp("exported"))
-    code, printed = run_here("06_export", *FLAGS, "--working", config.working)
+    """A tiny run and what 06_export.py made of it.
+
+    settings, run (RunFolder), fp32, int8 (paths), report (content), table (train.csv).
+    """
+    import pandas as pd
+    from exported import FLAGS, write_run
+    from steps import run_here
+
+    from cxr.run_folder import RunFolder
+
+    settings = write_run(tmp_path_factory.mktemp("exported"))
+    code, printed = run_here("06_export", *FLAGS, "--working", settings.place.working)
     assert code == 0, printed
-    report = json.loads((config.run_dir / "merged.json").read_text())
+    run = RunFolder.of(settings.place)
     return SimpleNamespace(
-        config=config,
-        fp32=config.run_dir / "merged.onnx",
-        report=report,
-        int8=config.run_dir / "merged.int8.onnx",
-        table=pd.read_csv(config.task_dir / "train.csv"),
+        settings=settings,
+        run=run,
+        fp32=run.path / "merged.onnx",
+        int8=run.path / "merged.int8.onnx",
+        report=json.loads((run.path / "merged.json").read_text()),
+        table=pd.read_csv(run.task.table("train")),
     )

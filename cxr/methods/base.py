@@ -165,7 +165,7 @@ class Method(ABC):
         return ()
 
     def learns_image_classes(self, settings: Settings) -> bool:
-        """Whether the class of the whole image means anything: a head without a loss knows nothing."""
+        """Whether the class of the whole image means anything: a head needs a loss."""
         del settings
         return True
 
@@ -261,6 +261,11 @@ class Judging:
     table: pd.DataFrame
     further_boxes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def folds(self) -> list[int]:
+        """The judged folds, in order."""
+        return sorted(int(fold) for fold in self.table["fold"].unique())
+
 
 class Scorer(ABC):
     """How answers are judged, what is searched, and the rule that params.json holds."""
@@ -281,12 +286,18 @@ class Scorer(ABC):
 
     @abstractmethod
     def quick_score(
-        self, predictions: Mapping[int, Any], table: pd.DataFrame, settings: Settings, labels: Labels
+        self,
+        predictions: Mapping[int, Any],
+        table: pd.DataFrame,
+        settings: Settings,
+        labels: Labels,
     ) -> dict[str, float]:
         """{"metric": ..., ...} after an epoch, of quick predictions: for curves, not for claims."""
 
     @abstractmethod
-    def make_rule(self, params: Mapping[str, Any] | None, settings: Settings, labels: Labels) -> Rule:
+    def make_rule(
+        self, params: Mapping[str, Any] | None, settings: Settings, labels: Labels
+    ) -> Rule:
         """The rule of params.json for new images, or the plainest one for None.
 
         Raises TypeError, LookupError or ValueError where params is something else.

@@ -13,7 +13,8 @@ class InputError(Exception):
     """
 
 
-# torch.load has no error of its own for a broken file: it fails wherever the bytes stop making sense.
+# torch.load has no error of its own for a broken file: it fails wherever the bytes stop making
+# sense.
 BROKEN = (
     pickle.UnpicklingError,
     RuntimeError,

@@ -68,7 +68,7 @@ class EpochFigures:
 
 
 class MetricLog:
-    """log.csv and TensorBoard events of one fold; an epoch that is trained again replaces itself."""
+    """log.csv and TensorBoard events of one fold; an epoch trained again replaces itself."""
 
     def __init__(self, path: Path, first_epoch: int) -> None:
         """path: of log.csv. first_epoch: the next one, counted from 1; later events are dropped."""

@@ -80,9 +80,7 @@ class MeanTeacher:
     `start()` at an epoch's beginning, `terms()` at each step.
     """
 
-    def __init__(
-        self, state: LearningState, settings: Settings, sampler: ResumableSampler
-    ) -> None:
+    def __init__(self, state: LearningState, settings: Settings, sampler: ResumableSampler) -> None:
         self.state = state
         self.weight = settings.method.consistency
         folder = Path(settings.method.unlabelled)

@@ -74,7 +74,7 @@ class MaskCase:
 
 
 def pack_picture(probability: np.ndarray, side: int) -> np.ndarray:
-    """PNG bytes of probabilities (S, S) in 0 ... 1, resized to `side`; 0 leaves them as they are."""
+    """PNG bytes of probabilities (S, S) in 0 ... 1, resized to `side`; 0: as they are."""
     picture = np.round(255 * np.clip(probability, 0, 1)).astype(np.uint8)
     if side and side != len(picture):
         interpolation = cv2.INTER_AREA if side < len(picture) else cv2.INTER_LINEAR

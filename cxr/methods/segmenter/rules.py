@@ -50,6 +50,11 @@ class RuleGrid:
     def shape(self) -> tuple[int, ...]:
         return tuple(len(getattr(self, axis)) for axis in RULE_AXES)
 
+    @property
+    def is_searched(self) -> bool:
+        """Whether there is more than one combination."""
+        return any(count > 1 for count in self.shape)
+
     def rule(self, index: np.ndarray | tuple[int, ...]) -> MaskRule:
         """The rule at four integers."""
         values = {}
@@ -194,7 +199,7 @@ class MaskGains:
 
 @dataclass
 class MeasuredImages:
-    """Many images: `counts` (n, T + 2 B + 1) of `measure_picture`, their own scores `heads` (n,)."""
+    """Many images: counts (n, T + 2 B + 1) of `measure_picture`, own scores `heads` (n,)."""
 
     grid: RuleGrid
     counts: np.ndarray

@@ -28,6 +28,7 @@ from cxr.methods.segmenter.rules import (
     uint8_level,
 )
 from cxr.methods.segmenter.stacking import Stack
+from cxr.methods.wording import describe_marks, describe_measurement
 from cxr.metrics.bootstrap import bootstrap_interval
 from cxr.metrics.curves import Reliability, SensitivityLine, SizedScores
 from cxr.metrics.means import mean_known
@@ -37,19 +38,12 @@ from cxr.system.errors import InputError
 QUICK = replace(
     GRIDS["first"], top=(0.5, 0.6, 0.75), area=(0, 1000, 2000, 3000), bottom=(0.3, 0.4, 0.5)
 )
-HOW = {
-    "folds": "Measured on the validation images of every fold, predicted by models that never saw "
-    "them, with thresholds fitted on the other folds.",
-    "published": "Measured on the validation images of every fold, predicted by models that never "
-    "saw them, with the published thresholds; nothing was fitted.",
-}
 SEARCHED = (
     "One threshold is moved at a time, the others stay at their chosen values; all diagrams share "
     "one vertical scale. An image gets a mask if enough pixels (area, of 1024 x 1024) are above "
     "the top threshold and its own score is at least the head threshold; the mask is all that is "
-    "above the bottom threshold. The orange dot is the chosen value, the gray triangles are the "
-    "values chosen when one fold was left out. These curves use all images at once, so a top may "
-    "lie a little above the score of this report."
+    "above the bottom threshold. The orange dot is the chosen value, {marks}. These "
+    "curves use all images at once, so a top may lie a little above the score of this report."
 )
 
 
@@ -126,6 +120,7 @@ class Dice(Scorer):
     def evaluate(self, cases: Cases, judging: Judging) -> Evaluation:
         method = judging.settings.method
         grid = choose_grid(judging.settings)
+        fit_on = judging.settings.judging.fit_on if grid.is_searched else "published"
 
         # What the search has to know of each image, read once.
         measured, facts = collect_masks(cases, grid, len(judging.table))
@@ -161,7 +156,12 @@ class Dice(Scorer):
             params=asdict(fitted.final) | {"rule": method.rule},
             detect=MaskAnswer(fitted.final, stack),
             images=images,
-            how=HOW[judging.settings.judging.fit_on],
+            how=describe_measurement(
+                judging.folds,
+                fit_on,
+                judging.settings.data.folds,
+                fitted="thresholds",
+            ),
             true=judged.true,
             predicted=judged.predicted,
             baselines=mask_baselines(measured, images, positive),
@@ -171,7 +171,8 @@ class Dice(Scorer):
             reliability=Reliability(measured.heads, positive),
             sized=SizedScores(true_sizes[positive], scores[positive]),
             image_score="Dice",
-            searched=SEARCHED,
+            fit_on=fit_on,
+            searched=SEARCHED.format(marks=describe_marks(judging.folds, fit_on)),
         )
 
 
@@ -247,9 +248,7 @@ def choose_grid(settings: Settings) -> RuleGrid:
     return grid
 
 
-def collect_masks(
-    cases: Cases, grid: RuleGrid, count: int
-) -> tuple[MeasuredImages, pd.DataFrame]:
+def collect_masks(cases: Cases, grid: RuleGrid, count: int) -> tuple[MeasuredImages, pd.DataFrame]:
     """The measured images, and a table with image_id, fold, group, head, in the same order."""
     counts = []
     rows = []
@@ -342,7 +341,5 @@ def mask_sensitivity(measured: MeasuredImages, final: MaskRule) -> dict[str, Sen
         values = getattr(measured.grid, name)
         if len(values) > 1:
             along = (*index[:axis], slice(None), *index[axis + 1 :])
-            lines[name] = SensitivityLine(
-                list(values), means[along].tolist(), getattr(final, name)
-            )
+            lines[name] = SensitivityLine(list(values), means[along].tolist(), getattr(final, name))
     return lines

@@ -165,9 +165,7 @@ def train_fold(
             # One pass over the fold's images; a stop in the middle is saved and ends here.
             start = time.monotonic()
             first_step = state.step
-            finished = train_one_epoch(
-                task, state, network, train_loader, teacher, folder, runtime
-            )
+            finished = train_one_epoch(task, state, network, train_loader, teacher, folder, runtime)
             if finished:
                 # How well the evaluated weights do on images that the fold did not learn from.
                 seconds = time.monotonic() - start
@@ -187,9 +185,7 @@ def train_fold(
     return STOPPED
 
 
-def prepare_folder(
-    folder: FoldFolder, task: Task, settings: Settings, runtime: Runtime
-) -> bool:
+def prepare_folder(folder: FoldFolder, task: Task, settings: Settings, runtime: Runtime) -> bool:
     """True if a run is to be continued.
 
     Raises InputError if the folder holds a run with other settings.
@@ -438,7 +434,7 @@ def evaluate_fold(
     means = {}
     for name in parts[0][0]:
         means[name] = sum(part_sums.get(name, 0.0) for part_sums, _, _ in parts) / all_images
-    merged = {}
+    merged: dict[int, Any] = {}
     for _, _, part_predictions in parts:
         merged |= part_predictions
     dataset = loader.dataset

@@ -68,9 +68,7 @@ class TrainingState:
             self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
         self.optimizer = make_optimizer(self.model.parameters(), training, runtime.device)
         self.scheduler = make_scheduler(self.optimizer, training, updates)
-        self.scaler = torch.amp.GradScaler(
-            runtime.device.type, enabled=runtime.precision == "fp16"
-        )
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
 
         self.epoch = 0
         self.step = 0
