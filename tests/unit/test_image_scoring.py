@@ -1,17 +1,27 @@
+"""The scorer of RSNA: its table of images, how often it reads, its rules."""
+
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from test_search import GATE, make_case
+from test_search import GATE_WEIGHTS, make_case
 
-from cxr.config import Config
-from cxr.methods.detector import image_scorer as image_scoring
-from cxr.methods.detector.records import Params, detect
+from cxr.geometry.detections import Detections, TrueBoxes
+from cxr.methods.base import Judging, Labels
+from cxr.methods.detector.image_scorer import RsnaMap, judge_images, score_images
+from cxr.methods.detector.records import Params, QuickDetections, detect
 from cxr.methods.detector.search import Grid
 from cxr.metrics.kaggle_map import image_score
+from cxr.run_folder import RunFolder
+from cxr.settings import DetectorSettings, make_settings
+from cxr.system.errors import InputError
 
 GRID = Grid(
     (-0.5, 1.6), (1.0, 0.8), ("nms", "wbf"), (False, True), (False, True), (0.1, 0.6, 1.0, 2.0)
 )
+LABELS = Labels(("opacity",), ("normal", "other", "opacity"))
+SCORER = RsnaMap(GATE_WEIGHTS, ())
 
 
 @pytest.fixture(scope="module")
@@ -19,28 +29,41 @@ def cases():
     return [make_case(i, i % 3 == 0, fold=i % 2, group=f"patient{i // 2}") for i in range(12)]
 
 
+def settings_with(**values):
+    return make_settings({"task": "tiny"} | values, DetectorSettings)
+
+
+def judging_of(images, **values):
+    table = pd.DataFrame({"fold": np.arange(images) % 2, "test_like": False})
+    return Judging(settings_with(**values), RunFolder(Path("tiny/run")), LABELS, table)
+
+
 def test_scores_are_those_of_detection_whatever_shares_a_merge(cases):
     drawn = np.random.default_rng(0).choice(np.prod(GRID.shape), 20, replace=False)
-    choices = {f"{i}": GRID.params(np.unravel_index(i, GRID.shape)) for i in drawn}
-    table = image_scoring.score_images(
-        lambda: cases,
-        {name: lambda case, params=params: params for name, params in choices.items()},
-        GATE,
-    )
+    choices = {}
+    for number in drawn:
+        choices[f"{number}"] = GRID.params(np.unravel_index(number, GRID.shape))
+    params_for = {name: lambda _, params=params: params for name, params in choices.items()}
+    table = score_images(lambda: cases, params_for, GATE_WEIGHTS)
     assert list(table["image_id"]) == [case.candidates.image_id for case in cases]
     assert list(table["group"]) == [case.group for case in cases]
     for name, params in choices.items():
-        expected = [
-            image_score(case.boxes, detect(case.candidates, params, GATE)[0]) for case in cases
-        ]
+        expected = []
+        for case in cases:
+            detections = detect(case.candidates, params, GATE_WEIGHTS)
+            expected.append(image_score(case.true.boxes, detections.boxes))
         np.testing.assert_array_equal(table[name], expected)
 
 
 def test_images_without_parameters_are_left_out(cases):
-    params_for = lambda case: None if case.fold else Params()  # noqa: E731
-    table = image_scoring.score_images(lambda: cases, {"a": params_for, "b": params_for}, GATE)
-    judged = image_scoring.judge_images(lambda: cases, params_for, GATE)
-    assert len(table) == 6 and list(table["image_id"]) == list(judged.images["image_id"])
+    def params_for(case):
+        return None if case.fold else Params()
+
+    choices = {"a": params_for, "b": params_for}
+    table = score_images(lambda: cases, choices, GATE_WEIGHTS)
+    judged = judge_images(lambda: cases, params_for, GATE_WEIGHTS)
+    assert len(table) == 6
+    assert list(table["image_id"]) == list(judged.images["image_id"])
     np.testing.assert_array_equal(table["a"], judged.images["score"])
 
 
@@ -52,16 +75,63 @@ def test_judging_looks_at_the_predictions_three_times(cases):
         readings.append(1)
         return iter(cases)
 
-    found = image_scoring.evaluate(
-        Config(), read, pd.DataFrame({"test_like": [False] * 12}), GATE, []
-    )
-    assert len(readings) == 3 and 0 < found.score <= 1
-    curve = [
-        detect(
-            case.candidates,
-            Params(**found.folds[case.fold][2] | {"threshold": 0.05, "half": False}),
-            GATE,
-        )
-        for case in cases
-    ]
-    assert len(found.pr[0]) == len(np.unique(np.concatenate([scores for _, scores in curve])))
+    evaluation = SCORER.evaluate(read, judging_of(12))
+    assert len(readings) == 3
+    assert 0 < evaluation.score <= 1
+    scores_on_curve = []
+    for case in cases:
+        fitted = evaluation.folds[case.fold].params
+        loose = Params(**fitted | {"threshold": 0.05, "half": False})
+        scores_on_curve.append(detect(case.candidates, loose, GATE_WEIGHTS).scores)
+    points = np.unique(np.concatenate(scores_on_curve))
+    assert len(evaluation.pr.recall) == len(points)
+
+
+def test_what_cannot_be_fitted_on(cases):
+    with pytest.raises(InputError, match="tiny is always searched, use --fit-on folds"):
+        SCORER.evaluate(lambda: iter(cases), judging_of(12, fit_on="published"))
+    with pytest.raises(InputError, match=r"train\.csv has no test-like images"):
+        SCORER.evaluate(lambda: iter(cases), judging_of(12, fit_on="testlike"))
+
+
+def test_rules_detect_what_the_parameters_say(cases):
+    params = Params(gate=True, half=True, threshold=1.0, scale=0.9)
+    rule = SCORER.make_rule(vars(params), settings_with(), LABELS)
+    assert rule.thresholds == {"opacity": 0.2}
+    for case in cases:
+        loose = rule.detect(case.candidates)
+        expected = detect(case.candidates, params, GATE_WEIGHTS)
+        np.testing.assert_array_equal(loose.above(0.2).boxes, expected.boxes)
+    assert SCORER.make_rule(None, settings_with(), LABELS).thresholds == {"opacity": 0.1}
+    with pytest.raises(TypeError):
+        SCORER.make_rule({"top": 1}, settings_with(), LABELS)
+
+
+def test_exported_rules_and_their_score():
+    params = Params(gate=True, threshold=1.0, scale=0.9)
+    exported = SCORER.export_rule(vars(params), settings_with(), LABELS)
+    assert exported["gate_weights"] == list(GATE_WEIGHTS)
+    assert exported["thresholds"] == [0.2]
+    assert exported["scale"] == 0.9
+    assert not {"gate", "threshold"} & exported.keys()
+    plain = SCORER.export_rule(vars(Params()), settings_with(), LABELS)
+    assert plain["gate_weights"] == []
+
+    box = np.array([[0.0, 0, 10, 10]])
+    truth = {"a": TrueBoxes(box, np.zeros(1, int)), "b": TrueBoxes.empty()}
+    predicted = {"boxes": np.concatenate([box, box + 50]), "kept": np.array([True, False])}
+    nothing = {"boxes": np.zeros((0, 4)), "kept": np.zeros(0, bool)}
+    assert SCORER.score_exported(truth, {"a": predicted, "b": nothing}, LABELS) == 1
+    predicted["kept"] = np.array([True, True])
+    assert SCORER.score_exported(truth, {"a": predicted, "b": nothing}, LABELS) == 0.5
+
+
+def test_scores_after_an_epoch():
+    """Boxes in a picture of 512 pixels of an original of 1024; above 0.5 nothing is false."""
+    row = {"width": 1024, "height": 1024, "boxes": "[[0, 0, 200, 200]]", "box_labels": "[0]"}
+    boxes = np.array([[0.0, 0, 100, 100], [300, 300, 400, 400]])
+    detections = Detections(boxes, np.array([0.9, 0.3]), np.zeros(2, int))
+    predictions = {0: QuickDetections(detections, 512)}
+    scores = SCORER.quick_score(predictions, pd.DataFrame([row]), settings_with(), LABELS)
+    assert scores["metric"] == 1
+    assert 0.3 <= scores["threshold"] < 0.9
