@@ -105,6 +105,7 @@ class Evaluation:
         n_pred, best_score and predicted, the class of the whole image.
     how: a sentence that says on which images the score was measured and where its parameters come
         from.
+    fit_on: where these parameters come from, in the words of cxr/methods/wording.py.
     true, predicted: the boxes of the judged images.
     """
 
@@ -135,6 +136,7 @@ class Evaluation:
 
     figures: dict[str, float] = field(default_factory=dict)  # {words: number} beside the score
     results: dict[str, Any] = field(default_factory=dict)  # further entries of results.json
+    fit_on: str = "folds"
     image_score: str = "score"  # what `images.score` is, for a caption
     words: dict[str, str] = field(default_factory=dict)  # in place of sentences about boxes
     searched: str = ""  # what was searched and how to read `sensitivity`

@@ -474,3 +474,31 @@ def test_page_of_a_detector_with_classes(tmp_path):
     assert re.search(r"Nodule</th>.*?<b>–</b>", page)
     assert (tmp_path / "detection.png").stat().st_size
     assert not re.search(OUTSIDE, page)
+
+
+@pytest.mark.parametrize(
+    "folds, fit_on, words, absent",
+    [
+        (2, "folds", "gray triangles are the values chosen when one fold was left out", "half"),
+        (1, "folds", "gray triangle is the value fitted on one half", "the other folds"),
+        (2, "testlike", "fitted on the images that are like the test set", "one fold was left out"),
+        (2, "published", "Nothing was fitted", "were fitted without its images"),
+    ],
+)
+def test_the_page_says_how_parameters_were_fitted(folds, fit_on, words, absent, tmp_path):
+    report = report_input(
+        image_table(4),
+        sensitivity={"threshold": LINE},
+        folds=[FoldResult(fold, 0.2, {"threshold": 0.5}) for fold in range(folds)],
+        fit_on=fit_on,
+    )
+    page = page_of(tmp_path, report)
+    assert words in page
+    assert absent not in page
+
+
+def test_where_nothing_was_fitted_the_folds_say_nothing_of_parameters(tmp_path):
+    report = report_input(image_table(4), folds=[FoldResult(0, 0.2, {}), FoldResult(1, 0.2, {})])
+    page = page_of(tmp_path, report)
+    assert "Look for folds far from the others" in page
+    assert "fitted without its images" not in page

@@ -17,6 +17,7 @@ from cxr.methods.classifier.mixture import mix_runs
 from cxr.methods.classifier.records import ClassPrediction, StudyCase
 from cxr.methods.detector.class_scorer import fit_threshold, known
 from cxr.methods.evaluation import Baseline, Boxes, Evaluation, FoldResult, Rule, held_out_units
+from cxr.methods.wording import describe_fit, describe_images
 from cxr.metrics.bootstrap import Interval
 from cxr.metrics.pooled_boxes import ClassRanking, f1
 from cxr.metrics.studies import (
@@ -41,11 +42,10 @@ from cxr.system.errors import InputError
 # Boxes (n, 4) and scores (n,) of an image's opacities.
 FoundBoxes = tuple[np.ndarray, np.ndarray]
 
-NO_BOXES: FoundBoxes = (np.zeros((0, 4)), np.zeros(0))  # of an image in which nothing was looked for
-HOW = (
-    "Measured on the studies of every fold, each the mean of its images, predicted by models that "
-    "never saw them; average precision needs no threshold."
-)
+NO_BOXES: FoundBoxes = (
+    np.zeros((0, 4)),
+    np.zeros(0),
+)  # of an image in which nothing was looked for
 WORDS = {
     "found": "Right: the class of a study that is not negative",
     "misplaced": "Confused: not negative, and called another class",
@@ -168,7 +168,7 @@ class StudyAP(Scorer):
             params=params,
             detect=mixture.of_test,
             images=study_image_rows(judged, studies, means),
-            how=HOW,
+            how=describe_studies(judging),
             true=true,
             predicted=predicted,
             baselines=[
@@ -184,6 +184,19 @@ class StudyAP(Scorer):
             notes=absent_study_classes(rows),
             results={"n_studies": len(studies), "ap": average_precisions},
         )
+
+
+def describe_studies(judging: Judging) -> str:
+    """A sentence: on which studies the score was measured, and what was fitted."""
+    settings = judging.settings
+    studies = describe_images(
+        judging.folds, settings.judging.fit_on, settings.data.folds, subject="studies"
+    )
+    sentence = f"Measured on {studies}, each as the mean of its images"
+    if settings.method.stack:
+        weights = describe_fit(judging.folds, settings.judging.fit_on, "weights of the mixed runs")
+        sentence = f"{sentence}, with {weights}"
+    return f"{sentence}; average precision needs no threshold."
 
 
 def mean_study_ap(table: pd.DataFrame, probabilities: np.ndarray) -> float:
@@ -268,9 +281,7 @@ def study_image_rows(
     highest = table["study"].map(dict(zip(studies["study"], means.max(1), strict=True)))
     captions = []
     for label, predicted, share in zip(table["label"], called, highest, strict=True):
-        captions.append(
-            f"{STUDY_CLASSES[label]}, called {STUDY_CLASSES[predicted]} ({share:.2f})"
-        )
+        captions.append(f"{STUDY_CLASSES[label]}, called {STUDY_CLASSES[predicted]} ({share:.2f})")
     return table[["image_id", "fold", "group", "study"]].assign(
         score=(called == table["label"]).astype(float),
         n_true=(table["label"] > 0).astype(int),

@@ -68,6 +68,7 @@ class Dice(Scorer):
 
     score_name = "Mean Dice of the images"
     fit_choices = ("folds", "published")
+    fit_refusal = "it has no images like the test set"
 
     def __init__(self, score_meaning: str, logged: tuple[str, ...]) -> None:
         self.score_meaning = score_meaning

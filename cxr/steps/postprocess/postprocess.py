@@ -147,7 +147,9 @@ def finished_folds(
         )
     of_all = train["fold"].nunique()
     if len(folds) < of_all:
-        warnings.append(f"Only {len(folds)} of {of_all} folds are predicted; the score is of these.")
+        warnings.append(
+            f"Only {len(folds)} of {of_all} folds are predicted; the score is of these."
+        )
     return folds
 
 
@@ -253,6 +255,7 @@ def make_report_input(
         image_score=evaluation.image_score,
         words=evaluation.words,
         searched=evaluation.searched,
+        fit_on=evaluation.fit_on,
         run=run,
         params=evaluation.params,
         params_path=run.params,

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.methods.evaluation import Baseline, Boxes, FoldResult
+from cxr.methods.wording import describe_fit, describe_fold_scores, describe_marks
 from cxr.metrics.bootstrap import Interval
 from cxr.metrics.curves import (
     OperatingPoint,
@@ -75,10 +76,9 @@ NUMBER_COLUMNS = (
 )
 SEARCHED = (
     "One parameter is moved at a time, the others stay at their chosen values; all diagrams share "
-    "one vertical scale. The orange dot is the chosen value, the gray triangles are the values "
-    "chosen when one fold was left out. Look for broad tops and triangles close together: there "
-    "the choice is safe. These curves use all images at once, so a top may lie a little above the "
-    "score of this report."
+    "one vertical scale. The orange dot is the chosen value, {marks}. Look for broad tops and "
+    "triangles close together: there the choice is safe. These curves use all images at once, so "
+    "a top may lie a little above the score of this report."
 )
 
 
@@ -98,7 +98,8 @@ class ReportInput:
     baselines: simpler ways.
     image_score: what `images.score` is.
     words: sentences in place of those of cases.WORDS.
-    searched: how to read `sensitivity`.
+    searched: how to read `sensitivity`; empty: as SEARCHED says.
+    fit_on: where the parameters come from, in the words of cxr/methods/wording.py.
     class_rows: of a score that is made of classes, see `class_bars`.
     run: the run's folder.
     finding: what a mark is called, (singular, plural).
@@ -122,7 +123,8 @@ class ReportInput:
     predicted: Boxes = field(default_factory=Boxes)
     image_score: str = "score"
     words: Mapping[str, str] = field(default_factory=dict)
-    searched: str = SEARCHED
+    searched: str = ""
+    fit_on: str = "folds"
     box_classes: Sequence[str] = ()
     class_rows: Sequence[Mapping[str, Any]] = ()
     class_curves: Mapping[str, ClassCurve] = field(default_factory=dict)
@@ -139,6 +141,10 @@ class ReportInput:
     figures: Mapping[str, float] = field(default_factory=dict)
     reliability: Reliability | None = None
     sized: SizedScores | None = None
+
+    @property
+    def judged_folds(self) -> list[int]:
+        return [fold.fold for fold in self.folds]
 
     @property
     def class_colours(self) -> dict[str, str]:
@@ -252,6 +258,9 @@ def make_page(
         score_bars=score_bars,
         score_axis=bars_axis(score_bars),
         fold_bars=make_fold_bars(report),
+        fold_sentence=describe_fold_scores(report.judged_folds, report.fit_on),
+        fit=describe_fit(report.judged_folds, report.fit_on, "thresholds"),
+        searched=describe_search(report),
         outcomes=outcome_rows(report.images, report.finding, WORDS | dict(report.words)),
         confusion=confusion_rows(report.images, report.class_names),
         divisions=divisions,
@@ -282,6 +291,13 @@ def make_fold_bars(report: ReportInput) -> list[FoldBar]:
         label = f"Fold {fold.fold}"
         bars.append(FoldBar(label, fold.score, None, images=images, params=fold.params))
     return bars
+
+
+def describe_search(report: ReportInput) -> str:
+    """How to read the diagrams of the searched parameters."""
+    if report.searched:
+        return report.searched
+    return SEARCHED.format(marks=describe_marks(report.judged_folds, report.fit_on))
 
 
 def read_run_facts(run: RunFolder | None) -> RunFacts:
