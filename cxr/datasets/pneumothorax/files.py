@@ -131,7 +131,7 @@ def check_runs(path: Path, image_id: str, runs: str) -> None:
         ) from None
 
 
-def read_runs_csv(path: Path) -> pd.DataFrame:
+def read_runs_csv(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """COLUMNS of a file of either stage as text; the first stage's has blanks around its cells."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
@@ -143,7 +143,7 @@ def read_runs_csv(path: Path) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise InputError(f"{path} lacks the column {', '.join(missing)}: download it again")
-    if table.empty:
+    if table.empty and not may_be_empty:
         raise InputError(f"{path} has no rows: download it again")
     return pd.DataFrame({name: table[name].str.strip() for name in COLUMNS})
 
@@ -227,7 +227,7 @@ def read_sample_ids(input_dir: Path) -> list[str] | None:
     path = Path(input_dir) / SAMPLE
     if not path.is_file():
         return None
-    return list(dict.fromkeys(read_runs_csv(path)["ImageId"]))
+    return list(dict.fromkeys(read_runs_csv(path, may_be_empty=True)["ImageId"]))
 
 
 def format_mask_submission(ids: Sequence[str], masks: Mapping[str, str]) -> pd.DataFrame:
