@@ -1,6 +1,8 @@
-"""A detection task with a network of one layer and pictures of white rectangles: everything but the network is real.
+"""A task whose network has one layer and whose pictures are white rectangles.
 
-As a script, for torchrun: python tests/tiny_task.py WORKING '{"run": ..., "batch_size": ...}' trains and predicts.
+Everything but the network is real. As a script, for torchrun, it trains and predicts:
+
+    python tests/support/tiny_task.py WORKING '[{"run": ..., "batch_size": ...}, ...]'
 """
 
 import itertools
@@ -8,33 +10,56 @@ import json
 import os
 import signal
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
-import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
-from cxr.config import Config
+from cxr.data import predictions
+from cxr.datasets.base import Answer, Dataset
 from cxr.datasets.rsna.files import read_rsna
 from cxr.datasets.rsna.synthetic import write_rsna
 from cxr.geometry.anchors import make_anchors
-from cxr.data import predictions
-from cxr.inference import run as inference
-from cxr.methods.detector.image_scorer import make_rule, quick_score
-from cxr.methods.detector.method import DetectionTask
+from cxr.inference import predict_table
+from cxr.methods.detector.image_scorer import RsnaMap
+from cxr.methods.detector.method import Detector
 from cxr.networks.heads import flatten_maps
 from cxr.networks.network import Network
+from cxr.presets import Preset
+from cxr.steps.predict.predict_run import predict_run
 from cxr.steps.train import engine
 from cxr.steps.train.engine import train_folds
 from cxr.system import distributed
+from cxr.tasks import Task
 
-SIDE, LEVELS = 192, (5, 6)
+SIDE = 192
+LEVELS = (5, 6)
+VALUES = {
+    "preset": "tiny",
+    "run": "run",
+    "folds": 2,
+    "fold": 0,
+    "workers": 0,
+    "weights": "none",
+    "levels": "5-6",
+    "image_size": SIDE,
+    "epochs": 3,
+    "lr": 1e-2,
+    "clip": 1.0,
+    "dropout": 0.3,
+    "device": "cpu",
+    "precision": "fp32",
+}
 
 
 class TinyNet(Network):
-    """405 anchors from one convolution of 32x32 pixels; batch norm and dropout, so that their state matters, too."""
+    """405 anchors from one convolution of 32 x 32 pixels.
+
+    Batch norm and dropout are there so that their state matters, too.
+    """
+
+    head_name = "retinanet"
 
     def __init__(self, pretrained, dropout):
         super().__init__(SIDE, pretrained)
@@ -47,10 +72,12 @@ class TinyNet(Network):
 
     def forward(self, images):
         x = self.dropout(self.encoder(images / 128 - 1))
-        raw = flatten_maps([self.head(x), self.head(nn.functional.avg_pool2d(x, 2))], 5)
+        fine = self.head(x)
+        coarse = self.head(nn.functional.avg_pool2d(x, 2))
+        outputs = flatten_maps([fine, coarse], 5)
         return {
-            "scores": raw[..., :1] - 2,
-            "deltas": raw[..., 1:],
+            "scores": outputs[..., :1] - 2,
+            "deltas": outputs[..., 1:],
             "category": self.category(x.mean((2, 3))),
         }
 
@@ -61,95 +88,74 @@ class TinyNet(Network):
         return self
 
 
-class TinyTask(DetectionTask):
-    name, title = "tiny", "White rectangles"
-    class_names, box_classes = ("none", "other", "box"), ("box",)
-    slug, read_tables = "drawn", staticmethod(read_rsna)
+class TinyDetector(Detector):
+    """The detector with TinyNet in place of RetinaNet."""
 
-    @staticmethod
-    def write_synthetic(folder, n_train):
-        return write_rsna(folder, n_train, 2, side=64)
+    def build_model(self, settings, labels, load_weights=True):
+        del labels, load_weights
+        return TinyNet(settings.training.weights != "none", settings.method.dropout)
 
-    def quick_score(self, predictions, table, config):
-        return quick_score(predictions, table)
-
-    def rule(self, params, config):
-        return make_rule(params, self.box_classes, (0.0, 0.1, 1.0))
-
-    def network_inputs(self, batch, config):
+    def network_inputs(self, batch, settings):
+        del batch, settings
         return ()
 
-    def outputs(self, model, images):
+    def raw_outputs(self, model, images):
         return model(images)
 
-    def build_model(self, config, load_weights=True):
-        return TinyNet(config.weights != "none", config.dropout)
+
+class TinyDataset(Dataset):
+    """RSNA's files with small pictures, which only the first lessons read."""
+
+    slug = "drawn"
+    title = "White rectangles"
+    image_classes = ("none", "other", "box")
+    classes = ("box",)
+    expected_files = ()
+    answer_name = "answer"
+    scorer = RsnaMap(gate_weights=(0.0, 0.1, 1.0), constant=())
+
+    def read_tables(self, folder, settings):
+        del settings
+        return read_rsna(folder)
+
+    def write_synthetic(self, folder, n_train):
+        return write_rsna(folder, n_train, 2, side=64)
+
+    def write_answer(self, request):
+        del request
+        return Answer(None)
 
 
-def tiny_config(working, **changes):
-    settings = {
-        "task": "tiny",
-        "preset": "tiny",
-        "run": "run",
-        "working": Path(working),
-        "folds": 2,
-        "fold": 0,
-        "workers": 0,
-        "weights": "none",
-        "levels": "5-6",
-        "image_size": SIDE,
-        "epochs": 3,
-        "lr": 1e-2,
-        "clip": 1.0,
-        "dropout": 0.3,
-        "device": "cpu",
-        "precision": "fp32",
-    }
-    return Config(**(settings | changes))
+@dataclass(frozen=True)
+class TinyTask(Task):
+    """The data set and the method of this file, or others in their place."""
+
+    name: str = "tiny"
+    gloss: str = "white rectangles"
+    dataset_class: str = "tiny_task:TinyDataset"
+    method_name: str = "detector"
+    presets: dict = field(default_factory=lambda: {"tiny": Preset("of tests", VALUES)})
+    dataset: Dataset = field(default_factory=TinyDataset)
+    method: Detector = field(default_factory=TinyDetector)
 
 
-def write_tiny_data(working, train=16, test=5):
-    """Tables and 64 px PNGs of originals of 128 x 96 pixels; a white rectangle in every second image."""
-    rng = np.random.default_rng(0)
-    folder = Path(working) / "tiny" / "images"
-    folder.mkdir(parents=True)
-    for name, count in (("train", train), ("test", test)):
-        rows = [tiny_row(f"{name}{i:03}", i, folder, rng) for i in range(count)]
-        table = pd.DataFrame(rows)
-        table.drop(columns="fold" if name == "test" else []).to_csv(
-            folder.parent / f"{name}.csv", index=False
-        )
-
-
-def tiny_row(image_id, i, folder, rng):
-    image, boxes = rng.integers(0, 60, (64, 64), dtype=np.uint8), []
-    if i % 2:
-        x, y = rng.integers(4, 30, 2)
-        image[y : y + 24, x : x + 20] = 250
-        boxes = [[2.0 * x, 1.5 * y, 2.0 * (x + 20), 1.5 * (y + 24)]]
-    cv2.imwrite(str(folder / f"{image_id}.png"), image)
-    return {
-        "image_id": image_id,
-        "group": image_id,
-        "fold": i // 2 % 2,
-        "width": 128,
-        "height": 96,
-        "boxes": json.dumps(boxes),
-        "box_labels": json.dumps([0] * len(boxes)),
-        "label": 2 * (i % 2),
-    }
+def tiny_settings(working, **changes):
+    """Settings of a run of the TinyTask, named as flags are."""
+    values = {"task": "tiny", "working": Path(working)} | VALUES | changes
+    return TinyTask().make_settings(values)
 
 
 def kill_second_before_update(number):
-    """Process 1 kills itself before its update of that number, as an out-of-memory killer would."""
-    original, calls = engine.update, itertools.count(1)
+    """Process 1 kills itself before its update of that number, as for lack of memory."""
+    original = engine.update_weights
+    calls = itertools.count(1)
 
-    def update(state):
+    def update_weights(state):
         if next(calls) == number and distributed.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         original(state)
 
-    engine.update = update
+    engine.update_weights = update_weights
 
 
 def log_writes(path):
@@ -164,15 +170,15 @@ def log_writes(path):
     os.replace = replace
 
 
-def main(working, changes):
+def main(working, runs):
+    """Train and predict runs, given as changes of the settings, one after the other."""
     torch.set_num_threads(1)
-    with distributed.process_group(
-        "cpu"
-    ):  # joined once: a second time may meet what the first left behind
-        for settings in changes:
-            config = tiny_config(working, **settings)
-            train_folds(TinyTask(), config)
-            inference.predict_run(TinyTask(), config)
+    # Joined once: a second time may meet what the first left behind.
+    with distributed.process_group("cpu"):
+        for changes in runs:
+            settings = tiny_settings(working, **changes)
+            train_folds(TinyTask(), settings)
+            predict_run(TinyTask(), settings)
 
 
 if __name__ == "__main__":
@@ -180,5 +186,7 @@ if __name__ == "__main__":
         kill_second_before_update(int(os.environ["KILL_SECOND_BEFORE_UPDATE"]))
     if "LOG_WRITES" in os.environ:
         log_writes(os.environ["LOG_WRITES"])
-    inference.PART = predictions.PART = 2  # several files for each process
+    # Several files for each process.
+    predictions.PART = 2
+    predict_table.PART = 2
     main(sys.argv[1], json.loads(sys.argv[2]))
