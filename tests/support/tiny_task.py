@@ -139,10 +139,13 @@ class TinyTask(Task):
     method: Detector = field(default_factory=TinyDetector)
 
 
+TINY_TASK = TinyTask()
+
+
 def tiny_settings(working, **changes):
-    """Settings of a run of the TinyTask, named as flags are."""
+    """Settings of a run of the tiny task, named as flags are."""
     values = {"task": "tiny", "working": Path(working)} | VALUES | changes
-    return TinyTask().make_settings(values)
+    return TINY_TASK.make_settings(values)
 
 
 def kill_second_before_update(number):
@@ -177,8 +180,8 @@ def main(working, runs):
     with distributed.process_group("cpu"):
         for changes in runs:
             settings = tiny_settings(working, **changes)
-            train_folds(TinyTask(), settings)
-            predict_run(TinyTask(), settings)
+            train_folds(TINY_TASK, settings)
+            predict_run(TINY_TASK, settings)
 
 
 if __name__ == "__main__":
