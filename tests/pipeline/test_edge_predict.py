@@ -16,13 +16,12 @@ import pydicom
 import pytest
 import torch
 import typing_extensions
-from exported import SETTINGS, lively
+from exported import SETTINGS, TASK, lively_network
 from PIL import Image
 from steps import ROOT
 from test_images import ODD, RSNA, jpeg_dicom, make_dataset, needs_rsna, save
 
 import edge_predict
-from cxr.config import Config
 from cxr.geometry.anchors import flip_index, make_anchors
 from cxr.images.read import read_image
 from cxr.methods.detector.class_scorer import above, all_boxes
@@ -282,7 +281,7 @@ def test_the_command(exported, tmp_path, capsys):
     """Nested folders, what is no image passed over, what is broken in failed.csv; tables and pictures agree."""
     source, out = tmp_path / "in", tmp_path / "out"
     (source / "deep").mkdir(parents=True)
-    dicoms = sorted((exported.config.working / "dicoms").glob("*.dcm"))
+    dicoms = sorted((exported.settings.place.working / "dicoms").glob("*.dcm"))
     os.link(dicoms[0], source / "deep" / "a.dcm")
     cv2.imwrite(str(source / "b.png"), np.zeros((50, 80), np.uint8))
     (source / "notes.txt").write_text("no image")
@@ -375,12 +374,12 @@ def bare_packages(tmp_path_factory):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="limits of Linux")
 def test_a_weak_machine(exported, bare_packages, tmp_path):
     """A ResNet-18 at 512 pixels and a DICOM, real where there is one, on one core with 1 GB and three packages."""
-    image = CHEST[0] if CHEST else sorted((exported.config.working / "dicoms").glob("*.dcm"))[0]
-    config = Config(
-        **SETTINGS | {"encoder": "resnet18", "image_size": 512, "channels": 128, "head_convs": 4}
-    )
+    image = CHEST[0] if CHEST else sorted((exported.settings.place.working / "dicoms").glob("*.dcm"))[0]
+    larger = {"encoder": "resnet18", "image_size": 512, "channels": 128, "head_convs": 4}
+    settings = TASK.make_settings(SETTINGS | larger)
     torch.manual_seed(0)
-    model, path = lively(config, [read_image(image)[0]]), tmp_path / "small.onnx"
+    model = lively_network(settings, [read_image(image)[0]])
+    path = tmp_path / "small.onnx"
     write_fp32(
         path,
         [model],
