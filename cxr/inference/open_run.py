@@ -93,7 +93,7 @@ def read_run(run: RunFolder) -> tuple[Task, Settings]:
     if not folds:
         raise InputError(
             f"{run.path} holds no trained fold: give the folder of a run, such as "
-            "working/rsna/small, that 03_train.py has written"
+            "working/<task>/<run>, that 03_train.py has written"
         )
     stored = run.fold(folds[0]).read_config()
     if stored["task"] not in TASKS:

@@ -85,7 +85,12 @@ class ImageFacts:
         """Of a row of step 02's tables, with the columns crop_x1 to crop_y2 where it was cut."""
         crop = None
         if "crop_x1" in row:
-            crop = tuple(int(row[f"crop_{corner}"]) for corner in ("x1", "y1", "x2", "y2"))
+            crop = (
+                int(row["crop_x1"]),
+                int(row["crop_y1"]),
+                int(row["crop_x2"]),
+                int(row["crop_y2"]),
+            )
         return cls(row["image_id"], int(row["width"]), int(row["height"]), crop)
 
 
@@ -177,6 +182,7 @@ class Method(ABC):
     def make_target(self, settings: Settings) -> TargetMaker | None:
         """A picklable callable for the loader's processes; None where the losses need no more."""
         del settings
+        return None
 
     @abstractmethod
     def train_sampler(

@@ -40,9 +40,7 @@ class Mixture:
                 f"a run of --stack has no test prediction of {prediction.image_id}: run "
                 "04_predict.py for it"
             )
-        probabilities = np.concatenate(
-            [prediction.category[None], self.test[prediction.image_id]]
-        )
+        probabilities = np.concatenate([prediction.category[None], self.test[prediction.image_id]])
         return self.weights @ probabilities
 
 

@@ -174,8 +174,8 @@ class Segmenter(Method):
         if image.crop is not None:
             side = len(probability)
             scale = side / np.array([image.width, image.height] * 2)
-            box = np.round(np.array(image.crop, float) * scale).astype(int)
-            probability = paste(probability, box, side, side)
+            x1, y1, x2, y2 = np.round(np.array(image.crop, float) * scale).astype(int).tolist()
+            probability = paste(probability, (x1, y1, x2, y2), side, side)
         png = pack_picture(probability, settings.method.probability_size)
         return MaskPrediction(image.image_id, image.width, image.height, float(merged.label), png)
 

@@ -8,7 +8,7 @@ product.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,7 @@ class RuleGrid:
         """Whether there is more than one combination."""
         return any(count > 1 for count in self.shape)
 
-    def rule(self, index: np.ndarray | tuple[int, ...]) -> MaskRule:
+    def rule(self, index: Sequence[int] | np.ndarray) -> MaskRule:
         """The rule at four integers."""
         values = {}
         for axis, i in zip(RULE_AXES, index, strict=True):
@@ -173,19 +173,19 @@ def measure_picture(picture: np.ndarray, true_mask: np.ndarray, grid: RuleGrid) 
 
 def _measure_without_small(
     picture: np.ndarray, true_mask: np.ndarray, bottoms: np.ndarray, component: int
-) -> tuple[list[int], list[int]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of the mask for each bottom without its small parts, and of these the right ones."""
-    sizes = []
-    overlaps = []
+    sizes: list[int] = []
+    overlaps: list[int] = []
     nothing = not (picture > bottoms.min()).any()
     for bottom in bottoms:
         if nothing:
             mask = np.zeros_like(true_mask)
         else:
             mask = remove_small((picture > bottom).view(np.uint8), component)
-        sizes.append(np.count_nonzero(mask))
-        overlaps.append(np.count_nonzero(mask & true_mask))
-    return sizes, overlaps
+        sizes.append(int(np.count_nonzero(mask)))
+        overlaps.append(int(np.count_nonzero(mask & true_mask)))
+    return np.array(sizes), np.array(overlaps)
 
 
 @dataclass
@@ -288,6 +288,6 @@ def nested_rules(measured: MeasuredImages, units: np.ndarray) -> FittedRules:
     sums = {}
     for unit in np.unique(units):
         sums[unit] = measured.take(units == unit).sums()
-    total = sum(sums.values())
+    total = sum(sums.values(), start=np.zeros(measured.grid.shape))
     held_out = {unit: fit_rule(measured.grid, total - part) for unit, part in sums.items()}
     return FittedRules(fit_rule(measured.grid, total), held_out)

@@ -90,7 +90,8 @@ class Dice(Scorer):
         heads = np.array([quick.head for quick in predictions.values()])
         measured = MeasuredImages(QUICK.scaled(settings.training.image_size), counts, heads)
         sums = measured.sums()
-        best = measured.grid.rule(np.unravel_index(sums.argmax(), sums.shape))
+        best_index = np.unravel_index(sums.argmax(), sums.shape)
+        best = measured.grid.rule([int(i) for i in best_index])
         scores = measured.scores(best)
         positive = counts[:, -1] > 0
         figures = mask_figures(scores, positive, measured.has_mask(best), heads)
@@ -341,6 +342,7 @@ def mask_sensitivity(measured: MeasuredImages, final: MaskRule) -> dict[str, Sen
     for axis, name in enumerate(RULE_AXES):
         values = getattr(measured.grid, name)
         if len(values) > 1:
-            along = (*index[:axis], slice(None), *index[axis + 1 :])
-            lines[name] = SensitivityLine(list(values), means[along].tolist(), getattr(final, name))
+            others = (*index[:axis], *index[axis + 1 :])
+            line = np.moveaxis(means, axis, -1)[others]
+            lines[name] = SensitivityLine(list(values), line.tolist(), getattr(final, name))
     return lines
