@@ -1,4 +1,4 @@
-"""RSNA's files: tables from small folders with known faults, submissions with known faults, the real sample."""
+"""RSNA's files: tables of small folders and submissions with known faults, the real sample."""
 
 import json
 import os
@@ -60,8 +60,9 @@ def folder(tmp_path):
     return folder
 
 
-def notes_about(folder, words):
-    return [note for note in read_rsna(folder)[2] if words in note]
+def read_notes(folder):
+    """All notes as one text."""
+    return "\n".join(read_rsna(folder).notes)
 
 
 def test_tables(folder):
@@ -83,11 +84,8 @@ def test_tables(folder):
     assert train.box_labels.tolist() == ["[]", "[0, 0]", "[]", "[0]"]
     assert train.group.tolist() == ["a", "b", "c", "d"]
     assert test.image_id.tolist() == ["z", "y"]  # the order of the sample submission
-    assert (
-        (test.label == -1).all()
-        and (test.stratum == "").all()
-        and list(test.columns) == list(train.columns)
-    )
+    assert (test.label == -1).all() and (test.stratum == "").all()
+    assert list(test.columns) == list(train.columns)
     assert len(notes) == 1 and "images of one patient may fall in different folds" in notes[0]
 
 
@@ -103,7 +101,8 @@ def test_test_like(folder):
 
 def test_mapping_as_csv(folder):
     (folder / "nih_mapping.csv").write_text(
-        "patientId,nih_image,nih_patient_id\na,00000007_001.png,00000007\nb,00000007_002.png,00000007\nc,,\nq,,5\n"
+        "patientId,nih_image,nih_patient_id\n"
+        "a,00000007_001.png,00000007\nb,00000007_002.png,00000007\nc,,\nq,,5\n"
     )
     train, _, notes = read_rsna(folder)
     assert train.group.tolist() == ["nih_00000007", "nih_00000007", "c", "d"]
@@ -131,7 +130,7 @@ def test_mapping_as_json_beside_the_folder(folder):
         '[{"subset_img_id": "a", "img_id": null}]',
     ):
         path.write_text(broken)
-        with pytest.raises(InputError, match="mappings_2018.json"):
+        with pytest.raises(InputError, match=r"mappings_2018.json"):
             read_rsna(folder)
 
 
@@ -167,7 +166,7 @@ def test_missing_column_is_named(folder):
 @pytest.mark.parametrize("row", ["a,x,1,2,3,1", "a,,,,,2", "a,,,,,", "a,1,1,,3e,1"])
 def test_labels_that_are_no_numbers(folder, row):
     (folder / "stage_2_train_labels.csv").write_text(LABELS + row + "\n")
-    with pytest.raises(InputError, match="numbers.* a\\)"):
+    with pytest.raises(InputError, match=r"numbers.* a\)"):
         read_rsna(folder)
 
 
@@ -177,7 +176,7 @@ def test_boxes_without_size_are_left_out(folder):
     train, _, notes = read_rsna(folder)
     assert train.boxes[3] == "[[10.0, 20.0, 40.0, 60.0]]"
     assert train.n_boxes[2] == 0  # Target 0 has no boxes, whatever stands beside it
-    assert any(note.startswith("3 boxes") and "no size" in note for note in notes)
+    assert "3 boxes of stage_2_train_labels.csv have no size and were left out" in notes
 
 
 def test_unknown_class(folder):
@@ -192,16 +191,15 @@ def test_class_table_and_labels_differ(folder):
     (folder / "stage_2_detailed_class_info.csv").write_text(
         CLASS_INFO.replace("a,Normal\n", "") + "w,Normal\n"
     )
-    train, _, notes = read_rsna(folder)
-    assert train.image_id.tolist() == ["b", "c", "d"]
-    assert any("1 images have no class" in note for note in notes)
-    assert any("1 images of stage_2_detailed_class_info.csv are not in" in note for note in notes)
+    assert read_rsna(folder).train.image_id.tolist() == ["b", "c", "d"]
+    text = read_notes(folder)
+    assert "1 images have no class" in text
+    assert "1 images of stage_2_detailed_class_info.csv are not in" in text
     (folder / "stage_2_detailed_class_info.csv").write_text(
         CLASS_INFO.replace("d,Lung Opacity", "d,Normal")
     )
-    assert notes_about(
-        folder, "1 images have a class in stage_2_detailed_class_info.csv that contradicts"
-    )
+    contradiction = "1 images have a class in stage_2_detailed_class_info.csv that contradicts"
+    assert contradiction in read_notes(folder)
 
 
 def test_images_and_rows_without_each_other(folder):
@@ -214,7 +212,8 @@ def test_images_and_rows_without_each_other(folder):
     assert "1 images of the tables have no file in stage_2_train_images and were left out" in notes
     assert "1 files of stage_2_train_images are in no table and were left out" in notes
     assert "1 images of the tables have no file in stage_2_test_images and were left out" in notes
-    assert read_rsna_sample(folder).patientId.tolist() == ["z", "y"]  # a submission must still name it
+    # A submission must still name it.
+    assert read_rsna_sample(folder).patientId.tolist() == ["z", "y"]
     shutil.rmtree(folder / "stage_2_train_images")
     with pytest.raises(InputError, match="stage_2_train_images holds none"):
         read_rsna(folder)
@@ -223,9 +222,9 @@ def test_images_and_rows_without_each_other(folder):
 def test_without_test_images(folder):
     shutil.rmtree(folder / "stage_2_test_images")
     (folder / "stage_2_sample_submission.csv").unlink()
-    train, test, notes = read_rsna(folder)
+    train, test, _ = read_rsna(folder)
     assert len(test) == 0 and list(test.columns) == list(train.columns)
-    assert any("no stage_2_sample_submission.csv" in note for note in notes)
+    assert "no stage_2_sample_submission.csv" in read_notes(folder)
     (folder / "stage_2_sample_submission.csv").write_text("patientId,PredictionString\n")
     assert len(read_rsna(folder)[1]) == 0
 
@@ -235,18 +234,16 @@ def test_test_files_stand_in_for_a_missing_sample_submission(folder):
     assert read_rsna(folder)[1].image_id.tolist() == ["y", "z"]
 
 
+@pytest.mark.sample
 @pytest.mark.skipif(not RSNA.is_dir(), reason=f"no real sample at {RSNA} (CXR_SHARED_DATA)")
 def test_real_sample():
     train, test, notes = read_rsna(RSNA)
-    assert (len(train), len(test), train.n_boxes.sum(), (train.n_boxes > 0).sum()) == (
-        600,
-        40,
-        311,
-        189,
-    )
+    assert len(train) == 600 and len(test) == 40
+    assert train.n_boxes.sum() == 311 and (train.n_boxes > 0).sum() == 189
     assert train.group.nunique() == 551 and train.test_like.sum() == 88
     assert notes == ["grouped by 551 NIH patients from nih_mapping.csv"]
-    assert all(Path(path).is_file() for path in [*train.path, *test.path])
+    for path in [*train.path, *test.path]:
+        assert Path(path).is_file()
     assert (train.label == CLASSES.index("Lung Opacity")).sum() == 189
 
 
@@ -272,9 +269,9 @@ def test_format_and_read_back(tmp_path):
     again = read_rsna_submission(tmp_path / "s.csv")
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
     check_rsna_submission(again, SAMPLE)
-    read_boxes, scores = parse_rsna_boxes(again.PredictionString[1])
-    np.testing.assert_allclose(read_boxes, boxes, atol=0.05 + 1e-9)
-    np.testing.assert_allclose(scores, [0.9, 1e-6])
+    parsed = parse_rsna_boxes(again.PredictionString[1])
+    np.testing.assert_allclose(parsed.boxes, boxes, atol=0.05 + 1e-9)
+    np.testing.assert_allclose(parsed.scores, [0.9, 1e-6])
 
 
 def test_submission_of_no_images():
@@ -288,12 +285,13 @@ def test_submission_of_no_images():
     arrays(np.float64, 5, elements=st.floats(0, 1)),
 )
 def test_every_box_inside_the_image_can_be_submitted(boxes, scores):
-    boxes = np.sort(boxes.reshape(5, 2, 2), axis=1).reshape(5, 4) + [0, 0, 2, 2]
+    boxes = np.sort(boxes.reshape(5, 2, 2), axis=1).reshape(5, 4)
+    boxes[:, 2:] += 2
     table = format_rsna_submission(["a", "b", "c"], {"b": (boxes, scores)})
     check_rsna_submission(table, SAMPLE)
-    found, confidences = parse_rsna_boxes(table["PredictionString"][1])
-    np.testing.assert_allclose(found, boxes, atol=0.11)
-    np.testing.assert_allclose(confidences, scores, atol=1.1e-6)
+    again = parse_rsna_boxes(table["PredictionString"][1])
+    np.testing.assert_allclose(again.boxes, boxes, atol=0.11)
+    np.testing.assert_allclose(again.scores, scores, atol=1.1e-6)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +334,8 @@ def test_wrong_strings(string, words):
 
 
 def test_right_strings_and_size():
-    check_rsna_submission(submission(["1 0 0 1024 1024", np.nan, "0.5 1 2 3 4 0.4 1 2 3 4"]), SAMPLE)
+    two_boxes = "0.5 1 2 3 4 0.4 1 2 3 4"
+    check_rsna_submission(submission(["1 0 0 1024 1024", np.nan, two_boxes]), SAMPLE)
     with pytest.raises(InputError, match="512 x 512"):
         check_rsna_submission(submission(["1 0 0 1024 1024", "", ""]), SAMPLE, size=512)
     with pytest.raises(InputError, match="lacks the column PredictionString"):
