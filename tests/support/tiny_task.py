@@ -28,7 +28,7 @@ from cxr.networks.heads import flatten_maps
 from cxr.networks.network import Network
 from cxr.presets import Preset
 from cxr.steps.predict.predict_run import predict_run
-from cxr.steps.train import engine
+from cxr.steps.train import epoch
 from cxr.steps.train.engine import train_folds
 from cxr.system import distributed
 from cxr.tasks import Task
@@ -150,7 +150,7 @@ def tiny_settings(working, **changes):
 
 def kill_second_before_update(number):
     """Process 1 kills itself before its update of that number, as for lack of memory."""
-    original = engine.update_weights
+    original = epoch.update_weights
     calls = itertools.count(1)
 
     def update_weights(state):
@@ -158,7 +158,7 @@ def kill_second_before_update(number):
             os.kill(os.getpid(), signal.SIGKILL)
         original(state)
 
-    engine.update_weights = update_weights
+    epoch.update_weights = update_weights
 
 
 def log_writes(path):

@@ -1,0 +1,127 @@
+"""Several processes: the same results as one, and nothing lost when one is killed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_engine import evaluate_model
+from tiny_data import write_tiny_data
+from tiny_task import TINY_TASK, main, tiny_settings
+from trained import assert_same_run, first_fold, read_log
+
+from cxr.data.predictions import read_predictions
+from cxr.inference.run import load_model
+from cxr.methods.detector.records import Candidates
+from cxr.run_folder import RunFolder
+from cxr.steps.train.pretraining import learned_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+
+
+def torchrun(working, processes, changes, **variables):
+    """Run tests/support/tiny_task.py in so many processes; the finished process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes)]
+    command += [str(ROOT / "tests" / "support" / "tiny_task.py"), str(working)]
+    command.append(json.dumps(changes))
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_give_the_same_as_one(tmp_path):
+    """4 images in one process are 2 in each of two; predictions are shared out in parts of 2.
+
+    With batch norm in training mode the statistics differ, so there only the judgement of what was
+    kept is compared. First lessons are made by the first process and learned by both.
+    """
+    write_tiny_data(tmp_path, train=18, test=5)
+    frozen = {"weights": "imagenet", "freeze_epochs": 1, "dropout": 0.0, "fold": None, "epochs": 2}
+    runs = [
+        frozen | {"run": "frozen"},
+        {"run": "norm", "epochs": 1, "fold": None},
+        {"run": "taught", "pretrain": 40},
+    ]
+    runs = [changes | {"batch_size": 2} for changes in runs]
+    ended = torchrun(tmp_path, 2, runs, LOG_WRITES=str(tmp_path / "writes.txt"))
+    assert ended.returncode == 0, ended.stderr[-8000:]
+    assert ended.stdout.count("fold 0 epoch 1/2") == 1
+    assert_each_file_is_written_once((tmp_path / "writes.txt").read_text().splitlines())
+
+    main(tmp_path, [frozen | {"run": "one", "batch_size": 4}])
+    one = tiny_settings(tmp_path, run="one")
+    two = tiny_settings(tmp_path, run="frozen")
+    for a, b in zip(read_log(one), read_log(two), strict=True):
+        # The mean of two gradient norms is not the norm of the mean gradient.
+        a.pop("gradient_norm")
+        b.pop("gradient_norm")
+        expected = {name: float(value) for name, value in b.items()}
+        assert {name: float(value) for name, value in a.items()} == pytest.approx(
+            expected, rel=1e-3
+        )
+    for folder in ("fold0/valid_predictions", "fold1/valid_predictions", "test_predictions"):
+        assert_similar_predictions(one, two, folder)
+
+    norm = tiny_settings(tmp_path, run="norm")
+    model = load_model(TINY_TASK, first_fold(norm).epoch(1), CPU)
+    results = evaluate_model(norm, model)
+    logged = float(read_log(norm)[0]["valid_loss"])
+    assert results["valid_loss"] == pytest.approx(logged, rel=1e-5)
+    taught = tiny_settings(tmp_path, run="taught", pretrain=40, batch_size=2)
+    assert learned_weights(TINY_TASK, taught).exists()
+    assert len(read_log(taught)) == 3
+
+
+def assert_similar_predictions(one, two, folder):
+    pairs = zip(
+        read_predictions(RunFolder.of(one.place).path / folder, Candidates),
+        read_predictions(RunFolder.of(two.place).path / folder, Candidates),
+        strict=True,
+    )
+    for a, b in pairs:
+        assert a.image_id == b.image_id
+        assert np.allclose(a.category, b.category, atol=1e-4)
+        assert len(a.score) == len(b.score)
+        assert np.allclose(a.score, b.score, atol=1e-4)
+        assert np.allclose(np.sort(a.centre, 0), np.sort(b.centre, 0), atol=0.1)
+
+
+def assert_each_file_is_written_once(lines):
+    """Lines "process file".
+
+    What grows with the epochs is written by the first process only, all else once; the predictions
+    by both.
+    """
+    growing = ("last.pt", "log.csv", "best.pt", "preprocess.json")
+    paths = [line.split(" ", 1)[1] for line in lines]
+    once = [path for path in paths if not path.endswith(growing)]
+    assert len(once) == len(set(once))
+    assert any(path.endswith("epoch002.pt") for path in once)
+    for word, processes in (
+        ("part-", {"0", "1"}),
+        (".pt", {"0"}),
+        (".csv", {"0"}),
+        (".json", {"0"}),
+    ):
+        assert {line.split()[0] for line in lines if word in line} == processes, word
+
+
+def test_a_killed_process_ends_all_and_the_run_goes_on(tmp_path):
+    """kill -9 of the second of two in its third epoch: torchrun ends the first, nothing is lost."""
+    write_tiny_data(tmp_path)
+    changes = {"run": "killed", "batch_size": 2, "epochs": 3, "save_minutes": 0.0}
+    ended = torchrun(tmp_path, 2, [changes], KILL_SECOND_BEFORE_UPDATE="5")
+    assert ended.returncode != 0
+    assert "SIGKILL" in ended.stderr
+    assert "fold 0 epoch 2/3" in ended.stdout
+    ended = torchrun(tmp_path, 2, [changes])
+    assert ended.returncode == 0, ended.stderr[-8000:]
+    assert "goes on at epoch 3" in ended.stdout
+    assert torchrun(tmp_path, 2, [changes | {"run": "whole"}]).returncode == 0
+    killed = tiny_settings(tmp_path, run="killed")
+    assert_same_run(killed, tiny_settings(tmp_path, run="whole"))
