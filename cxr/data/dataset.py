@@ -27,7 +27,7 @@ from cxr.geometry.masks import EMPTY, decode_runs
 from cxr.images.resize import resize
 from cxr.system.errors import InputError
 
-EVERYTHING = SampleContent()
+PLAIN_CONTENT = SampleContent()
 
 
 class XrayDataset(Dataset):
@@ -48,7 +48,7 @@ class XrayDataset(Dataset):
         table: pd.DataFrame,
         images: Path,
         image_size: int,
-        content: SampleContent = EVERYTHING,
+        content: SampleContent = PLAIN_CONTENT,
         *,
         augmentation: str = "1",
         seed: int = 0,
