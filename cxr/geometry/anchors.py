@@ -29,11 +29,14 @@ def parse_levels(text: str) -> tuple[int, ...]:
     """'2-7' -> (2, 3, 4, 5, 6, 7). Raises InputError for another form."""
     try:
         first, last = map(int, text.split("-"))
+        levels = tuple(range(first, last + 1))
     except ValueError:
+        levels = ()
+    if not levels:
         raise InputError(
             f"--levels {text} is not understood: give the first and the last level, such as 2-7"
-        ) from None
-    return tuple(range(first, last + 1))
+        )
+    return levels
 
 
 def cell_shapes() -> Tensor:
@@ -51,28 +54,33 @@ def count_anchors(image_size: int, level: int) -> int:
     return (image_size // 2**level) ** 2 * PER_CELL
 
 
-def make_anchors(image_size: int, levels: Sequence[int]) -> Tensor:
-    """All anchors (A, 4) of a square image; their centres are at (i + 0.5) * 2^level."""
+def make_anchors(image_size: int, levels: Sequence[int], shapes: Tensor | None = None) -> Tensor:
+    """All anchors (A, 4) of a square image; their centres are at (i + 0.5) * 2^level.
+
+    shapes: those of a cell, in place of `cell_shapes`.
+    """
+    if shapes is None:
+        shapes = cell_shapes()
     anchors_by_level = []
     for level in levels:
         cells = image_size // 2**level
         centre = (torch.arange(cells) + 0.5) * 2**level
         y, x = torch.meshgrid(centre, centre, indexing="ij")
         xy = torch.stack([x, y], -1)[:, :, None]
-        half = cell_shapes() * 2 ** (level + 2) / 2
+        half = shapes * 2 ** (level + 2) / 2
         anchors_by_level.append(torch.cat([xy - half, xy + half], -1).reshape(-1, 4))
     return torch.cat(anchors_by_level)
 
 
 @lru_cache(16)
-def flip_index(image_size: int, levels: tuple[int, ...]) -> Tensor:
+def flip_index(image_size: int, levels: tuple[int, ...], per_cell: int = PER_CELL) -> Tensor:
     """Index (A,) with which outputs (A, ...) of the image flipped left to right become those of the
-    image itself: `outputs_of_flipped[index]`."""
+    image itself: `outputs_of_flipped[index]`. per_cell: anchors of a cell."""
     index_by_level = []
     start = 0
     for level in levels:
         cells = image_size // 2**level
-        index = torch.arange(cells * cells * PER_CELL).reshape(cells, cells, PER_CELL)
+        index = torch.arange(cells * cells * per_cell).reshape(cells, cells, per_cell)
         index_by_level.append(start + index.flip(1).reshape(-1))
         start += index.numel()
     return torch.cat(index_by_level)

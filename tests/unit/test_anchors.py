@@ -32,7 +32,7 @@ def test_levels(text, expected):
     assert parse_levels(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "3", "a-b", "2-3-4"])
+@pytest.mark.parametrize("text", ["", "3", "a-b", "2-3-4", "5-3"])
 def test_levels_of_another_form(text):
     with pytest.raises(InputError, match="such as 2-7"):
         parse_levels(text)

@@ -14,6 +14,7 @@ from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
 from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
+from cxr.methods.detector.fcos import FcosHead
 from cxr.methods.detector.heads import Head, MergedLocations, ViewOutputs, view_side
 from cxr.methods.detector.losses import global_loss
 from cxr.methods.detector.records import Candidates, QuickDetections
@@ -25,7 +26,7 @@ from cxr.settings import Settings
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime
 
-HEADS: dict[str, Head] = {"retinanet": RetinaNetHead()}
+HEADS: dict[str, Head] = {"retinanet": RetinaNetHead(), "fcos": FcosHead()}
 
 
 class Detector(Method):
