@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom.pixels import apply_modality_lut
 
-from cxr.images.dicom import open_dicom
-from cxr.images.gray import is_colour, padding_mask
-from cxr.images.header import first_number
-from cxr.images.read import PICTURE_STARTS
+from cxr.images.dicom import decode, open_dicom
+from cxr.images.gray import Window, by_level, is_single, read_gray_rules
+from cxr.images.picture_file import PICTURE_STARTS
 from cxr.images.resize import shrink
 
 LEVELS = 2**16 - 1
@@ -40,28 +39,29 @@ def read_deep(path: str | Path, longest: int) -> Deep | None:
     content = Path(path).read_bytes()
     if content.startswith(PICTURE_STARTS):
         return None
-    dataset = open_dicom(content)
-    bits_stored = dataset.get("BitsStored") or LEVELS
-    if is_colour(dataset) or bits_stored <= 8:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in read_image
+        dicom = open_dicom(content)
+        if dicom.pixels.is_colour or dicom.pixels.bits_stored <= 8:
+            return None
+        pixels = decode(dicom)
+    if pixels.format.bits_stored <= 8:
         return None
-
-    pixels = dataset.pixel_array
-    padding = padding_mask(pixels, dataset)
-    values = apply_modality_lut(pixels, dataset).astype(np.float32)
+    rules = read_gray_rules(dicom.dataset, pixels.format)
+    padding = rules.is_padding(pixels.values)
+    values = by_level(
+        pixels.values, lambda levels, _: rules.apply_modality(levels).astype(np.float32)
+    )
     image_values = values if padding.all() else values[~padding]
     low = float(image_values.min())
     high = float(image_values.max())
     step = (high - low) / LEVELS or 1.0
 
     # Padding is black, whichever end that is.
-    inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
-    black = high if inverse else low
-    values = shrink(np.where(padding, black, values), longest)
+    black = high if rules.inverse else low
+    values = shrink(np.where(padding, np.float32(black), values), longest)
     stored = np.rint((values - low) / step).clip(0, LEVELS).astype(np.uint16)
-
-    centre = first_number(dataset.get("WindowCenter"))
-    width = first_number(dataset.get("WindowWidth"))
-    if centre is None or not width:
-        centre = (low + high) / 2
-        width = (high - low) or 1.0
-    return Deep(stored, low, step, centre, width, inverse)
+    window = rules.window
+    if window is None or is_single(window.apply(np.array([low, high]))):
+        window = Window((low + high) / 2, (high - low) or 1.0)
+    return Deep(stored, low, step, window.centre, window.width, rules.inverse)

@@ -11,49 +11,66 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any
+from typing import TypeVar
 
 import numpy as np
 
+from cxr.images import gdcm_process
 from cxr.images.deep import Deep, read_deep
-from cxr.images.read import PICTURE_STARTS, read_image
+from cxr.images.header import Header
+from cxr.images.limits import TOO_MUCH_MEMORY, limit_memory, take_stdout
+from cxr.images.messages import Arrays, Facts, receive, send
+from cxr.images.picture_file import PICTURE_STARTS
+from cxr.images.printable import UnreadableImage
+from cxr.images.read import convert_file, read_image
 from cxr.images.resize import resize, shrink
-from cxr.system.errors import InputError
-
-resource: ModuleType | None
-try:
-    import resource
-except ImportError:  # Windows has no limits of this kind
-    resource = None
 
 READ_SECONDS = 60  # the largest compressed X-ray takes some seconds on a slow machine
-# Bytes of address space; header.MOST_PIXELS of 16 bits take 1.7 GB.
-MOST_MEMORY = 3 * 2**30
 LONGEST = 1280  # pixels of the longer side of what people look at
 AHEAD = 2  # files for each process that are read before they are asked for
 # Each thread of these libraries reserves memory.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
 class Picture:
     """An X-ray as the network and as people see it."""
 
-    width: int  # original pixels, as height
-    height: int
+    header: Header
     dicom: bool
     network: np.ndarray  # (S, S) uint8
     shown: np.ndarray  # (h, w) uint8, the aspect kept, the longer side at most LONGEST
     deep: Deep | None = None
+
+    @property
+    def width(self) -> int:
+        """Original pixels, as height."""
+        return self.header.width
+
+    @property
+    def height(self) -> int:
+        return self.header.height
+
+
+@dataclass(frozen=True)
+class FileToConvert:
+    """An X-ray file `source`, to become the PNG `target` of size x size."""
+
+    source: Path
+    target: Path
+    size: int
 
 
 class Reader:
@@ -68,27 +85,59 @@ class Reader:
         """Picture of a file.
 
         `sides`: the picture becomes square of the first, then of the second side and so on, as on
-        its way through step 02 to the network. `deep`: with its deep values. Raises InputError,
-        naming the file and the reason.
+        its way through step 02 to the network. `deep`: with its deep values. Raises
+        UnreadableImage, naming the file and the reason.
         """
-        process = self.start()
         request = {"path": os.path.abspath(path), "sides": list(sides), "deep": deep}
+        facts, arrays = self.ask(path, request)
+        if "error" in facts:
+            raise UnreadableImage(path, facts["error"])
+        values = None
+        if "stored" in arrays:
+            values = Deep(arrays["stored"], **facts["deep"])
+        return Picture(
+            header=Header(**facts["header"]),
+            dicom=facts["dicom"],
+            network=arrays["network"],
+            shown=arrays["shown"],
+            deep=values,
+        )
+
+    def convert(self, job: FileToConvert) -> Header:
+        """What `convert_file` does. Raises UnreadableImage or OSError as it does."""
+        request = {
+            "path": os.path.abspath(job.source),
+            "target": os.path.abspath(job.target),
+            "size": job.size,
+        }
+        facts, _ = self.ask(job.source, request)
+        if "error" in facts:
+            raise UnreadableImage(job.source, facts["error"])
+        if "disk" in facts:
+            raise OSError(*facts["disk"])
+        return Header(**facts["header"])
+
+    def ask(self, path: str | Path, request: Facts) -> tuple[Facts, Arrays]:
+        """The answer of the process. Raises UnreadableImage where it dies or takes too long."""
+        process = self.start()
+        assert process.stdin is not None  # both are pipes
+        assert process.stdout is not None
         timer = threading.Timer(self.seconds, self.stop_late)
         timer.start()
         try:
-            send_line(stdin_of(process), request)
-            facts, arrays = receive(stdout_of(process))
+            send(process.stdin, request)
+            return receive(process.stdout)
         except (OSError, EOFError):
-            raise InputError(f"{path}: {self.why_it_ended()}") from None
+            raise UnreadableImage(path, self.why_it_ended(process)) from None
         finally:
             timer.cancel()
             timer.join()
-        return to_picture(facts, arrays)
 
     def start(self) -> subprocess.Popen[bytes]:
         """The running process."""
         if self.process is not None and self.process.poll() is None and not self.late:
             return self.process
+        self.close()
         self.late = False
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cxr.images.isolated"],
@@ -105,13 +154,16 @@ class Reader:
         if self.process is not None:
             self.process.kill()
 
-    def why_it_ended(self) -> str:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+    def why_it_ended(self, process: subprocess.Popen[bytes]) -> str:
+        process.wait()
         if self.late:
             return f"took more than {self.seconds} seconds to decode"
-        return "crashes the decoder, so it is damaged or made to do harm"
+        if process.returncode == -signal.SIGKILL:
+            return (
+                "the process that decodes it was killed, perhaps for lack of memory: try again "
+                "with fewer --workers"
+            )
+        return gdcm_process.CRASHED
 
     def close(self) -> None:
         if self.process is not None:
@@ -119,49 +171,61 @@ class Reader:
             self.process.communicate()
 
 
-def stdin_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
-    assert process.stdin is not None  # it was asked for as a pipe
-    return process.stdin
-
-
-def stdout_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
-    assert process.stdout is not None
-    return process.stdout
-
-
-def to_picture(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Picture:
-    """The Picture that a process has sent, or the InputError."""
-    if "error" in facts:
-        raise InputError(facts["error"])
-    deep = None
-    if "stored" in arrays:
-        deep = Deep(arrays["stored"], **facts["deep"])
-    return Picture(
-        width=facts["width"],
-        height=facts["height"],
-        dicom=facts["dicom"],
-        network=arrays["network"],
-        shown=arrays["shown"],
-        deep=deep,
-    )
-
-
 def read_all(
     paths: Iterable[str | Path], sides: Sequence[int], workers: int
-) -> Iterator[Picture | InputError]:
-    """Yield the Picture of each path, or the InputError that it ended with.
+) -> Iterator[Picture | UnreadableImage]:
+    """Yield the Picture of each path, or the error that it ended with.
 
     In the order of the paths, from `workers` processes.
     """
+
+    def read(reader: Reader, path: str | Path) -> Picture | UnreadableImage:
+        try:
+            return reader.read(path, sides)
+        except UnreadableImage as error:
+            return error
+
+    return in_processes(read, paths, workers)
+
+
+def convert_files(
+    jobs: Iterable[FileToConvert], workers: int
+) -> Iterator[Header | UnreadableImage]:
+    """Do each conversion; yield its Header, or the error that the file ended with.
+
+    In the order of the jobs, from `workers` processes. OSError where a target cannot be written.
+    """
+
+    def convert(reader: Reader, job: FileToConvert) -> Header | UnreadableImage:
+        try:
+            return reader.convert(job)
+        except UnreadableImage as error:
+            return error
+
+    return in_processes(convert, jobs, workers)
+
+
+def in_processes(
+    function: Callable[[Reader, Input], Output], inputs: Iterable[Input], workers: int
+) -> Iterator[Output]:
+    """Yield function(a reader, input) of each input in their order; each reader has a process."""
     readers = [Reader() for _ in range(workers)]
     free: queue.SimpleQueue[Reader] = queue.SimpleQueue()
     for reader in readers:
         free.put(reader)
+
+    def by_any(one: Input) -> Output:
+        reader = free.get()
+        try:
+            return function(reader, one)
+        finally:
+            free.put(reader)
+
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[Picture | InputError]] = deque()
+    waiting: deque[Future[Output]] = deque()
     try:
-        for path in paths:
-            waiting.append(pool.submit(read_by_any, free, path, sides))
+        for one in inputs:
+            waiting.append(pool.submit(by_any, one))
             if len(waiting) > workers * AHEAD:
                 yield waiting.popleft().result()
         while waiting:
@@ -172,82 +236,52 @@ def read_all(
             reader.close()
 
 
-def read_by_any(
-    free: queue.SimpleQueue[Reader], path: str | Path, sides: Sequence[int]
-) -> Picture | InputError:
-    """What the first free reader makes of a file."""
-    reader = free.get()
-    try:
-        return reader.read(path, sides)
-    except InputError as error:
-        return error
-    finally:
-        free.put(reader)
-
-
-def send_line(stream: IO[bytes], content: dict[str, Any]) -> None:
-    stream.write(json.dumps(content).encode() + b"\n")
-    stream.flush()
-
-
-def send(stream: IO[bytes], facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """One line of JSON with the shapes of the arrays in it, then their bytes."""
-    shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-    send_line(stream, facts | {"arrays": shapes})
-    for array in arrays.values():
-        stream.write(np.ascontiguousarray(array).tobytes())
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(facts, {name: array}) of `send`. EOFError if the other side ended before."""
-    line = stream.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    facts = json.loads(line)
-    arrays = {}
-    for name, (dtype, *shape) in facts.pop("arrays").items():
-        length = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        content = stream.read(length)
-        if len(content) < length:
-            raise EOFError
-        arrays[name] = np.frombuffer(content, dtype).reshape(shape)
-    return facts, arrays
-
-
-def answer(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def answer(request: Facts) -> tuple[Facts, Arrays]:
     """(facts, arrays) for `send`."""
-    path = Path(request["path"])
     try:
-        image, header = read_image(path)
-        deep = read_deep(path, LONGEST) if request["deep"] else None
-    except InputError as error:
-        return {"error": str(error)}, {}
+        if "target" in request:
+            return answer_conversion(request), {}
+        return answer_picture(request)
+    except UnreadableImage as error:
+        return {"error": error.reason}, {}
     except MemoryError:
-        gigabytes = MOST_MEMORY >> 30
-        return {"error": f"{path}: needs more than {gigabytes} GB of memory to decode"}, {}
+        return {"error": TOO_MUCH_MEMORY}, {}
 
+
+def answer_conversion(request: Facts) -> Facts:
+    try:
+        header = convert_file(request["path"], request["target"], request["size"])
+    except OSError as error:
+        return {"disk": [error.errno, error.strerror, error.filename]}
+    return {"header": asdict(header)}
+
+
+def answer_picture(request: Facts) -> tuple[Facts, Arrays]:
+    path = Path(request["path"])
+    image, header = read_image(path)
+    with open(path, "rb") as file:
+        is_dicom = not file.read(8).startswith(PICTURE_STARTS)
     network = image
     for side in request["sides"]:
         network = resize(network, side)
-    with open(path, "rb") as file:
-        is_dicom = not file.read(8).startswith(PICTURE_STARTS)
-    facts: dict[str, Any] = {"width": header.width, "height": header.height, "dicom": is_dicom}
+    facts: Facts = {"header": asdict(header), "dicom": is_dicom}
     arrays = {"network": network, "shown": shrink(image, LONGEST)}
-    if deep is not None:
-        facts["deep"] = asdict(deep)
-        arrays["stored"] = facts["deep"].pop("stored")
+    if request["deep"]:
+        deep = read_deep(path, LONGEST)
+        if deep is not None:
+            facts["deep"] = asdict(deep)
+            arrays["stored"] = facts["deep"].pop("stored")
     return facts, arrays
 
 
 def main() -> None:
     """Answer requests until the parent is gone."""
-    if resource is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a C library prints must not get between the answers
+    limit_memory()
+    gdcm_process.allow_to_die()
+    answers = take_stdout()
     for line in sys.stdin.buffer:
-        facts, arrays = answer(json.loads(line))
+        request = json.loads(line)
+        facts, arrays = answer(request)
         send(answers, facts, arrays)
 
 

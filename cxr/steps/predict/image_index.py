@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cxr.images.folder import Record, printable
+from cxr.images.folder import Record
+from cxr.images.printable import printable
 from cxr.plots.page import render_page
 from cxr.plots.panels import BRIGHT, colours_of
 from cxr.system.disk import atomic

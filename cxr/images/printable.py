@@ -1,0 +1,34 @@
+"""What comes out of a file, made fit for a terminal, a table and a page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cxr.system.errors import InputError
+
+# Control characters (among them the escape sequences of terminals), separators of lines, marks
+# that reverse the direction of what follows, and halves of characters.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# As in "cannot identify image file <_io.BytesIO object at 0x7f...>".
+ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>")
+LONGEST_REASON = 300  # characters
+
+
+def printable(text: object) -> str:
+    """The text with question marks in place of what is no visible character."""
+    return UNPRINTABLE.sub("?", str(text))
+
+
+def describe_error(error: BaseException) -> str:
+    """Kind and words of an error of a library, in one line."""
+    words = " ".join(ADDRESS.sub("", str(error)).split())
+    return printable(f"{type(error).__name__}: {words}"[:LONGEST_REASON])
+
+
+class UnreadableImage(InputError):
+    """Why a file gives no picture. `reason` says it without the path."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.reason = printable(reason)
+        super().__init__(f"{printable(path)}: {self.reason}")
