@@ -19,6 +19,7 @@ from cxr.data.dataset import boxes_in_frame, read_png, true_mask
 from cxr.data.tables import read_table
 from cxr.geometry.frames import Frame
 from cxr.geometry.masks import find_outlines, resize_mask
+from cxr.plots.labels import draw_labels
 from cxr.plots.panels import (
     BRIGHT,
     COLOURS,
@@ -26,6 +27,7 @@ from cxr.plots.panels import (
     PICTURE_STYLE,
     PNG_DPI,
     SOFT_COLOUR,
+    TRUE_COLOUR,
     Panel,
     colours_of,
     draw_box,
@@ -38,6 +40,7 @@ OLDEST = 100  # years; higher ages are typing errors and are counted in the last
 HEAT_CELLS = 64  # cells along each side of the map of box positions
 SAMPLES_PER_CLASS = 6
 FEWEST_COLUMNS = 3  # of samples.png, so that a lone picture is not drawn as large as a page
+LETTER_POINTS = (6.0, 5.0, 4.5)  # of names at boxes, tried one after the other
 LONGEST_NAME = 20  # letters of an image's id above its picture
 SEX_COLOURS = {"F": COLOURS[3], "M": COLOURS[0], "": COLOURS[6]}
 VIEW_COLOURS = {"AP": COLOURS[1], "PA": COLOURS[0], "unknown": COLOURS[6]}
@@ -330,38 +333,58 @@ def write_samples(
     with matplotlib.rc_context(PICTURE_STYLE), atomic(path) as temporary:
         figure = Figure(figsize=(2.2 * columns, 2.75 * len(samples)), layout="constrained")
         lines = figure.subfigures(len(samples), 1, squeeze=False)[:, 0]
+        drawn = []
         for line, (name, of_class) in zip(lines, samples.items(), strict=True):
             title = f"{name} ({of_class.total} images)"
             line.suptitle(title, fontsize=11, fontweight="bold", x=0.005, ha="left")
             for place, (_, row) in enumerate(of_class.rows.iterrows(), start=1):
-                draw_sample(line.add_subplot(1, columns, place), row, folder, box_classes)
+                axis = line.add_subplot(1, columns, place)
+                draw_sample(axis, row, folder)
+                drawn.append((axis, row))
+        if len(box_classes) > 1:
+            figure.draw_without_rendering()  # from now on the pictures keep their size
+            for axis, row in drawn:
+                name_boxes(axis, row, box_classes)
         figure.savefig(temporary, format="png", dpi=PNG_DPI)
 
 
-def draw_sample(
-    axis: Axes, row: Mapping[str, Any], folder: Path, box_classes: Sequence[str] = ()
-) -> None:
-    """One stored picture with its boxes, or the outline of its mask, and a caption."""
+def draw_sample(axis: Axes, row: Mapping[str, Any], folder: Path) -> None:
+    """One stored picture with its boxes, or the outline of its mask, and a caption.
+
+    The axis has original pixels: stored pictures are square whatever the original was.
+    """
     image = read_png(folder / f"{row['image_id']}.png")
-    height, width = image.shape
-    # The stored picture is square whatever the original was: stretched back, so that a chest
-    # looks like one.
-    aspect = row["height"] / row["width"] * width / height
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=aspect)
-    boxes, labels = boxes_in_frame(row, Frame("stored", width, height))
-    for box, label in zip(boxes, labels, strict=True):
-        colour = BRIGHT[label % len(BRIGHT)]
-        draw_box(axis, box, colour, linewidth=1.6)
-        if len(box_classes) > 1:
-            words = box_classes[label]
-            axis.text(box[0], box[1], words, color=colour, fontsize=5.5, va="bottom", clip_on=True)
+    width, height = row["width"], row["height"]
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    for box, label in zip(*boxes_in_frame(row, original_frame(row)), strict=True):
+        draw_box(axis, box, BRIGHT[label % len(BRIGHT)], linewidth=1.6)
     if "mask" in row:
         mask = resize_mask(true_mask(row), len(image))
+        scale = np.array([width, height]) / len(image)
         for outline in find_outlines(mask):
-            x, y = outline[:, 0].T
-            axis.fill(x, y, facecolor="none", edgecolor=BRIGHT[1], linewidth=1.2)
+            x, y = (outline[:, 0] * scale).T
+            axis.fill(x, y, facecolor="none", edgecolor=TRUE_COLOUR, linewidth=1.2)
     axis.set_title(patient_caption(row), fontsize=7.5, fontweight="normal", pad=3)
     axis.set_axis_off()
+
+
+def name_boxes(axis: Axes, row: Mapping[str, Any], box_classes: Sequence[str]) -> None:
+    """The classes of an image's boxes, the smallest boxes first, where there is room for words."""
+    boxes, labels = boxes_in_frame(row, original_frame(row))
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = np.argsort(areas, kind="stable")
+    draw_labels(
+        axis,
+        [box_classes[label] for label in labels[order]],
+        boxes[order],
+        [BRIGHT[label % len(BRIGHT)] for label in labels[order]],
+        (row["width"], row["height"]),
+        LETTER_POINTS,
+    )
+
+
+def original_frame(row: Mapping[str, Any]) -> Frame:
+    return Frame("original", int(row["width"]), int(row["height"]))
 
 
 def patient_caption(row: Mapping[str, Any]) -> str:

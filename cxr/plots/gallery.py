@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from matplotlib.patheffects import withStroke
 
+from cxr.plots.labels import LINE_HEIGHT, draw_labels, place_labels
 from cxr.plots.panels import PICTURE_STYLE, PNG_DPI, draw_box
 from cxr.system.disk import atomic
 
 THUMBNAIL = 352  # pixels of the longer side: enough to see an opacity, some 15 kB as JPEG
 ACROSS = 4  # pictures beside each other
+LETTER_POINTS = (7.5, 6.0, 5.0)  # tried one after the other until all words have a place
+SVG_LETTERS = (0.055, 0.045, 0.036)  # the same, as shares of a picture's width
+SVG_TEXT_WIDTH = 0.6  # of a letter's height; the page stretches or squeezes words to it
 JPEG_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 80]
 
 
@@ -48,6 +52,21 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class SvgLabel:
+    """Words of a mark as an SVG text has them, in original pixels.
+
+    x, y: where the base line begins. width: to which the words are stretched. letters: height.
+    """
+
+    text: str
+    colour: str
+    x: float
+    y: float
+    width: float
+    letters: float
+
+
+@dataclass(frozen=True)
 class GalleryCase:
     """One image of a gallery.
 
@@ -71,6 +90,46 @@ class GalleryCase:
     def jpeg(self) -> str:
         """The thumbnail as a data URI."""
         return jpeg_uri(self.pixels)
+
+    @property
+    def marks(self) -> list[Mark]:
+        """All marks in the order in which their words find a place."""
+        return [*self.true, *self.predicted]
+
+    @cached_property
+    def svg_labels(self) -> list[SvgLabel | None]:
+        """The words of each of `marks`, None where it has none or there is no room for them."""
+        labels: list[SvgLabel | None] = []
+        for share in SVG_LETTERS:
+            labels = self.labels_of_height(share * self.width)
+            missing = sum(label is None for label in labels)
+            if missing == sum(not mark.text for mark in self.marks):
+                break
+        return labels
+
+    def labels_of_height(self, letters: float) -> list[SvgLabel | None]:
+        """The same with letters of one height."""
+        marks = self.marks
+        widths = [SVG_TEXT_WIDTH * letters * len(mark.text) for mark in marks]
+        sizes = [(width, LINE_HEIGHT * letters) for width in widths]
+        boxes = [mark.box for mark in marks]
+        corners = place_labels(boxes, sizes, self.width, self.height)
+        labels: list[SvgLabel | None] = []
+        for mark, width, corner in zip(marks, widths, corners, strict=True):
+            if corner is None or not mark.text:
+                labels.append(None)
+            else:
+                base = corner.y + letters
+                labels.append(SvgLabel(mark.text, mark.colour, corner.x, base, width, letters))
+        return labels
+
+    @property
+    def true_labels(self) -> list[SvgLabel]:
+        return [label for label in self.svg_labels[: len(self.true)] if label is not None]
+
+    @property
+    def predicted_labels(self) -> list[SvgLabel]:
+        return [label for label in self.svg_labels[len(self.true) :] if label is not None]
 
 
 @dataclass(frozen=True)
@@ -127,11 +186,17 @@ def write_gallery(
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(f"{title}\n{key}", fontsize=11)
         lines = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+        drawn = []
         for line, group in zip(lines, groups, strict=True):
             words = f"{group.title} ({group.total} in all)"
             line.suptitle(words, fontsize=10, fontweight="bold", x=0.01, ha="left")
             for place, case in enumerate(group.cases[:ACROSS], start=1):
-                draw_gallery_case(line.add_subplot(1, ACROSS, place), case)
+                axis = line.add_subplot(1, ACROSS, place)
+                draw_gallery_case(axis, case)
+                drawn.append((axis, case))
+        figure.draw_without_rendering()  # from now on the pictures keep their size
+        for axis, case in drawn:
+            write_words(axis, case)
         figure.savefig(temporary, format="png", dpi=PNG_DPI)
 
 
@@ -142,26 +207,27 @@ def draw_gallery_case(axis: Axes, case: GalleryCase) -> None:
     axis.set_axis_off()
     axis.set_title(case.caption, fontsize=8.5, fontweight="normal", pad=3)
     for mark in case.true:
-        draw_mark(axis, mark, mark.box[3], "top", linewidth=1.6)
+        draw_mark(axis, mark, linewidth=1.6)
     for mark in case.predicted:
-        above = max(mark.box[1], 0.08 * case.height) - 0.01 * case.height
-        draw_mark(axis, mark, above, "bottom", linewidth=1.4, linestyle="--")
+        draw_mark(axis, mark, linewidth=1.4, linestyle="--")
 
 
-def draw_mark(axis: Axes, mark: Mark, y: float, side: str, **line_style: Any) -> None:
-    """The outline or box of a mark, and its words at the height y."""
+def write_words(axis: Axes, case: GalleryCase) -> None:
+    """The words of the marks, where there is room for them."""
+    marks = case.marks
+    draw_labels(
+        axis,
+        [mark.text for mark in marks],
+        [mark.box for mark in marks],
+        [mark.colour for mark in marks],
+        (case.width, case.height),
+        LETTER_POINTS,
+    )
+
+
+def draw_mark(axis: Axes, mark: Mark, **line_style: Any) -> None:
+    """The outline or box of a mark."""
     if mark.outline is None:
         draw_box(axis, mark.box, mark.colour, **line_style)
     else:
         axis.add_patch(Polygon(mark.outline, fill=False, edgecolor=mark.colour, **line_style))
-    axis.text(
-        mark.box[0],
-        y,
-        mark.text,
-        color=mark.colour,
-        fontsize=7.5,
-        fontweight="bold",
-        va=side,
-        clip_on=True,
-        path_effects=[withStroke(linewidth=1.8, foreground="black")],
-    )

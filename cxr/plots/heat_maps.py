@@ -12,12 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from pytorch_grad_cam.utils.image import show_cam_on_image
 
-from cxr.plots.panels import LABEL_COLOUR, PICTURE_STYLE, draw_box
+from cxr.plots.panels import LABEL_COLOUR, PICTURE_STYLE, TRUE_COLOUR, draw_box
 from cxr.system.disk import atomic
 
 ACROSS = 4  # cases beside each other in a sheet
 DPI = 80  # a picture is 2 inches wide
-TRUE_COLOUR = "#3ddc84"
 LUNG_COLOUR = "#4cc9f0"
 NOTICE = "not for diagnosis"
 

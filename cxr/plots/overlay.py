@@ -9,12 +9,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cxr.plots.labels import place_labels
 from cxr.system.disk import atomic
 
 LONGER_SIDE = 640  # pixels; smaller pictures are enlarged to it, so that there is room for words
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+LETTER_SIZE = 0.32  # of OpenCV's font, for each pixel of a box's frame
 MARGIN = 4  # pixels around words
 NOTICE = "not for diagnosis"
+NOTICE_SIZE = 0.75  # of the other words
 NOTICE_COLOUR = (190, 190, 190)
 
 Colour = tuple[int, int, int]  # red, green, blue
@@ -32,21 +35,41 @@ def draw_overlay(
     width, height: of the original, in whose pixels the boxes are.
     boxes: dicts with finding, score, x1, y1, x2, y2, the best first.
     colours: {finding: "#rrggbb"}. Where there are several findings, their names are written, too.
+    Words for which there is no room are left out, those of the least sure boxes first.
     """
     canvas = cv2.cvtColor(enlarge_small(picture), cv2.COLOR_GRAY2RGB)
-    scale = np.array([canvas.shape[1] / width, canvas.shape[0] / height] * 2)
-    thickness = max(2, round(max(canvas.shape) / 340))
-    for box in reversed(boxes):  # the best one is drawn last, above the others
-        corners = np.array([box["x1"], box["y1"], box["x2"], box["y2"]]) * scale
-        x1, y1, x2, y2 = np.rint(corners).astype(int).tolist()
+    canvas_height, canvas_width = canvas.shape[:2]
+    scale = np.array([canvas_width / width, canvas_height / height] * 2)
+    thickness = line_thickness(canvas)
+    corners = []
+    texts = []
+    for box in boxes:
+        corner = np.array([box["x1"], box["y1"], box["x2"], box["y2"]]) * scale
+        corners.append(np.rint(corner).astype(int).tolist())
+        score = f"{box['score']:.2f}"
+        texts.append(f"{box['finding']} {score}" if len(colours) > 1 else score)
+
+    # The best box is drawn last, above the others.
+    for (x1, y1, x2, y2), box in zip(reversed(corners), reversed(boxes), strict=True):
         colour = rgb(colours[box["finding"]])
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
-        words = f"{box['score']:.2f}"
-        if len(colours) > 1:
-            words = f"{box['finding']} {words}"
-        write_label(canvas, words, x1, y1 - thickness, colour, thickness)
-    write_label(canvas, NOTICE, 0, canvas.shape[0], NOTICE_COLOUR, thickness, 0.75)
+
+    notice_width, notice_height = label_size(NOTICE, thickness, NOTICE_SIZE)
+    notice = (0, canvas_height - notice_height, notice_width, canvas_height)
+    sizes = [label_size(text, thickness) for text in texts]
+    frames = np.array(corners).reshape(-1, 4) + thickness * np.array([0, -1, 0, 1])
+    places = place_labels(frames, sizes, canvas_width, canvas_height, [notice])
+    for place, box, text, size in zip(places, boxes, texts, sizes, strict=True):
+        if place is not None:
+            bottom = int(place.y) + size[1]
+            write_label(canvas, text, int(place.x), bottom, rgb(colours[box["finding"]]), thickness)
+    write_label(canvas, NOTICE, 0, canvas_height, NOTICE_COLOUR, thickness, NOTICE_SIZE)
     return canvas
+
+
+def line_thickness(canvas: np.ndarray) -> int:
+    """Pixels of a box's frame, by which words grow, too."""
+    return max(2, round(max(canvas.shape) / 340))
 
 
 def enlarge_small(picture: np.ndarray) -> np.ndarray:
@@ -59,9 +82,16 @@ def enlarge_small(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)
 
 
+def label_size(text: str, thickness: int, relative_size: float = 1.0) -> tuple[int, int]:
+    """Width and height in pixels of words with their black ground."""
+    size = LETTER_SIZE * thickness * relative_size
+    (width, height), below = cv2.getTextSize(text, FONT, size, max(1, thickness // 2))
+    return width + 2 * MARGIN, height + below + 6
+
+
 def write_label(
     canvas: np.ndarray,
-    words: str,
+    text: str,
     x: int,
     bottom: int,
     colour: Colour,
@@ -69,15 +99,15 @@ def write_label(
     relative_size: float = 1.0,
 ) -> None:
     """Words on black, their lower left corner at (x, bottom), moved into the picture if need be."""
-    size = 0.32 * thickness * relative_size
+    size = LETTER_SIZE * thickness * relative_size
     stroke = max(1, thickness // 2)
-    (wide, high), below = cv2.getTextSize(words, FONT, size, stroke)
-    x = int(np.clip(x, 0, max(0, canvas.shape[1] - wide - 2 * MARGIN)))
-    bottom = int(np.clip(bottom, high + below + 6, canvas.shape[0]))
-    top_left = (x, bottom - high - below - 6)
-    cv2.rectangle(canvas, top_left, (x + wide + 2 * MARGIN, bottom), (0, 0, 0), -1)
+    _, below = cv2.getTextSize(text, FONT, size, stroke)
+    width, height = label_size(text, thickness, relative_size)
+    x = int(np.clip(x, 0, max(0, canvas.shape[1] - width)))
+    bottom = int(np.clip(bottom, height, canvas.shape[0]))
+    cv2.rectangle(canvas, (x, bottom - height), (x + width, bottom), (0, 0, 0), -1)
     start = (x + MARGIN, bottom - below - 2)
-    cv2.putText(canvas, words, start, FONT, size, colour, stroke, cv2.LINE_AA)
+    cv2.putText(canvas, text, start, FONT, size, colour, stroke, cv2.LINE_AA)
 
 
 def rgb(colour: str) -> Colour:

@@ -22,8 +22,8 @@ from matplotlib.patches import Rectangle
 
 from cxr.system.disk import atomic
 
-# Okabe and Ito's colours, which all common kinds of colour blindness can tell apart, and further
-# ones for more than seven names; yellow is left out, too pale on white.
+# Okabe and Ito's colours, which all common kinds of colour blindness can tell apart; yellow is left
+# out, too pale on white. The last three lie as far from these and from each other as can be.
 COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -32,23 +32,26 @@ COLOURS = (
     "#56b4e9",
     "#e69f00",
     "#4d4d4d",
-    "#7b4fb5",
-    "#8c564b",
-    "#6b8e23",
+    "#001166",
+    "#cc00ff",
+    "#6600aa",
 )
-# For boxes on an X-ray, where dark colours vanish.
+# For boxes on an X-ray, where dark colours vanish: as far from each other as ten bright ones can
+# be, for colour-blind eyes, too (tests/unit/test_labels.py measures it).
 BRIGHT = (
     "#ffb000",
-    "#3ddc84",
-    "#4cc9f0",
-    "#ff6b6b",
-    "#c77dff",
-    "#f9f871",
-    "#ff8fab",
-    "#80ffdb",
-    "#ffa94d",
-    "#a0c4ff",
+    "#00bbff",
+    "#00ee88",
+    "#ff00bb",
+    "#eeff00",
+    "#9977ff",
+    "#ff5500",
+    "#99ffff",
+    "#ee99bb",
+    "#77aa77",
 )
+TRUE_COLOUR = "#3ddc84"  # of what the readers marked, where there is one class
+PREDICTED_COLOUR = "#ffa028"
 CHOSEN_COLOUR = "#d55e00"  # of a chosen setting
 SOFT_COLOUR = "#9aa5b1"  # of help lines and of words in place of a diagram
 LABEL_COLOUR = "#52606d"

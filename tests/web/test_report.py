@@ -1,5 +1,6 @@
 """report.html: which images it shows, its tables, and that it appears whatever is missing."""
 
+import itertools
 import re
 
 import cv2
@@ -254,6 +255,34 @@ def test_several_classes_have_names_and_colours_of_their_own(png):
     assert nodule.colour == detected.colour != mass.colour
     normal = cases["id00001"]
     assert normal.true == normal.predicted == [], "a normal image shows no box"
+
+
+def test_words_of_a_crowded_picture_stay_inside_it_and_apart(png):
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(0, 700, (20, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(20, 300, (20, 2))], axis=1)
+    predicted = Boxes()
+    predicted.put("id00000", boxes, generator.integers(0, 2, 20), np.linspace(0.9, 0.1, 20))
+    true = Boxes()
+    true.put("id00000", boxes[:3], [1, 0, 1])
+    images = image_table(1, n_true=3, n_pred=20, score=0.5, png=png)
+    groups = gallery_of(images, true, predicted, box_classes=["Consolidation", "Atelectasis"])
+    [case] = groups[0].cases
+    labels = [*case.true_labels, *case.predicted_labels]
+    assert len(case.true_labels) == 3
+    assert len(labels) > 15
+    rectangles = []
+    for label in labels:
+        top = label.y - label.letters
+        rectangles.append((label.x, top, label.x + label.width, label.y + 0.2 * label.letters))
+    for x1, y1, x2, y2 in rectangles:
+        assert x1 >= 0
+        assert y1 >= 0
+        assert x2 <= case.width
+        assert y2 <= case.height
+    for one, other in itertools.combinations(rectangles, 2):
+        beside = one[2] <= other[0] or other[2] <= one[0]
+        assert beside or one[3] <= other[1] or other[3] <= one[1]
 
 
 def test_thumbnail_keeps_the_shape(tmp_path):

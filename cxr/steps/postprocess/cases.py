@@ -14,14 +14,11 @@ import pandas as pd
 from cxr.data.dataset import read_png
 from cxr.methods.evaluation import Boxes
 from cxr.plots.gallery import CaseGroup, GalleryCase, Mark, make_thumbnail
-from cxr.plots.panels import BRIGHT, colours_of
+from cxr.plots.panels import BRIGHT, PREDICTED_COLOUR, TRUE_COLOUR, colours_of
 
 EXAMPLES = 4  # of a group; twice as many of the worst, which teach the most
 TRIES = 60  # candidates of a group before giving up on missing picture files
 MOST_BOXES = 20  # boxes drawn per image, the most confident ones
-
-TRUE_COLOUR = "#3ddc84"  # bright enough for the gray of an X-ray
-PREDICTED_COLOUR = "#ffa028"
 
 OUTCOMES = ("found", "misplaced", "missed", "alarm", "empty")
 # What is said of each outcome, and of each group of the gallery; a scorer may say it otherwise.

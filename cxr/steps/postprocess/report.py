@@ -30,17 +30,18 @@ from cxr.plots.detection_curves import class_panels, detection_panels
 from cxr.plots.gallery import CaseGroup, write_gallery
 from cxr.plots.mask_diagrams import mask_panels
 from cxr.plots.page import render_page
-from cxr.plots.panels import BRIGHT, Panel, colours_of, write_panels
+from cxr.plots.panels import (
+    BRIGHT,
+    PREDICTED_COLOUR,
+    TRUE_COLOUR,
+    Panel,
+    colours_of,
+    write_panels,
+)
 from cxr.plots.sensitivity import sensitivity_panels
 from cxr.plots.training_curves import training_panels
 from cxr.run_folder import RunFolder
-from cxr.steps.postprocess.cases import (
-    PREDICTED_COLOUR,
-    TRUE_COLOUR,
-    WORDS,
-    GalleryInput,
-    pick_cases,
-)
+from cxr.steps.postprocess.cases import WORDS, GalleryInput, pick_cases
 from cxr.steps.postprocess.heat_map_summary import read_heat_map_summary
 from cxr.steps.postprocess.report_tables import (
     FEW,
