@@ -310,11 +310,12 @@ def test_the_same_as_steps_02_04_and_05(pipeline, tmp_path):
         every = detections_of(candidates, replace(params, threshold=0.0))
         assert_same_boxes(image["boxes"], every.take(slice(50)))
 
-    submission = pd.read_csv(pipeline.run / "submission.csv").fillna("").set_index("patientId")
+    submission = pd.read_csv(pipeline.run / "submission.csv", keep_default_na=False)
     counts = {}
     for image_id, image in by_id.items():
         counts[image_id] = sum(box["above_threshold"] for box in image["boxes"])
-    for image_id, text in submission.PredictionString.items():
+    texts = submission.set_index("patientId").PredictionString
+    for image_id, text in texts.items():
         assert len(text.split()) // 5 == counts[image_id]
 
 
