@@ -40,15 +40,17 @@ from cxr.system.errors import InputError
 PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 JPEG_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit)
 # Which of pydicom's plug-ins decodes what: the first that is installed, so that a picture does not
-# depend on which of them fails. GDCM is the last, since it may end the process.
+# depend on which of them fails. GDCM is the last, since it may end the process. pyjpegls comes with
+# highdicom.
 JPEG2000_PLUGINS = ("pylibjpeg", "pillow", "gdcm")
+JPEG_LS_PLUGINS = ("pyjpegls", "gdcm")
 PLUGINS = {
     JPEGBaseline8Bit: ("pillow",),
     JPEGExtended12Bit: ("pillow", "gdcm"),
     JPEGLossless: ("gdcm",),
     JPEGLosslessSV1: ("gdcm",),
-    JPEGLSLossless: ("gdcm",),
-    JPEGLSNearLossless: ("gdcm",),
+    JPEGLSLossless: JPEG_LS_PLUGINS,
+    JPEGLSNearLossless: JPEG_LS_PLUGINS,
     JPEG2000Lossless: JPEG2000_PLUGINS,
     JPEG2000: JPEG2000_PLUGINS,
     HTJ2KLossless: ("pylibjpeg",),

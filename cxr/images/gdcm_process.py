@@ -1,4 +1,4 @@
-"""GDCM, which decodes JPEG-LS, lossless JPEG and JPEG of 12 bits, where it can do no harm.
+"""GDCM, which decodes lossless JPEG and JPEG of 12 bits, where it can do no harm.
 
 On damaged data it throws C++ exceptions that nothing catches, and the process ends. So it is only
 called in processes that may die: those of isolated.py, or one that is started for a single picture
