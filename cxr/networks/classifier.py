@@ -6,15 +6,15 @@
 
 from __future__ import annotations
 
-import timm
 import torch.nn.functional as F
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from torch import Tensor, nn
 
-from cxr.networks.decoders import DECODERS, Decoder
-from cxr.networks.encoders import build_encoder, build_trunk, encoder_channels
+from cxr.networks.decoders import DECODERS, Decoder, check_decoder
+from cxr.networks.encoders import build_encoder, build_trunk, check_last_map, encoder_channels
 from cxr.networks.heads import fill_bias
-from cxr.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network, check_side
+from cxr.networks.input_scale import input_scale
+from cxr.networks.network import Network, check_side
 from cxr.networks.unet import FIRST_LOGIT
 
 
@@ -39,14 +39,14 @@ class ImageClassifier(Network):
         image_size: int,
         load_weights: bool = True,
     ) -> None:
-        super().__init__(image_size, pretrained=weights != "none")
+        super().__init__(image_size, weights != "none", input_scale(encoder))
         check_side(image_size)
-        self.input_mean, self.input_std = gray_constants(encoder)
         source = weights if load_weights else "none"
         if encoder.startswith("tu-") and decoder == "blocks":
             self.encoder = build_trunk(encoder, source)
         else:
             self.encoder = build_encoder(encoder, source)
+        check_last_map(self.encoder, encoder, image_size)
         channels = encoder_channels(self.encoder)
         self.cam_layer = nn.Identity()
         self.label_head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels[-1], classes))
@@ -59,6 +59,7 @@ class ImageClassifier(Network):
             initialize_decoder(self.decoder)
             initialize_head(self.mask_head)
             fill_bias(self.mask_head, FIRST_LOGIT)
+        check_decoder(self, image_size, encoder, decoder)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = list(self.encoder(self.normalise(images)))
@@ -73,13 +74,3 @@ class ImageClassifier(Network):
         """Leave out the auxiliary head, which only training needs."""
         self.decoder = None
         self.mask_head = None
-
-
-def gray_constants(encoder: str) -> tuple[float, float]:
-    """(mean, deviation) of gray values in 0 ... 1 that an encoder's ImageNet weights expect."""
-    settings = None
-    if encoder.startswith("tu-"):
-        settings = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
-    if settings is None:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return sum(settings.mean) / 3, sum(settings.std) / 3

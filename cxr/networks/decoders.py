@@ -17,6 +17,9 @@ from timm.layers import SqueezeExcite
 from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
+from cxr.networks.dry_run import dry_run
+from cxr.system.errors import InputError, first_line
+
 
 class Decoder(Protocol):
     """A module from an encoder's features to one map of `out_channels`."""
@@ -209,6 +212,17 @@ def aspp_neck(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, 512, 1), ASPP(512, 256, (6, 12, 18), separable=False, dropout=0.5)
     )
+
+
+def check_decoder(network: nn.Module, image_size: int, encoder: str, decoder: str) -> None:
+    """Raises InputError where a decoder cannot join the encoder's maps of an image of this side."""
+    try:
+        dry_run(network, (1, 1, image_size, image_size))
+    except Exception as error:  # each decoder complains in its own way
+        raise InputError(
+            f"--decoder {decoder} cannot join the maps of --encoder {encoder} at {image_size} "
+            f"pixels ({first_line(error)}): choose another of the two, such as --decoder unet"
+        ) from error
 
 
 DECODERS: dict[str, Callable[[Sequence[int]], Decoder]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr.geometry.anchors import parse_levels
-from cxr.networks.encoders import build_encoder, encoder_channels
+from cxr.networks.encoders import build_encoder, check_maps, encoder_channels
 from cxr.networks.heads import (
     GlobalHead,
     build_tower,
@@ -19,6 +19,7 @@ from cxr.networks.heads import (
     outputs_at,
     tower_reach,
 )
+from cxr.networks.input_scale import input_scale
 from cxr.networks.network import Network, freeze_norms
 from cxr.networks.pyramid import Pyramid
 from cxr.system.errors import InputError
@@ -59,7 +60,7 @@ class DetectorNetwork(Network):
         image_size: int,
         load_weights: bool = True,
     ) -> None:
-        super().__init__(image_size, pretrained=weights != "none")
+        super().__init__(image_size, weights != "none", input_scale(encoder))
         self.levels = parse_levels(levels)
         check_levels(image_size, self.levels)
         check_channels(channels, head_norm)
@@ -67,6 +68,7 @@ class DetectorNetwork(Network):
         self.reach = tower_reach(head_convs, head_norm, image_size)
 
         self.encoder = build_encoder(encoder, weights if load_weights else "none")
+        check_maps(self.encoder, encoder, image_size, self.levels)
         widths = encoder_channels(self.encoder)
         self.pyramid = Pyramid(widths, channels, self.levels)
         scores = self.per_cell * box_classes

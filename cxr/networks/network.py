@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cxr.networks.input_scale import IMAGENET_SCALE, InputScale
 from cxr.system.errors import InputError
-
-# Mean and deviation of gray values in 0 ... 1: the mean over the three channels of ImageNet's usual
-# constants (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
-IMAGENET_MEAN = 0.449
-IMAGENET_STD = 0.226
 
 
 class Network(nn.Module):
@@ -24,12 +20,14 @@ class Network(nn.Module):
 
     encoder: nn.Module
 
-    def __init__(self, image_size: int, pretrained: bool) -> None:
+    def __init__(
+        self, image_size: int, pretrained: bool, scale: InputScale = IMAGENET_SCALE
+    ) -> None:
         super().__init__()
         self.image_size = image_size
         self.pretrained = pretrained
-        self.input_mean = IMAGENET_MEAN
-        self.input_std = IMAGENET_STD
+        self.input_mean = scale.mean
+        self.input_std = scale.std
         self.cam_layer: nn.Module | None = None
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from torch import Tensor, nn
 
-from cxr.networks.decoders import DECODERS, aspp_neck
-from cxr.networks.encoders import build_encoder, encoder_channels
+from cxr.networks.decoders import DECODERS, aspp_neck, check_decoder
+from cxr.networks.encoders import build_encoder, encoder_channels, encoder_maps
 from cxr.networks.heads import fill_bias
+from cxr.networks.input_scale import input_scale
 from cxr.networks.network import Network, batch_norms, check_side, freeze_norms
 from cxr.system.errors import InputError
 
@@ -39,11 +40,12 @@ class UNet(Network):
         image_size: int,
         load_weights: bool = True,
     ) -> None:
-        super().__init__(image_size, pretrained=weights != "none")
+        super().__init__(image_size, weights != "none", input_scale(encoder))
         check_side(image_size)
         self.frozen_norm = frozen_norm
         source = weights if load_weights else "none"
         self.encoder = build_encoder(encoder, source)
+        encoder_maps(self.encoder, encoder, image_size)  # raises where it cannot read such images
         channels = encoder_channels(self.encoder)
 
         self.neck: nn.Module = nn.Identity()
@@ -61,6 +63,7 @@ class UNet(Network):
         initialize_head(self.mask_head)
         if source == "none":
             fill_bias(self.mask_head, FIRST_LOGIT)
+        check_decoder(self, image_size, encoder, decoder)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = list(self.encoder(self.normalise(images)))

@@ -9,7 +9,7 @@ from timm import create_model
 from cxr.data.batch import Batch
 from cxr.methods.classifier.losses import classifier_loss
 from cxr.networks import encoders
-from cxr.networks.classifier import ImageClassifier, gray_constants
+from cxr.networks.classifier import ImageClassifier
 from cxr.networks.decoders import BlocksDecoder
 from cxr.settings import ClassifierSettings
 from cxr.system.errors import InputError
@@ -101,12 +101,6 @@ def test_the_map_that_the_class_head_pools(blocks):
     hook.remove()
     assert maps[0].shape == (2, 512, 2, 2)
     assert torch.allclose(blocks.label_head(maps[0].mean((2, 3))), label, atol=1e-6)
-
-
-def test_gray_constants():
-    assert gray_constants("tu-tf_efficientnetv2_l.in21k_ft_in1k") == (0.5, 0.5)
-    assert gray_constants("resnet18") == (0.449, 0.226)
-    assert gray_constants("tu-resnet18") == pytest.approx((0.449, 0.226), abs=1e-3)
 
 
 def test_a_frozen_encoder_leaves_both_heads_free():
