@@ -35,6 +35,7 @@ READS = {
     "export": ("place", "prediction", "extra"),
     "grad_cam": ("place", "extra", "images", "prediction"),
     "serve": ("place", "prediction", "extra", "machine"),
+    "inspect": ("place", "prediction"),
 }
 TITLES = {
     "place": "which data set and run, and where they are",

@@ -243,6 +243,15 @@ class Method(ABC):
     def merge(self, outputs: Iterable[Any], settings: Settings) -> list[Any]:
         """One merged answer per image, over models and views."""
 
+    def kept_boxes(self, prediction: Any) -> np.ndarray:
+        """Boxes (n, 4) of what step 04 kept, in original pixels, before any rule. Here: none."""
+        del prediction
+        return np.zeros((0, 4))
+
+    @abstractmethod
+    def describe_prediction(self, prediction: Any) -> str:
+        """What step 04 kept of an image, in words for someone who looks for a mistake."""
+
     @abstractmethod
     def to_prediction(
         self, merged: Any, image: ImageFacts, model: Network, settings: Settings

@@ -123,6 +123,10 @@ class Classifier(Method):
         del settings
         return list(torch.stack(list(outputs)).mean(0))
 
+    def describe_prediction(self, prediction: ClassPrediction) -> str:
+        probabilities = ", ".join(f"{value:.4f}" for value in prediction.category)
+        return f"probabilities of the image classes: {probabilities}"
+
     def to_prediction(
         self, merged: Tensor, image: ImageFacts, model: Network, settings: Settings
     ) -> ClassPrediction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor
@@ -132,6 +133,14 @@ class Detector(Method):
 
     def merge(self, outputs: Iterable[ViewOutputs], settings: Settings) -> list[MergedLocations]:
         return head_of(settings).merge(outputs, settings)
+
+    def kept_boxes(self, prediction: Candidates) -> np.ndarray:
+        half = prediction.size80 / 2
+        return np.concatenate([prediction.centre - half, prediction.centre + half], axis=1)
+
+    def describe_prediction(self, prediction: Candidates) -> str:
+        scores = ", ".join(f"{score:.3f}" for score in prediction.score[:10])
+        return f"{len(prediction.score)} candidates, sizes of the 80th percentile; best scores: {scores}"
 
     def to_prediction(
         self, merged: MergedLocations, image: ImageFacts, model: Network, settings: Settings

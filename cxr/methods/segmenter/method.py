@@ -166,6 +166,10 @@ class Segmenter(Method):
         means = zip(masks / count, labels / count, strict=True)  # type: ignore[arg-type]
         return [MaskOutput(mask, label) for mask, label in means]
 
+    def describe_prediction(self, prediction: MaskPrediction) -> str:
+        pixels = np.count_nonzero(prediction.picture() > 127)
+        return f"image score {prediction.head:.4f}, {pixels} pixels above one half"
+
     def to_prediction(
         self, merged: MaskOutput, image: ImageFacts, model: Network, settings: Settings
     ) -> MaskPrediction:
