@@ -165,10 +165,6 @@ class TrainingSettings:
         "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, 21 = 20 without "
         "rotation; for masks and classes also first to fifth and seventeenth, after these places",
         training=True,
-        choices=(
-            *("1", "10", "11", "15", "20", "21"),
-            *("first", "second", "third", "fourth", "fifth", "seventeenth"),
-        ),
     )
     ema: float = setting(
         0.0,

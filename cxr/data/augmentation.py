@@ -77,6 +77,9 @@ LEVELS = {
     "21": Level(scale=0.15, angle=0.0, shear=4.0, gamma=0.25, flip=0.5, noise=0.5, salt=0.1),
 }
 
+NONE = "1"  # only resized
+BOX_AUGMENTATIONS = (NONE, *LEVELS)
+
 
 class StoredNoise(A.ImageOnlyTransform):
     """Normal noise of a deviation up to MOST_NOISE of the range, cut anywhere from a stored tile.

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from cxr.data.annotated_image import AnnotatedImage
-from cxr.data.augmentation import A  # there its question for news to pypi.org is switched off
+from cxr.data.augmentation import BOX_AUGMENTATIONS, A  # A: its question for news is off
 from cxr.geometry.masks import resize_mask
 from cxr.images.resize import resize
 
@@ -184,6 +184,8 @@ RECIPES: dict[str, Recipe] = {
     "fifth": fifth_place,
     "seventeenth": seventeenth_place,
 }
+
+AUGMENTATIONS = (*BOX_AUGMENTATIONS, *RECIPES)
 
 
 class MaskAugmentation:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from cxr.data.batch import Batch, SampleContent
-from cxr.data.mask_augmentation import RECIPES
+from cxr.data.mask_augmentation import AUGMENTATIONS
 from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
 from cxr.methods.classifier.losses import classifier_loss
 from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.pseudo_labels import add_classes
 from cxr.methods.segmenter.losses import TERMS, parse_terms
-from cxr.methods.segmenter.method import GEOMETRIC
 from cxr.networks.classifier import ImageClassifier
 from cxr.networks.network import Network, check_side
 from cxr.settings import Settings
@@ -29,7 +28,7 @@ class Classifier(Method):
     name = "classifier"
     prediction_class = ClassPrediction
     view_sets = ("none", "flip", "flips")
-    augmentations = (*GEOMETRIC, *RECIPES)
+    augmentations = AUGMENTATIONS
     plateau_term = "class"
 
     def check(self, settings: Settings, labels: Labels) -> None:

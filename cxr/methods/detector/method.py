@@ -10,6 +10,7 @@ import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor
 
+from cxr.data.augmentation import BOX_AUGMENTATIONS
 from cxr.data.batch import Batch, SampleContent, TargetMaker
 from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import keep_classes
@@ -40,7 +41,7 @@ class Detector(Method):
     name = "detector"
     prediction_class = Candidates
     view_sets = ("none", "flip", "flip+scale")
-    augmentations = ("1", "10", "11", "15", "20", "21")
+    augmentations = BOX_AUGMENTATIONS
     plateau_term = "box"  # the validation loss that the paper's schedule watches
 
     def check(self, settings: Settings, labels: Labels) -> None:
@@ -140,7 +141,8 @@ class Detector(Method):
 
     def describe_prediction(self, prediction: Candidates) -> str:
         scores = ", ".join(f"{score:.3f}" for score in prediction.score[:10])
-        return f"{len(prediction.score)} candidates, sizes of the 80th percentile; best scores: {scores}"
+        count = len(prediction.score)
+        return f"{count} candidates, sizes of the 80th percentile; best scores: {scores}"
 
     def to_prediction(
         self, merged: MergedLocations, image: ImageFacts, model: Network, settings: Settings

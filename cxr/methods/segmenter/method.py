@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxr.data.batch import Batch, SampleContent
-from cxr.data.mask_augmentation import RECIPES
+from cxr.data.mask_augmentation import AUGMENTATIONS
 from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.geometry.lung_box import paste
 from cxr.methods.base import (
@@ -34,8 +34,6 @@ from cxr.settings import Settings
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime
 
-GEOMETRIC = ("1", "10", "11", "15", "20", "21")
-
 
 @dataclass(frozen=True, eq=False)
 class MaskOutput:
@@ -49,7 +47,7 @@ class Segmenter(Method):
     name = "segmenter"
     prediction_class = MaskPrediction
     view_sets = ("none", "flip", "flip+scale")
-    augmentations = (*GEOMETRIC, *RECIPES)
+    augmentations = AUGMENTATIONS
     plateau_term = "loss"
 
     def check(self, settings: Settings, labels: Labels) -> None:
