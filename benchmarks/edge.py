@@ -1,190 +1,258 @@
-"""How long and how much memory does one view of an image take without PyTorch, beside PyTorch itself?
+"""How long and how much memory does one view of an image take without PyTorch, beside PyTorch
+itself?
 
-    python benchmarks/edge.py                                              SE-ResNeXt-101 and ResNet-18, 512 px, minutes
+    python benchmarks/edge.py                   SE-ResNeXt-101 and ResNet-18, 512 px, minutes
+    python benchmarks/edge.py --threads 1       one core, as the board that is aimed at
     python benchmarks/edge.py --encoder resnet18 --small mobilenet_v2 --image-size 256 --rounds 2
-    python benchmarks/edge.py --threads 1                                  one core, as the board that is aimed at
 
-Random weights, one network, without the mirrored view; the small one with the pyramid and heads of the preset `small`.
-From a stored picture to boxes in every case: edge_predict.py with each engine, and step 04's code in PyTorch. Each
-engine has a process of its own, started again for every round, whose highest resident set (all of it, libraries and
-weights included) is the memory; seconds are the fastest of all images but the first. bf16 is measured where the
-processor has it, or with --bf16 1 anyway.
+Random weights, one network, without the mirrored view; the small one with the pyramid and heads of
+the preset `small`. From a stored picture to boxes in every case: edge_predict.py with each engine,
+and step 04's code in PyTorch. Each engine has a process of its own, started again for every round,
+whose highest resident set (all of it, libraries and weights included) is the memory; seconds are
+the fastest of all images but the first. bf16 is measured where the processor has it, or with
+--bf16 1 anyway.
 """
 
+# Nothing but the standard library here: this file is also the process of an engine, in whose memory
+# only what that engine needs is to be. So the other imports stand in the functions.
+
+from __future__ import annotations
+
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    import numpy as np
+    from timing import Row
+
+    from cxr.networks.detector import DetectorNetwork
+    from cxr.settings import Settings
+
+    PredictBoxes = Callable[[np.ndarray], np.ndarray]  # of a picture (S, S), (n, 4) best first
+
 IMAGES = 4  # of a process
+NO_BF16 = "not on this processor (--bf16 1 measures it anyway)"
+
+
+class EngineOption(NamedTuple):
+    """An engine, and what it runs: a file's name, or for PyTorch a number format."""
+
+    engine: str
+    what: str
+
+
 ENGINES = {
-    "PyTorch fp32": ("torch", "fp32"),
-    "PyTorch bf16": ("torch", "bf16"),
-    "onnxruntime fp32": ("onnxruntime", "net.onnx"),
-    "onnxruntime int8": ("onnxruntime", "net.int8.onnx"),
-    "cv2.dnn fp32": ("opencv", "net.onnx"),
-    "cv2.dnn int8": ("opencv", "net.int8.onnx"),
+    "PyTorch fp32": EngineOption("torch", "fp32"),
+    "PyTorch bf16": EngineOption("torch", "bf16"),
+    "onnxruntime fp32": EngineOption("onnxruntime", "net.onnx"),
+    "onnxruntime int8": EngineOption("onnxruntime", "net.int8.onnx"),
+    "cv2.dnn fp32": EngineOption("opencv", "net.onnx"),
+    "cv2.dnn int8": EngineOption("opencv", "net.int8.onnx"),
 }
 
 
-def predict_here(folder, engine, what, threads):
-    """Print {"seconds", "peak" (MiB), "boxes"} of this process."""
-    import numpy as np  # here and below: only what an engine needs is to be in its memory
+class EngineResult(NamedTuple):
+    """What a process of an engine finds: seconds of an image, MiB of its highest resident set, the
+    best boxes of the last image; or why there is nothing."""
+
+    seconds: float = 0.0
+    peak: float = 0.0
+    boxes: list[list[float]] | None = None
+    refusal: str = ""
+
+
+# -------------------------------------------------------------- the process of one engine
+
+
+def predict_here(folder: Path, engine: str, what: str, threads: int) -> None:
+    """Print the fields of an EngineResult of this process."""
+    import numpy as np
 
     pictures = np.load(folder / "pictures.npy")
-    predict = (by_torch if engine == "torch" else by_file)(folder, engine, what, threads)
+    if engine == "torch":
+        predict = open_torch(folder, what, threads)
+    else:
+        predict = open_file(folder / what, engine, threads)
     seconds = []
     for picture in pictures:
         start = time.perf_counter()
         boxes = predict(picture)
         seconds.append(time.perf_counter() - start)
-    print(
-        json.dumps(
-            {"seconds": min(seconds[1:]), "peak": peak(), "boxes": np.asarray(boxes)[:3].tolist()}
-        )
-    )
+    best_boxes = np.asarray(boxes)[:3].tolist()
+    result = EngineResult(min(seconds[1:]), own_peak(), best_boxes)
+    print(json.dumps(result._asdict()))
 
 
-def peak():
-    """Highest resident set of this process in MiB. Linux; not ru_maxrss, which begins with that of the parent."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
+def own_peak() -> float:
+    """Highest resident set of this process in MiB. Linux; not ru_maxrss, which begins with that of
+    the parent."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("/proc/self/status has no VmHWM")
 
 
-def by_file(folder, engine, what, threads):
+def open_file(path: Path, engine: str, threads: int) -> PredictBoxes:
     from edge_predict import Predictor
 
-    predictor = Predictor(folder / what, engine, flip=False, threads=threads)
-    return lambda picture: predictor(picture)["boxes"]
+    predictor = Predictor(path, engine, flip=False, threads=threads)
 
-
-def by_torch(folder, engine, precision, threads):
-    import pandas as pd
-    import torch
-    from prediction import PARAMS
-
-    from cxr.datasets.rsna.dataset import Rsna
-    from cxr.inference.run import load_model, predict_batch
-    from cxr.methods.detector.records import detect
-
-    torch.set_num_threads(threads)
-    model = load_model(Rsna(), folder / "net.pt", "cpu")
-
-    def predict(picture):
-        row = pd.Series({"image_id": "", "width": picture.shape[1], "height": picture.shape[0]})
-        image = torch.from_numpy(picture)[None, None]
-        merged = predict_batch(Rsna(), [model], [(0, False)], image, precision)
-        return detect(Rsna().candidates(merged[0], row, model, None), PARAMS, Rsna.gate_weights)[0]
+    def predict(picture: np.ndarray) -> np.ndarray:
+        return predictor(picture)["boxes"]
 
     return predict
 
 
-def write_network(folder, config):
-    """net.pt, net.onnx, net.int8.onnx and pictures.npy (n, S, S) of a network with lively random weights."""
-    from dataclasses import asdict
+def open_torch(folder: Path, precision: str, threads: int) -> PredictBoxes:
+    import torch
+    from prediction import CPU, PARAMS
+    from reference import RSNA
 
+    from cxr.datasets.rsna.dataset import GATE_WEIGHTS
+    from cxr.inference.checkpoint import load_state
+    from cxr.inference.run import load_model, predict_batch
+    from cxr.methods.base import VIEW_SETS, ImageFacts
+    from cxr.methods.detector.records import detect
+    from cxr.system.runtime import Runtime
+
+    torch.set_num_threads(threads)
+    path = folder / "net.pt"
+    settings = RSNA.make_settings(load_state(path)["config"])
+    model = load_model(RSNA, path, CPU)
+    runtime = Runtime(CPU, precision)
+
+    def predict(picture: np.ndarray) -> np.ndarray:
+        height, width = picture.shape
+        image = torch.from_numpy(picture)[None, None]
+        views = VIEW_SETS["none"]
+        merged = predict_batch([model], RSNA.method, views, image, settings, runtime)
+        facts = ImageFacts("", width, height)
+        candidates = RSNA.method.to_prediction(merged[0], facts, model, settings)
+        return detect(candidates, PARAMS, GATE_WEIGHTS).boxes
+
+    return predict
+
+
+# ------------------------------------------------------------------ the process that asks
+
+
+def write_network(folder: Path, settings: Settings) -> None:
+    """net.pt, net.onnx, net.int8.onnx and pictures.npy (n, S, S) of a network with lively random
+    weights."""
     import numpy as np
     import torch
-    from prediction import PARAMS
-    from reference import enliven, random_samples
+    from reference import build_network, enliven, random_samples
 
-    from cxr.datasets.rsna.dataset import Rsna
-    from cxr.inference.checkpoint import plain_config, save_state
-    from cxr.methods.detector.image_scorer import plain_rule
-    from cxr.steps.export.export import FORMAT
+    from cxr.inference.checkpoint import save_state
     from cxr.steps.export.onnx_files import write_fp32, write_int8
 
-    images = torch.stack([sample["image"] for sample in random_samples(IMAGES, config.image_size)])
-    np.save(folder / "pictures.npy", images[:, 0].numpy())
+    samples = random_samples(IMAGES, settings.training.image_size)
+    images = torch.stack([sample.image for sample in samples])
+    pictures = images[:, 0].numpy()
+    np.save(folder / "pictures.npy", pictures)
     torch.manual_seed(0)
-    model = enliven(Rsna().build_model(config), images[:2])
-    save_state(
-        folder / "net.pt",
-        {"task": "rsna", "config": plain_config(config), "model": model.state_dict()},
-    )
-    settings = {
+    model = enliven(build_network(settings), images[:2])
+    checkpoint = {"task": "rsna", "config": settings.plain(), "model": model.state_dict()}
+    save_state(folder / "net.pt", checkpoint)
+    contents = file_settings(settings, model)
+    write_fp32(folder / "net.onnx", [model], contents)
+    write_int8(folder / "net.int8.onnx", folder / "net.onnx", list(pictures), contents)
+
+
+def file_settings(settings: Settings, model: DetectorNetwork) -> dict[str, Any]:
+    """What an exported file says beside the graph."""
+    from dataclasses import asdict
+
+    from prediction import PARAMS
+    from reference import RSNA
+
+    from cxr.steps.export.export import FORMAT, box_scorer
+
+    labels = RSNA.used_labels(settings)
+    return {
         "format": FORMAT,
-        "name": config.encoder,
+        "name": settings.training.encoder,
         "models": 1,
         "flip": False,
-        "image_size": config.image_size,
-        "stored_size": config.image_size,
+        "image_size": settings.training.image_size,
+        "stored_size": settings.training.image_size,
         "levels": model.levels,
-        "classes": ["box"],
+        "classes": list(labels.classes),
         "image_classes": [],
-        "floor": Rsna.floor,
-        "most": Rsna.most,
-        "rule": plain_rule(asdict(PARAMS), Rsna.gate_weights),
+        "floor": settings.method.candidate_floor,
+        "most": settings.method.candidates,
+        "rule": box_scorer(RSNA).export_rule(asdict(PARAMS), settings, labels),
     }
-    write_fp32(folder / "net.onnx", [model], settings)
-    write_int8(folder / "net.int8.onnx", folder / "net.onnx", list(images[:, 0].numpy()), settings)
 
 
-def run(folder, engine, what, threads):
-    """What `predict_here` prints in a process of its own, or why there is nothing."""
+def run_engine(folder: Path, option: EngineOption, threads: int) -> EngineResult:
+    """What `predict_here` finds in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, __file__, "--here", folder, engine, what, str(threads)],
-        text=True,
-        capture_output=True,
-        env=environment,
-    )
-    return (
-        json.loads(done.stdout.splitlines()[-1])
-        if done.returncode == 0
-        else done.stderr.strip().splitlines()[-1]
-    )
+    command = [sys.executable, __file__, "--here", str(folder), *option, str(threads)]
+    done = subprocess.run(command, text=True, capture_output=True, env=environment)
+    if done.returncode:
+        return EngineResult(refusal=done.stderr.strip().splitlines()[-1])
+    return EngineResult(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_engines(folder, args, bf16):
-    """{engine: what `run` gives, the fastest of the rounds}; alternated, as a machine may slow down."""
-    best = {}
+def measure_engines(folder: Path, args: Namespace, bf16: bool) -> dict[str, EngineResult]:
+    """{engine: its result, the fastest of the rounds}; alternated, as a machine may slow down."""
+    results: dict[str, EngineResult] = {}
     for _ in range(args.rounds):
-        for name, (engine, what) in ENGINES.items():
-            if what == "bf16" and not bf16:
-                best[name] = "not on this processor (--bf16 1 measures it anyway)"
+        for name, option in ENGINES.items():
+            if option.what == "bf16" and not bf16:
+                results[name] = EngineResult(refusal=NO_BF16)
                 continue
-            found = run(folder, engine, what, args.threads)
-            if (
-                isinstance(found, str)
-                or name not in best
-                or found["seconds"] < best[name]["seconds"]
-            ):
-                best[name] = found
-    return best
+            result = run_engine(folder, option, args.threads)
+            before = results.get(name, result)
+            if result.refusal or result.seconds <= before.seconds:
+                results[name] = result
+    return results
 
 
-def check(found):
+def check(results: Mapping[str, EngineResult]) -> None:
     """The best boxes of every fp32 engine are PyTorch's."""
     import numpy as np
 
+    expected = results["PyTorch fp32"].boxes
+    assert expected, results["PyTorch fp32"].refusal
     for name in ("onnxruntime fp32", "cv2.dnn fp32"):
-        np.testing.assert_allclose(found[name]["boxes"], found["PyTorch fp32"]["boxes"], atol=0.5)
+        boxes = results[name].boxes
+        assert boxes, results[name].refusal
+        np.testing.assert_allclose(boxes, expected, atol=0.5)
 
 
-def rows_of(encoder, found, duration, row):
-    first = found["PyTorch fp32"]["seconds"]
-    for name, one in found.items():
-        value = (
-            one if isinstance(one, str) else f"{duration(one['seconds'])}, {one['peak']:.0f} MiB"
-        )
-        yield row(
-            f"{encoder}: {name}", value, None if isinstance(one, str) else first / one["seconds"]
-        )
+def engine_rows(encoder: str, results: Mapping[str, EngineResult]) -> list[Row]:
+    from timing import Row, duration
+
+    first = results["PyTorch fp32"].seconds
+    rows = []
+    for name, result in results.items():
+        title = f"{encoder}: {name}"
+        if result.refusal:
+            rows.append(Row(title, result.refusal))
+        else:
+            value = f"{duration(result.seconds)}, {result.peak:.0f} MiB"
+            rows.append(Row(title, value, first / result.seconds))
+    return rows
 
 
-def main():
-    import logging
+def main() -> None:
+    from reference import RSNA
+    from timing import arguments, show
 
-    from timing import Row, arguments, duration, show
-
-    from cxr.config import Config
-    from cxr.datasets.rsna.dataset import Rsna
     from cxr.system.device import cpu_has_bf16
 
     args = arguments(
@@ -197,23 +265,21 @@ def main():
         bf16=0,
     )
     logging.disable(logging.WARNING)
-    small = Rsna.presets["small"] | {
-        "encoder": args.small,
-        "image_size": args.image_size,
-        "weights": "none",
-    }
-    large = Config(
-        encoder=args.encoder, image_size=args.image_size, levels=args.levels, weights="none"
-    )
+    values = {"image_size": args.image_size, "weights": "none"}
+    large = RSNA.make_settings(values | {"encoder": args.encoder, "levels": args.levels})
+    preset = RSNA.presets["small"].values
+    small = RSNA.make_settings({**preset, **values, "encoder": args.small})
+    bf16 = bool(args.bf16) or cpu_has_bf16()
     rows = []
-    for config in (large, Config(**small)):
+    for settings in (large, small):
         with tempfile.TemporaryDirectory() as folder:
-            write_network(Path(folder), config)
-            found = measure_engines(Path(folder), args, args.bf16 or cpu_has_bf16())
-        check(found)
-        rows += [*rows_of(config.encoder, found, duration, Row)]
+            write_network(Path(folder), settings)
+            results = measure_engines(Path(folder), args, bf16)
+        check(results)
+        rows += engine_rows(settings.training.encoder, results)
     show(
-        f"One view of an image at {args.image_size} px without and with PyTorch: seconds, highest resident set",
+        f"One view of an image at {args.image_size} px without and with PyTorch: seconds, highest "
+        "resident set",
         rows,
         "each as its name says",
     )
@@ -221,6 +287,7 @@ def main():
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--here"]:
-        predict_here(Path(sys.argv[2]), *sys.argv[3:5], int(sys.argv[5]))
+        folder, engine, what, threads = sys.argv[2:6]
+        predict_here(Path(folder), engine, what, int(threads))
     else:
         main()

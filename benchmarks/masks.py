@@ -1,13 +1,19 @@
-"""How much faster than plain loops are run lengths read and written, and is the triplet rule searched?
+"""How much faster than plain loops are run lengths read and written, and is the triplet rule
+searched?
 
-    python benchmarks/masks.py                                       12,000 images, as many as SIIM-ACR Pneumothorax has
-    python benchmarks/masks.py --images 50 --rounds 1                some seconds
+    python benchmarks/masks.py                              12,000 images, as many as SIIM-ACR
+                                                            Pneumothorax has
+    python benchmarks/masks.py --images 50 --rounds 1       some seconds
 
-To reach: 20 times. The loops take hours, so they are timed on some of the images and combinations, and multiplied.
+To reach: 20 times. The loops take hours, so they are timed on some of the images and combinations,
+and multiplied.
 """
 
+from __future__ import annotations
+
 import sys
-from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,106 +21,157 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reference import plain_decode, plain_encode, plain_triplets  # noqa: E402
-from timing import Row, arguments, at_least, duration, measure, show  # noqa: E402
+from reference import plain_decode, plain_encode, plain_triplets
+from timing import Row, arguments, at_least, duration, measure, show
 
-from cxr.geometry.masks import EMPTY, decode_runs, encode_runs  # noqa: E402
-from cxr.methods.segmenter.rules import GRIDS, Measured  # noqa: E402
-from cxr.methods.segmenter.rules import measure as count  # noqa: E402
+from cxr.geometry.masks import EMPTY, decode_runs, encode_runs
+from cxr.methods.segmenter.rules import GRIDS, MeasuredImages, measure_picture
 
-SIDE, POSITIVE_SHARE = 1024, 0.22
+SIDE = 1024
+POSITIVE_SHARE = 0.22
 LOOPED = 8  # images that the loops are timed on
-TRIPLETS = (0.6, 0.75), (0, 1000), (0.3, 0.4)
+LOOPED_ENCODINGS = 2
 GRID = GRIDS["first"]
+# The triplets that the loops are timed on.
+TOPS = (0.6, 0.75)
+MASK_AREAS = (0, 1000)
+BOTTOMS = (0.3, 0.4)
 
 
-def random_mask(rng):
+@dataclass(frozen=True)
+class DrawnImage:
+    """A true mask, its run lengths, and a picture of probabilities (uint8, 255 for 1)."""
+
+    mask: np.ndarray
+    runs: str
+    picture: np.ndarray
+
+
+def random_mask(rng: np.random.Generator) -> np.ndarray:
     """A crescent of 14,000 pixels on average, as the real ones."""
-    outer, inner = np.zeros((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
-    centre, axes = rng.integers(300, 700, 2).tolist(), rng.integers(80, 250, 2).tolist()
-    cv2.ellipse(outer, centre, axes, 0, 0, 360, 1, -1)
-    cv2.ellipse(inner, (centre[0] + 30, centre[1] + 30), axes, 0, 0, 360, 1, -1)
+    x, y = rng.integers(300, 700, 2).tolist()
+    axes = rng.integers(80, 250, 2).tolist()
+    outer = np.zeros((SIDE, SIDE), np.uint8)
+    inner = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.ellipse(outer, (x, y), axes, 0, 0, 360, 1, -1)
+    cv2.ellipse(inner, (x + 30, y + 30), axes, 0, 0, 360, 1, -1)
     return outer & (1 - inner)
 
 
-def random_picture(rng, true):
+def random_picture(rng: np.random.Generator, true_mask: np.ndarray) -> np.ndarray:
     """Probabilities that are high where the true mask is, blurred."""
     noise = cv2.resize(rng.random((32, 32), dtype=np.float32), (SIDE, SIDE))
-    blurred = cv2.GaussianBlur(true.astype(np.float32), (0, 0), 9)
+    blurred = cv2.GaussianBlur(true_mask.astype(np.float32), (0, 0), 9)
     return (255 * np.clip(0.7 * blurred + 0.4 * noise, 0, 1)).astype(np.uint8)
 
 
-def check(texts, masks, pictures):
-    for text, mask in zip(texts, masks):
-        assert np.array_equal(plain_decode(text, SIDE, SIDE), decode_runs(text, SIDE, SIDE))
-        assert plain_encode(mask) == encode_runs(mask) == text
-    counts = np.array([count(*pair, GRID) for pair in zip(pictures, masks)])
-    means = Measured(GRID, counts, np.zeros(len(counts))).sums()[0] / len(counts)
-    picked = np.ix_(
-        *(
-            [list(axis).index(v) for v in values]
-            for axis, values in zip((GRID.top, GRID.area, GRID.bottom), TRIPLETS)
-        )
-    )
-    np.testing.assert_allclose(means[picked], plain_triplets(pictures, masks, *TRIPLETS), atol=1e-9)
+def draw_images(rng: np.random.Generator, count: int) -> list[DrawnImage]:
+    masks = [random_mask(rng) for _ in range(count)]
+    pictures = [random_picture(rng, mask) for mask in masks]
+    images = []
+    for mask, picture in zip(masks, pictures, strict=True):
+        images.append(DrawnImage(mask, encode_runs(mask), picture))
+    return images
 
 
-def main():
+def measure_all(images: Sequence[DrawnImage]) -> np.ndarray:
+    """Counts of pixels of each image, as the search wants them."""
+    return np.array([measure_picture(image.picture, image.mask, GRID) for image in images])
+
+
+def loop_triplets(images: Sequence[DrawnImage]) -> np.ndarray:
+    """Mean Dice of some triplets by the reference."""
+    pictures = [image.picture for image in images]
+    masks = [image.mask for image in images]
+    return plain_triplets(pictures, masks, TOPS, MASK_AREAS, BOTTOMS)
+
+
+def check(images: Sequence[DrawnImage]) -> None:
+    for image in images:
+        decoded = decode_runs(image.runs, SIDE, SIDE)
+        assert np.array_equal(plain_decode(image.runs, SIDE, SIDE), decoded)
+        assert plain_encode(image.mask) == encode_runs(image.mask) == image.runs
+    counts = measure_all(images)
+    heads = np.zeros(len(images))
+    means = MeasuredImages(GRID, counts, heads).sums()[0] / len(images)
+    top_index = [GRID.top.index(top) for top in TOPS]
+    area_index = [GRID.area.index(area) for area in MASK_AREAS]
+    bottom_index = [GRID.bottom.index(bottom) for bottom in BOTTOMS]
+    looped = means[np.ix_(top_index, area_index, bottom_index)]
+    np.testing.assert_allclose(looped, loop_triplets(images), atol=1e-9)
+
+
+def decode_all(texts: Sequence[str]) -> None:
+    for text in texts:
+        decode_runs(text, SIDE, SIDE)
+
+
+def encode_all(masks: Sequence[np.ndarray]) -> None:
+    for mask in masks:
+        encode_runs(mask)
+
+
+def plain_decode_all(images: Sequence[DrawnImage]) -> None:
+    for image in images:
+        plain_decode(image.runs, SIDE, SIDE)
+
+
+def plain_encode_all(images: Sequence[DrawnImage]) -> None:
+    for image in images:
+        plain_encode(image.mask)
+
+
+def both_rows(words: str, plain: float, ours: float) -> list[Row]:
+    return [
+        Row(f"{words}: loops", duration(plain), 1),
+        at_least(f"{words}: ours", duration(ours), plain / ours, 20),
+    ]
+
+
+def main() -> None:
     args = arguments(__doc__, images=12000, rounds=1)
-    rng = np.random.default_rng(0)
-    masks = [random_mask(rng) for _ in range(LOOPED)]
-    texts, pictures = (
-        [encode_runs(mask) for mask in masks],
-        [random_picture(rng, mask) for mask in masks],
-    )
-    check(texts, masks, pictures)
+    images = draw_images(np.random.default_rng(0), LOOPED)
+    check(images)
+
+    # As many images as asked for; the first are positive and repeat the drawn ones.
     positives = round(POSITIVE_SHARE * args.images)
-    all_texts = [texts[k % LOOPED] if k < positives else EMPTY for k in range(args.images)]
     empty = np.zeros((SIDE, SIDE), np.uint8)
-    counts = np.array([count(*pair, GRID) for pair in zip(pictures, masks)])
-    table = Measured(GRID, counts[np.arange(args.images) % LOOPED], np.zeros(args.images))
-    found = measure(
+    texts = [EMPTY] * args.images
+    masks = [empty] * args.images
+    for k in range(positives):
+        texts[k] = images[k % LOOPED].runs
+        masks[k] = images[k % LOOPED].mask
+    counts = measure_all(images)[np.arange(args.images) % LOOPED]
+    measured_images = MeasuredImages(GRID, counts, np.zeros(args.images))
+
+    seconds = measure(
         {
-            "decode": lambda: deque((decode_runs(text, SIDE, SIDE) for text in all_texts), maxlen=0),
-            "encode": lambda: deque(
-                (encode_runs(masks[k % LOOPED] if k < positives else empty) for k in range(args.images)),
-                0,
-            ),
-            "plain decode": lambda: [plain_decode(text, SIDE, SIDE) for text in texts],
-            "plain encode": lambda: [plain_encode(mask) for mask in masks[:2]],
-            "count": lambda: [count(*pair, GRID) for pair in zip(pictures, masks)],
-            "search": table.sums,
-            "plain search": lambda: plain_triplets(pictures, masks, *TRIPLETS),
+            "decode": lambda: decode_all(texts),
+            "encode": lambda: encode_all(masks),
+            "plain decode": lambda: plain_decode_all(images),
+            "plain encode": lambda: plain_encode_all(images[:LOOPED_ENCODINGS]),
+            "count": lambda: measure_all(images),
+            "search": measured_images.sums,
+            "plain search": lambda: loop_triplets(images),
         },
         args.rounds,
     )
+    # What was timed on some is multiplied.
     combinations = int(np.prod(GRID.shape))
-    looped = int(np.prod([len(values) for values in TRIPLETS]))
-    plain = {
-        "decode": found["plain decode"] * positives / LOOPED,
-        "encode": found["plain encode"] * args.images / 2,
-        "search": found["plain search"] * args.images / LOOPED * combinations / looped,
-    }
-    ours = {
-        "decode": found["decode"],
-        "encode": found["encode"],
-        "search": found["count"] * args.images / LOOPED + found["search"],
-    }
-    rows = [
-        row
-        for name, words in (
-            ("decode", "reading run lengths"),
-            ("encode", "writing them"),
-            ("search", f"Dice of {combinations:,} triplets"),
-        )
-        for row in (
-            Row(f"{words}: loops", duration(plain[name]), 1),
-            at_least(f"{words}: ours", duration(ours[name]), plain[name] / ours[name], 20),
-        )
-    ]
+    looped_combinations = len(TOPS) * len(MASK_AREAS) * len(BOTTOMS)
+    plain_decoding = seconds["plain decode"] * positives / LOOPED
+    plain_encoding = seconds["plain encode"] * args.images / LOOPED_ENCODINGS
+    plain_search = seconds["plain search"] * args.images / LOOPED
+    plain_search *= combinations / looped_combinations
+    our_search = seconds["count"] * args.images / LOOPED + seconds["search"]
     show(
         f"{args.images:,} masks of {SIDE} x {SIDE} pixels, {positives:,} of them not empty",
-        [*rows, Row("of the search, the table alone", duration(found["search"]))],
+        [
+            *both_rows("reading run lengths", plain_decoding, seconds["decode"]),
+            *both_rows("writing them", plain_encoding, seconds["encode"]),
+            *both_rows(f"Dice of {combinations:,} triplets", plain_search, our_search),
+            Row("of the search, the table alone", duration(seconds["search"])),
+        ],
     )
 
 
