@@ -9,62 +9,29 @@ import numpy as np
 import pytest
 import torch
 from tiny_task import TINY_TASK
+from untrained import write_untrained_run
 from xrays import png, xray
 
 import cxr
 from cxr.geometry.masks import decode_runs
 from cxr.images.isolated import Reader
 from cxr.images.resize import resize
-from cxr.inference.checkpoint import save_state
 from cxr.inference.predictor import Predictor
 from cxr.inference.results import BoxResult, ClassResult, MaskResult
 from cxr.methods.segmenter.rules import MaskRule
 from cxr.run_folder import RunFolder
 from cxr.steps.predict.predict_images import predict_images
-from cxr.system.disk import read_json, write_json
+from cxr.system.disk import read_json
 from cxr.system.errors import InputError
 from cxr.tasks import TASKS
-
-SMALL = {
-    "preset": "small",
-    "run": "tiny",
-    "folds": 2,
-    "encoder": "tu-test_resnet",
-    "weights": "none",
-    "image_size": 64,
-    "size": 96,
-    "tta": "flip",
-    "device": "cpu",
-    "precision": "fp32",
-    "workers": 0,
-}
-
-
-def write_untrained_run(working, task_name, **changes):
-    """Settings of a run of two folds whose networks have random weights."""
-    task = TASKS[task_name]
-    values = SMALL | {"task": task_name, "working": working} | changes
-    settings = task.settings_of(values)
-    run = RunFolder.of(settings.place)
-    for number in range(2):
-        torch.manual_seed(number)
-        model = task.method.build_model(settings, task.used_labels(settings))
-        state = {"task": task_name, "config": settings.plain(), "model": model.state_dict()}
-        fold = run.fold(number)
-        save_state(fold.epoch(1), state)
-        save_state(fold.last, {"done": True})
-        fold.write_config(settings.replace(fold=number).plain())
-    write_json(run.task.preprocess_record, {"size": settings.data.size})
-    return settings
 
 
 @pytest.fixture(scope="module")
 def mask_settings(tmp_path_factory):
     """Of a run that looks for masks; its rule takes every pixel above a low probability."""
-    settings = write_untrained_run(tmp_path_factory.mktemp("masks"), "pneumothorax")
     rule = MaskRule(top=0.0, bottom=0.02, area=0)
-    write_json(RunFolder.of(settings.place).params, asdict(rule) | {"rule": "first"})
-    return settings
+    params = asdict(rule) | {"rule": "first"}
+    return write_untrained_run(tmp_path_factory.mktemp("masks"), "pneumothorax", params)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The local page: what its service answers and refuses, and the page itself in Chromium, where there is one."""
+"""The local page: what its service answers and refuses, and the page itself in Chromium."""
 
 import base64
 import http.client
@@ -10,37 +10,41 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import uvicorn
 from browser import CHROMIUM, Browser
 from steps import ROOT, command
-from test_image_folder import huge_png, png, xray
 from test_images import make_dataset, save
-from tiny_task import TinyTask
+from tiny_task import TINY_TASK
+from untrained import write_untrained_run
+from xrays import huge_png, png, xray
 
-from cxr.config import Config
 from cxr.inference.predictor import Predictor
 from cxr.steps.predict.predict_images import predict_images
 from cxr.steps.serve.serve import listen, serve
 from cxr.steps.serve.server import Limits, create_app
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
+from cxr.tasks import TASKS
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no Chromium here (apt-get install chromium)"
+)
+MIB = 2**20
 
 
 @pytest.fixture(scope="module")
 def predictor(tiny_run):
-    return Predictor(TinyTask(), tiny_run)
+    return Predictor(TINY_TASK, tiny_run)
 
 
 @contextmanager
 def serving(predictor, **limits):
     """Port of a real server in a thread."""
+    app = create_app(predictor, Limits(**limits))
     with listen(0) as listening:
-        server = uvicorn.Server(
-            uvicorn.Config(create_app(predictor, Limits(**limits)), log_level="critical")
-        )
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         yield listening.getsockname()[1]
@@ -50,7 +54,7 @@ def serving(predictor, **limits):
 
 @pytest.fixture(scope="module")
 def port(predictor):
-    with serving(predictor, most_bytes=2**20, read_seconds=60) as port:
+    with serving(predictor, most_bytes=MIB, read_seconds=60) as port:
         yield port
 
 
@@ -85,27 +89,25 @@ def files(tmp_path):
 def test_the_answer_is_that_of_step_04(port, files, tiny_run, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.dcm").write_bytes(files["dicom"])
-    predict_images(
-        TinyTask(), replace(tiny_run, images=(str(tmp_path / "in"),), out=tmp_path / "out")
-    )
-    expected = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"][0]
+    out = tmp_path / "out"
+    predict_images(TINY_TASK, tiny_run.replace(images=(str(tmp_path / "in"),), out=out))
+    expected = json.loads((out / "predictions.json").read_text())["images"][0]
     status, answer = send(port, files["dicom"])
-    assert status == 200 and answer["boxes"] == expected["boxes"] and answer["boxes"]
-    assert answer["probabilities"] == expected["probabilities"] and (
-        answer["width"],
-        answer["height"],
-    ) == (96, 128)
-    assert answer["deep"] is None and answer["picture"].startswith("data:image/png;base64,")
+    assert status == 200
+    assert answer["boxes"]
+    assert answer["boxes"] == expected["boxes"]
+    assert answer["probabilities"] == expected["probabilities"]
+    assert (answer["width"], answer["height"]) == (96, 128)
+    assert answer["deep"] is None
+    assert answer["picture"].startswith("data:image/png;base64,")
 
 
 def test_deep_values_travel(port, files):
-    deep = send(port, files["deep"])[1]["deep"]
-    stored = np.frombuffer(base64.b64decode(deep["stored"]), "<u2").reshape(
-        deep["rows"], deep["columns"]
-    )
-    assert (
-        np.abs(deep["low"] + deep["step"] * stored - xray().astype(float) * 16).max() < deep["step"]
-    )
+    _, answer = send(port, files["deep"])
+    deep = answer["deep"]
+    stored = np.frombuffer(base64.b64decode(deep["stored"]), "<u2")
+    values = deep["low"] + deep["step"] * stored.reshape(deep["rows"], deep["columns"])
+    assert np.abs(values - xray().astype(float) * 16).max() < deep["step"]
 
 
 def test_facts_of_the_run(port):
@@ -113,10 +115,11 @@ def test_facts_of_the_run(port):
     assert facts == {
         "run": "run",
         "task": "White rectangles",
+        "result": "boxes",
         "notes": [],
         "thresholds": {"box": 0.12},
         "colours": {"box": "#ffb000"},
-        "most_bytes": 2**20,
+        "most_bytes": MIB,
     }
 
 
@@ -138,20 +141,19 @@ def test_bad_files_get_a_sentence(port, files, tmp_path, name, status, sentence)
         "cut": files["dicom"][:1000],
         "zeros": bytes(5000),
         "huge": huge_png(tmp_path / "huge.png", 9000).read_bytes(),
-        "large": bytes(2**20 + 1),
+        "large": bytes(MIB + 1),
     }[name]
-    found, answer = send(port, content)
-    assert found == status and answer["error"].startswith(sentence) and "\n" not in answer["error"]
-    assert "upload" not in answer["error"] and "/tmp" not in answer["error"]
+    answered_status, answer = send(port, content)
+    assert answered_status == status
+    assert answer["error"].startswith(sentence)
+    for words in ("\n", "upload", "/tmp"):
+        assert words not in answer["error"]
     assert send(port, files["png"])[0] == 200
 
 
 def test_an_upload_that_hides_its_length(port):
-    def parts():
-        for _ in range(40):
-            yield bytes(2**16)
-
-    assert send(port, parts())[0] == 413
+    parts = (bytes(2**16) for _ in range(40))
+    assert send(port, parts)[0] == 413
 
 
 def test_an_upload_that_is_too_slow(predictor):
@@ -159,25 +161,26 @@ def test_an_upload_that_is_too_slow(predictor):
         serving(predictor, upload_seconds=0.1) as port,
         socket.create_connection(("127.0.0.1", port), 30) as slow,
     ):
-        slow.sendall(
-            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nfirst"
-        )
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        slow.sendall(head + b"first")
         answer = slow.recv(4096)
-    assert answer.startswith(b"HTTP/1.1 408") and b"content-security-policy" in answer
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"content-security-policy" in answer
 
 
 def test_an_upload_that_takes_long_to_decode(files, predictor):
     """The reader's limit is that of the service; what it says reaches the page."""
     with serving(predictor, read_seconds=0.001) as port:
         status, answer = send(port, files["png"])
-    assert status == 422 and answer["error"] == "This file took more than 0.001 seconds to decode."
+    assert status == 422
+    assert answer["error"] == "This file took more than 0.001 seconds to decode."
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "192.168.0.7:8000"]
 )
 def test_other_hosts_are_refused(port, host):
-    """A name that an attacker points at 127.0.0.1 (DNS rebinding) arrives with that name in Host."""
+    """A name that an attacker points at 127.0.0.1 (DNS rebinding) arrives in Host."""
     assert ask(port, "/", headers={"Host": host})[0] == 400
     assert ask(port, "/predict", "POST", headers={"Host": host})[0] == 400
 
@@ -194,33 +197,32 @@ def test_other_hosts_are_refused(port, host):
 )
 def test_other_pages_are_refused(port, files, headers):
     status, answer = send(port, files["png"], **headers)
-    assert status == 403 and answer["error"].endswith("may not use this service.")
+    assert status == 403
+    assert answer["error"].endswith("may not use this service.")
 
 
 def test_the_own_page_is_served(port, files):
-    assert (
-        send(
-            port,
-            files["png"],
-            Origin=f"http://127.0.0.1:{port}",
-            **{"Sec-Fetch-Site": "same-origin"},
-        )[0]
-        == 200
-    )
+    headers = {"Origin": f"http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-origin"}
+    assert send(port, files["png"], **headers)[0] == 200
 
 
 @pytest.mark.parametrize(
-    "path, kind", [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "javascript")]
+    "path, content_type",
+    [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "javascript")],
 )
-def test_page_files_and_safe_headers(port, path, kind):
+def test_page_files_and_safe_headers(port, path, content_type):
     status, headers, text = ask(port, path)
-    assert status == 200 and kind in headers["content-type"]
+    assert status == 200
+    assert content_type in headers["content-type"]
     assert "default-src 'none'" in headers["content-security-policy"]
-    assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
     addresses = re.findall(r"https?://[^\"')\s]+", text)
     assert set(addresses) <= {"http://www.w3.org/2000/svg"}, "nothing is loaded from elsewhere"
     if path == "/":
-        assert "Not for diagnosis." in text and "<style" not in text and "onclick" not in text
+        assert "Not for diagnosis." in text
+        assert "<style" not in text
+        assert "onclick" not in text
 
 
 @pytest.mark.parametrize(
@@ -231,20 +233,23 @@ def test_nothing_else_is_served(port, path):
 
 
 def test_mistakes_of_our_own_are_a_sentence(port, files, monkeypatch, predictor):
-    monkeypatch.setattr(predictor, "predict", lambda pictures: 1 / 0)
+    monkeypatch.setattr(predictor, "predict", lambda _: 1 / 0)
     status, answer = send(port, files["png"])
-    assert status == 500 and answer["error"].startswith("Something went wrong here")
+    assert status == 500
+    assert answer["error"].startswith("Something went wrong here")
 
 
 def test_uploads_are_deleted_and_take_turns(predictor, files, tmp_path, monkeypatch):
     """Four at once are predicted one after the other, while the service goes on answering."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    inside, most, original = [], [], predictor.predict
+    original = predictor.predict
+    inside = []
+    at_a_time = []
 
     def watched(pictures):
         inside.append(1)
-        most.append(len(inside))
+        at_a_time.append(len(inside))
         time.sleep(0.05)
         inside.pop()
         return original(pictures)
@@ -258,22 +263,26 @@ def test_uploads_are_deleted_and_take_turns(predictor, files, tmp_path, monkeypa
         assert ask(port, "/run")[0] == 200
         for thread in threads:
             thread.join()
-    assert most == [1, 1, 1, 1] and set(tmp_path.iterdir()) == before
+    assert at_a_time == [1, 1, 1, 1]
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_port_that_is_taken():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(InputError, match="port .* cannot be used .*: choose another --port"):
-            listen(taken.getsockname()[1])
+    words = r"port .* cannot be used .*: choose another --port"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(InputError, match=words),
+    ):
+        listen(taken.getsockname()[1])
     with pytest.raises(InputError, match="choose another --port"):
         listen(70_000)
-    with listen(0) as own:
-        assert own.getsockname()[0] == "127.0.0.1"
+    with listen(0) as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
 
 
-def test_no_run(tmp_path):
+def test_no_run(tiny_run):
     with pytest.raises(InputError, match="holds no trained fold"):
-        serve(TinyTask(), Config(task="tiny", run="gone", working=tmp_path))
+        serve(TINY_TASK, tiny_run.replace(run="gone"))
 
 
 def test_the_script(pipeline):
@@ -286,120 +295,197 @@ def test_the_script(pipeline):
         cwd=ROOT,
     )
     try:
-        lines = iter(process.stdout.readline, "")
-        found = (re.search(r"open (http://127.0.0.1:\d+/) in a browser", line) for line in lines)
-        address = next(match[1] for match in found if match)
-        assert json.loads(ask(int(address.split(":")[-1].strip("/")), "/run")[2])["run"] == "tiny"
+        address = read_address(process)
+        port = int(address.split(":")[-1].strip("/"))
+        assert json.loads(ask(port, "/run")[2])["run"] == "tiny"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) in (0, 1, 130, -2) and "Traceback" not in process.stdout.read()
+        assert process.wait(30) in (0, 1, 130, -2)
+        assert "Traceback" not in process.stdout.read()
     finally:
         process.kill()
         process.communicate()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (apt-get install chromium)")
+def read_address(process):
+    """What serve.py says is to be opened."""
+    for line in iter(process.stdout.readline, ""):
+        match = re.search(r"open (http://127.0.0.1:\d+/) in a browser", line)
+        if match:
+            return match[1]
+    raise AssertionError("serve.py has ended")
+
+
+# --- in the browser
+
+
+def texts(page, selector):
+    """What the elements of the page say."""
+    return page.run(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)")
+
+
+def count(page, selector):
+    return page.run(f"document.querySelectorAll('{selector}').length")
+
+
+def write_files(folder, files):
+    """Paths of files {name: content}."""
+    paths = []
+    for name, content in files.items():
+        path = folder / f"{name}.file"
+        path.write_bytes(content)
+        paths.append(path)
+    return paths
+
+
+@needs_chromium
 def test_the_page_in_chromium(port, files, tmp_path):
     address = f"http://127.0.0.1:{port}/"
-    for name, content in files.items():
-        (tmp_path / f"{name}.file").write_bytes(content)
-    (tmp_path / "words.dcm").write_text("words " * 50)
+    deep_and_png = write_files(tmp_path, {"deep": files["deep"], "png": files["png"]})
+    words = tmp_path / "words.dcm"
+    words.write_text("words " * 50)
     with Browser(tmp_path / "profile") as page:
         page.open(address)
         page.wait("run")
-        assert (
-            "Not for diagnosis." in page.run("document.body.innerText")
-            and page.run("document.title") == "White rectangles"
-        )
-        page.choose_files(
-            "#files", *(tmp_path / name for name in ("deep.file", "png.file", "words.dcm"))
-        )
+        assert "Not for diagnosis." in page.run("document.body.innerText")
+        assert page.run("document.title") == "White rectangles"
+        page.choose_files("#files", *deep_and_png, words)
         page.wait("items.length === 3 && !working")
-        assert (
-            page.run("[...document.querySelectorAll('#list small')].map(e => e.textContent)[2]")
-            == "not read"
-        )
+        assert texts(page, "#list small")[2] == "not read"
+
         expected = page.run("chosen.answer.boxes.filter(box => box.above_threshold).length")
-        assert expected and page.run("document.querySelectorAll('#boxes rect').length") == expected
-        assert page.run("document.querySelectorAll('#findings li').length") == expected
-        scores = page.run("[...document.querySelectorAll('#findings b')].map(e => +e.textContent)")
-        assert scores == sorted(scores, reverse=True) and min(scores) > 0.12
-        assert page.run("document.querySelectorAll('#probabilities li').length") == 3
+        assert expected
+        assert count(page, "#boxes rect") == expected
+        assert count(page, "#findings li") == expected
+        scores = [float(text) for text in texts(page, "#findings b")]
+        assert scores == sorted(scores, reverse=True)
+        assert min(scores) > 0.12
+        assert count(page, "#probabilities li") == 3
         move_sliders(page)
         use_keys(page)
+
         page.resize(420, 800)
-        assert page.run("document.documentElement.scrollWidth") <= 420, (
-            "nothing sticks out of a narrow window"
-        )
+        width = page.run("document.documentElement.scrollWidth")
+        assert width <= 420, "nothing sticks out of a narrow window"
         page.run("$('clear').click()")
         assert page.run("$('desk').hidden && !items.length")
-        refused = [problem for problem in page.complaints() if "422" not in str(problem)]
-        assert not refused and all(
-            url.startswith((address, "data:", "about:")) for url in page.requested()
-        )
+        unexpected = [problem for problem in page.complaints() if "422" not in str(problem)]
+        assert not unexpected
+        for url in page.requested():
+            assert url.startswith((address, "data:", "about:"))
 
 
 def slide(page, name, value):
     page.run(f"$('{name}').value = {value}; $('{name}').dispatchEvent(new Event('input'))")
 
 
+def canvas_of(page):
+    """Gray values of the picture that is shown, row by row."""
+    data = "$('picture').getContext('2d').getImageData(0, 0, 96, 128).data"
+    return np.array(page.run(f"[...{data}].filter((value, i) => i % 4 === 0)"))
+
+
 def move_sliders(page):
-    """The first image is deep: boxes follow the threshold, the picture follows the window, and both come back."""
+    """The first image is deep: boxes follow the threshold, the picture follows the window.
+
+    Both come back.
+    """
     every = page.run("chosen.answer.boxes.length")
     slide(page, "threshold", 0)
-    assert page.run("document.querySelectorAll('#boxes rect').length") == every
+    assert count(page, "#boxes rect") == every
     slide(page, "threshold", 1)
-    assert page.run("document.querySelectorAll('#boxes rect').length") == 0
+    assert count(page, "#boxes rect") == 0
     assert "No box is above the threshold" in page.run("$('more').textContent")
     page.run("$('fitted').click()")
     assert page.run("$('threshold-said').textContent") == "0.120"
-    pixels = "[...$('picture').getContext('2d').getImageData(0, 0, 96, 128).data].filter((v, i) => i % 4 === 0)"
-    before = np.array(page.run(pixels))
+
+    before = canvas_of(page)
     assert np.array_equal(before, (xray() * (255 / 250)).round().astype(int).ravel())
-    slide(page, "level", 480), slide(page, "width", 960)
-    seen = np.array(page.run(pixels))
-    assert (
-        np.abs(seen - np.clip(xray().ravel() * (16 / 960), 0, 1) * 255).max() <= 1.01
-        and (seen != before).any()
-    )
+    slide(page, "level", 480)
+    slide(page, "width", 960)
+    windowed = canvas_of(page)
+    expected = np.clip(xray().ravel() * (16 / 960), 0, 1) * 255
+    assert np.abs(windowed - expected).max() <= 1.01
+    assert (windowed != before).any()
     page.run("$('as-read').click()")
-    assert np.array_equal(page.run(pixels), before)
+    assert np.array_equal(canvas_of(page), before)
 
 
 def use_keys(page):
     """Arrows walk through the list; an 8-bit picture has no window, a broken file a sentence."""
     page.run("$('list').querySelector('[aria-current=true]').focus()")
     page.press("ArrowDown")
-    assert page.run("chosen.file.name") == "png.file" and page.run("$('window').hidden")
+    assert page.run("chosen.file.name") == "png.file"
+    assert page.run("$('window').hidden")
     page.press("ArrowDown")
-    assert (
-        page.run("$('message').textContent") == "This file is neither a DICOM, PNG nor JPEG file."
-    )
-    assert page.run("document.activeElement.getAttribute('aria-current')") == "true" and page.run(
-        "$('result').hidden"
-    )
-    page.press("ArrowDown"), page.press("ArrowUp")
+    message = page.run("$('message').textContent")
+    assert message == "This file is neither a DICOM, PNG nor JPEG file."
+    assert page.run("document.activeElement.getAttribute('aria-current')") == "true"
+    assert page.run("$('result').hidden")
+    page.press("ArrowDown")
+    page.press("ArrowUp")
     assert page.run("chosen.file.name") == "png.file"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (apt-get install chromium)")
+@needs_chromium
+def test_masks_in_chromium(files, tmp_path):
+    """Every pixel is above the thresholds, so the mask is the whole picture."""
+    rule = {"rule": "first", "head": 0.0, "top": 0.0, "area": 0, "bottom": 0.0, "total": 0}
+    settings = write_untrained_run(tmp_path / "working", "pneumothorax", rule)
+    predictor = Predictor(TASKS["pneumothorax"], settings)
+    with serving(predictor) as port, Browser(tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("run")
+        page.choose_files("#files", *write_files(tmp_path, {"a": files["png"]}))
+        page.wait("items.length === 1 && !working")
+        assert page.run("$('boxes').getBBox().width") >= 90
+        assert count(page, "#boxes path") == 1
+        [summary] = texts(page, "#list small")
+        assert summary.startswith("Pneumothorax, score 0.")
+        assert texts(page, "#findings small") == ["100.0 % of the picture"]
+        assert not page.run("$('threshold').checkVisibility()")
+        assert page.run("$('chances').hidden")
+        assert not page.complaints()
+
+
+@needs_chromium
+def test_classes_in_chromium(files, tmp_path):
+    settings = write_untrained_run(tmp_path / "working", "covid")
+    predictor = Predictor(TASKS["covid"], settings)
+    with serving(predictor) as port, Browser(tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("run")
+        page.choose_files("#files", *write_files(tmp_path, {"a": files["png"]}))
+        page.wait("items.length === 1 && !working")
+        assert count(page, "#probabilities li") == 4
+        [summary] = texts(page, "#list small")
+        best = texts(page, "#probabilities li.best span")[0]
+        assert summary.startswith(best)
+        assert not page.run("$('marks').checkVisibility()")
+        assert "step 05 was not run" in page.run("$('notes').textContent")
+        assert not page.complaints()
+
+
+@needs_chromium
 def test_the_index_in_chromium(tiny_run, tmp_path):
     for seed in range(3):
         png(tmp_path / "in" / f"{seed}.png", xray(seed=seed))
-    config = replace(tiny_run, images=(str(tmp_path / "in"),), out=tmp_path / "out")
-    index = predict_images(TinyTask(), config)
+    settings = tiny_run.replace(images=(str(tmp_path / "in"),), out=tmp_path / "out")
+    index = predict_images(TINY_TASK, settings)
+    figures = "[...document.querySelectorAll('.cards figure')]"
+    shown = f"{figures}.filter(figure => !figure.hidden).map(figure => figure.dataset.name)"
     with Browser(tmp_path / "profile") as page:
         page.open(index.as_uri())
-        shown = "[...document.querySelectorAll('.cards figure')].filter(f => !f.hidden).map(f => f.dataset.name)"
         scores = page.run("figures.map(figure => +figure.dataset.score)")
         assert scores == sorted(scores, reverse=True)
         page.run("wish('sort').value = 'name'; wish('sort').dispatchEvent(new Event('change'))")
         assert page.run(shown) == ["0.png", "1.png", "2.png"]
         page.run("wish('name').value = '1.P'; show()")
-        assert page.run(shown) == ["1.png"] and page.run("wish('count').textContent") == "1 shown"
+        assert page.run(shown) == ["1.png"]
+        assert page.run("wish('count').textContent") == "1 shown"
         page.run("wish('name').value = ''; wish('least').value = 1; show()")
-        assert page.run(shown) == [] and not page.run("wish('none').hidden")
-        page.run(
-            "wish('least').value = 0; show(); document.querySelectorAll('img').forEach(i => i.loading = 'eager')"
-        )
+        assert page.run(shown) == []
+        assert not page.run("wish('none').hidden")
+        page.run("wish('least').value = 0; show()")
+        page.run("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
         page.wait("[...document.images].every(image => image.naturalWidth)")
         assert not page.complaints()
