@@ -168,4 +168,5 @@ def load_network(path: Path, device: torch.device) -> Network:
     settings = make_settings(state["config"], SegmenterSettings)
     network = Segmenter().build_model(settings, Labels((), ()), load_weights=False)
     network.load_state_dict(state["model"])
+    network.restore_scale(state.get("input_scale"))
     return network.to(device).eval()

@@ -27,6 +27,7 @@ class ImageClassifier(Network):
     """
 
     cam_layer: nn.Module
+    unstated_scale = None
 
     def __init__(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from cxr.networks.input_scale import IMAGENET_SCALE, InputScale
@@ -19,6 +22,9 @@ class Network(nn.Module):
     """
 
     encoder: nn.Module
+    # What checkpoints mean that do not say in which scale their weights read gray values; None: the
+    # encoder's own.
+    unstated_scale: ClassVar[InputScale | None] = IMAGENET_SCALE
 
     def __init__(
         self, image_size: int, pretrained: bool, scale: InputScale = IMAGENET_SCALE
@@ -34,6 +40,18 @@ class Network(nn.Module):
         """Gray images (B, 1, S, S), 0 ... 255 -> what the encoder reads, (B, 3, S, S)."""
         normalised = (images / 255 - self.input_mean) / self.input_std
         return normalised.expand(-1, 3, -1, -1)
+
+    @property
+    def scale(self) -> InputScale:
+        """How gray values are read, as a checkpoint keeps it."""
+        return InputScale(self.input_mean, self.input_std)
+
+    def restore_scale(self, stored: Sequence[float] | None) -> None:
+        """Read gray values as a checkpoint's weights do: (mean, deviation), None if unstated."""
+        scale = self.unstated_scale if stored is None else InputScale(*stored)
+        if scale is not None:
+            self.input_mean = scale.mean
+            self.input_std = scale.std
 
     def freeze_encoder(self, frozen: bool) -> None:
         """Without gradients or with them."""

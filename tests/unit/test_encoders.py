@@ -8,6 +8,8 @@ import timm
 import torch
 from torch import nn
 
+from cxr.inference.checkpoint import save_state
+from cxr.inference.run import load_model
 from cxr.networks import encoders
 from cxr.networks.classifier import ImageClassifier
 from cxr.networks.dry_run import dry_run
@@ -27,6 +29,7 @@ from cxr.networks.retinanet import RetinaNet
 from cxr.networks.unet import UNet
 from cxr.networks.weights import author_name, fetch_pretrainedmodels
 from cxr.system.errors import InputError
+from cxr.tasks import TASKS
 
 # One small network of each family of timm. The last two need 224 pixels.
 SWIN = "swin_tiny_patch4_window7_224"
@@ -217,6 +220,35 @@ def test_scales_are_those_of_timm():
         scale = input_scale(f"tu-{name}")
         assert scale.mean == pytest.approx(sum(settings.mean) / 3, abs=1e-6)
         assert scale.std == pytest.approx(sum(settings.std) / 3, abs=1e-6)
+
+
+def save_and_load(path, **changes):
+    """A detector from a checkpoint of step 03 with these entries changed."""
+    task = TASKS["rsna"]
+    values = SETTINGS["retinanet"] | {"encoder": "tu-tf_efficientnet_lite0", "weights": "none"}
+    del values["box_classes"], values["image_classes"]
+    settings = task.make_settings(values)
+    labels = task.used_labels(settings)
+    model = task.method.build_model(settings, labels, load_weights=False)
+    state = {"task": "rsna", "config": settings.plain(), "model": model.state_dict()}
+    save_state(path, state | changes)
+    return load_model(task, path, torch.device("cpu"))
+
+
+def test_a_checkpoint_says_how_its_weights_read_gray_values(tmp_path):
+    model = save_and_load(tmp_path / "epoch001.pt", input_scale=[0.4, 0.3])
+    assert model.scale == (0.4, 0.3)
+
+
+def test_a_detectors_checkpoint_that_does_not_say_it(tmp_path):
+    """Its encoder read images in ImageNet's scale, whatever it was."""
+    assert save_and_load(tmp_path / "epoch001.pt").scale == (0.449, 0.226)
+
+
+def test_a_classifiers_checkpoint_that_does_not_say_it():
+    model = build("classifier", "tu-tf_efficientnet_lite0")
+    model.restore_scale(None)
+    assert model.scale == (0.5, 0.5)
 
 
 # ------------------------------------------------------------ the paper's encoders

@@ -327,6 +327,7 @@ def keep_checkpoints(task: Task, state: TrainingState, folder: FoldFolder, is_be
         "config": state.settings.plain(),
         "fold": state.fold,
         "epoch": state.epoch,
+        "input_scale": list(state.model.scale),
         "model": state.evaluated().state_dict(),
     }
     save_state(folder.epoch(state.epoch), checkpoint)

@@ -152,6 +152,7 @@ class TrainingState:
         state = {name: part.state_dict() for name, part in self.parts().items()}
         for name in (*PROGRESS, *FURTHER_PROGRESS):
             state[name] = getattr(self, name)
+        state["input_scale"] = list(self.model.scale)
         save_state(path, state)
 
     def load(self, path: Path) -> None:
@@ -164,6 +165,8 @@ class TrainingState:
             )
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
+        for network in {self.model, self.evaluated()}:
+            network.restore_scale(state.get("input_scale"))
         for name in PROGRESS:
             setattr(self, name, state[name])
         for name in FURTHER_PROGRESS:
@@ -227,6 +230,7 @@ def load_first_weights(model: Network, task: Task, settings: Settings, fold: int
             f"{path} fits another network ({first_line(error)}): start from a run with the same "
             "network"
         ) from error
+    model.restore_scale(state.get("input_scale"))
 
 
 def first_weights_path(task: Task, settings: Settings, fold: int) -> Path:
