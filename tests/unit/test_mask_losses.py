@@ -1,28 +1,30 @@
-"""Losses of masks: the numbers of the specification, libraries that compute the same, and their limits."""
-
-from dataclasses import replace
+"""Losses of masks: sums of the places, libraries that compute the same, and their limits."""
 
 import pytest
 import torch
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 
-from cxr.config import Config
 from cxr.methods.segmenter.losses import (
     TERMS,
     batch_dice,
     bce,
-    focal,
+    binary_focal,
     lovasz_hinge,
     mask_loss,
     parse_terms,
     squared_dice,
     symmetric_lovasz,
 )
-from cxr.system.disk import InputError
+from cxr.system.errors import InputError
 
 LOGITS = torch.tensor([[[[2.0, -1.0], [0.5, -3.0]]]])
 TARGET = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
-MASK_TERMS = [function for function, what in TERMS.values() if what == "mask"]
+MASK_TERMS = [term.function for term in TERMS.values() if term.output == "mask"]
+OF_SINGLE_IMAGES = [bce, binary_focal, squared_dice, lovasz_hinge, symmetric_lovasz]
+
+
+def lovasz_of_complement(logits, target):
+    return lovasz_hinge(-logits, 1 - target)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +32,10 @@ MASK_TERMS = [function for function, what in TERMS.values() if what == "mask"]
     [
         (bce, 1.115714),
         (batch_dice, 0.513971),
-        (focal, 0.792039),
+        (binary_focal, 0.792039),
         (squared_dice, 0.422248),
         (lovasz_hinge, 2.25),
-        (lambda z, y: lovasz_hinge(-z, 1 - y), 1.833333),
+        (lovasz_of_complement, 1.833333),
         (symmetric_lovasz, 2.041667),
     ],
 )
@@ -55,56 +57,50 @@ def test_oracles(loss, expected):
     ],
 )
 def test_the_places_sums(text, expected):
-    outputs, batch = (
-        {"mask": LOGITS, "label": torch.zeros(1)},
-        {"mask": TARGET, "label": torch.tensor([1])},
-    )
-    terms = mask_loss(outputs, batch, replace(Config(), mask_loss=text))
+    outputs = {"mask": LOGITS, "label": torch.zeros(1)}
+    terms = mask_loss(outputs, TARGET, torch.tensor([1]), text)
     assert list(terms) == list(parse_terms(text))
     assert float(sum(terms.values())) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_smoothing_of_the_fourth_is_that_of_the_first():
     """1e-5 and 1e-6 differ in the sixth decimal, so one term serves both."""
-    assert float(batch_dice(LOGITS, TARGET, 1e-5)) == pytest.approx(
-        float(batch_dice(LOGITS, TARGET)), abs=2e-6
-    )
+    of_fourth = float(batch_dice(LOGITS, TARGET, 1e-5))
+    assert of_fourth == pytest.approx(float(batch_dice(LOGITS, TARGET)), abs=2e-6)
 
 
 @pytest.fixture
 def batch():
+    """Logits and masks of five images: an empty mask, a full one, and three between."""
     generator = torch.Generator().manual_seed(0)
-    return (
-        torch.randn(5, 1, 16, 16, generator=generator) * 3,
-        (
-            torch.rand(5, 1, 16, 16, generator=generator)
-            < torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])[:, None, None, None]
-        ).float(),
-    )
+    logits = torch.randn(5, 1, 16, 16, generator=generator) * 3
+    shares = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])[:, None, None, None]
+    target = (torch.rand(5, 1, 16, 16, generator=generator) < shares).float()
+    return logits, target
 
 
 def test_as_libraries_compute_it(batch):
     logits, target = batch
-    ours = [batch_dice(*batch), focal(*batch), symmetric_lovasz(*batch)]
+    dice = DiceLoss("binary", smooth=1e-6)
+    focal = FocalLoss("binary", gamma=2)
     lovasz = LovaszLoss("binary", per_image=True)
-    theirs = [
-        DiceLoss("binary", smooth=1e-6)(*batch),
-        FocalLoss("binary", gamma=2)(*batch),
-        (lovasz(logits, target) + lovasz(-logits, 1 - target)) / 2,
-    ]
-    assert torch.stack(ours).tolist() == pytest.approx(torch.stack(theirs).tolist(), rel=1e-5)
+    both_sides = (lovasz(logits, target) + lovasz(-logits, 1 - target)) / 2
+    assert float(batch_dice(*batch)) == pytest.approx(float(dice(*batch)), rel=1e-5)
+    assert float(binary_focal(*batch)) == pytest.approx(float(focal(*batch)), rel=1e-5)
+    assert float(symmetric_lovasz(*batch)) == pytest.approx(float(both_sides), rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", [bce, focal, squared_dice, lovasz_hinge, symmetric_lovasz])
+@pytest.mark.parametrize("loss", OF_SINGLE_IMAGES)
 def test_batched_is_the_mean_of_single_images(loss, batch):
-    single = [loss(z[None], y[None]) for z, y in zip(*batch)]
-    assert float(loss(*batch)) == pytest.approx(float(torch.stack(single).mean()), rel=1e-5)
+    logits, target = batch
+    single = torch.stack([loss(logits[i : i + 1], target[i : i + 1]) for i in range(5)])
+    assert float(loss(logits, target)) == pytest.approx(float(single.mean()), rel=1e-5)
 
 
 def test_dice_over_the_batch_is_that_of_one_long_image(batch):
-    assert float(batch_dice(*batch)) == pytest.approx(
-        float(batch_dice(*(part.reshape(1, -1) for part in batch)))
-    )
+    logits, target = batch
+    of_long_image = batch_dice(logits.reshape(1, -1), target.reshape(1, -1))
+    assert float(batch_dice(logits, target)) == pytest.approx(float(of_long_image))
 
 
 @pytest.mark.parametrize("loss", MASK_TERMS)
@@ -112,18 +108,24 @@ def test_right_is_better_than_wrong_and_empty_masks_teach(loss):
     target = torch.zeros(2, 1, 8, 8)
     wrong = torch.full_like(target, 2.0).requires_grad_()
     loss(wrong, target).backward()
-    assert wrong.grad.isfinite().all() and wrong.grad.sum() > 0
+    assert wrong.grad.isfinite().all()
+    assert wrong.grad.sum() > 0
     assert loss(torch.full_like(target, -9.0), target) < loss(wrong, target)
+
     target[0, 0, :4] = 1
-    assert loss(18 * target - 9, target) < 0.2 < loss(9 - 18 * target, target)
+    right = 18 * target - 9
+    assert loss(right, target) < 0.2
+    assert loss(-right, target) > 0.2
 
 
 @pytest.mark.parametrize("loss", MASK_TERMS)
 def test_extreme_logits_stay_finite(loss):
     target = (torch.arange(64) % 2).float().reshape(1, 1, 8, 8)
     logits = torch.tensor([-1e4, 1e4]).repeat(32).flip(0).reshape(1, 1, 8, 8).requires_grad_()
-    loss(logits, target).backward()
-    assert loss(logits, target).isfinite() and logits.grad.isfinite().all()
+    value = loss(logits, target)
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -141,5 +143,6 @@ def test_words_that_are_no_loss(text, sentence):
 
 
 def test_a_label_term_needs_a_label_head():
-    with pytest.raises(InputError, match="needs a network with a --label-head for its term label"):
-        mask_loss({"mask": LOGITS}, {"mask": TARGET}, replace(Config(), mask_loss="bce=1,label=1"))
+    sentence = "needs a network with a --label-head for its term label"
+    with pytest.raises(InputError, match=sentence):
+        mask_loss({"mask": LOGITS}, TARGET, torch.tensor([1]), "bce=1,label=1")

@@ -1,7 +1,6 @@
 """Pseudo labels: what a teacher saw is never held out, shown on labels that nothing can predict."""
 
 import json
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,80 +10,94 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import average_precision_score
 
-from cxr.config import Config
 from cxr.geometry.masks import EMPTY
-from cxr.inference.checkpoint import plain_config, save_state
+from cxr.inference.checkpoint import save_state
+from cxr.methods.classifier.method import Classifier
 from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.pseudo_labels import add_classes, add_masks
 from cxr.methods.segmenter.records import MaskPrediction, pack_picture
 from cxr.networks.network import Network
-from cxr.steps.train.engine import training_tables
-from cxr.system.disk import write_json
+from cxr.run_folder import RunFolder
+from cxr.steps.train.engine import fold_tables
 from cxr.system.errors import InputError
-from cxr.tasks import TASKS
+from cxr.system.runtime import single_runtime
+from cxr.tasks import TASKS, Task
 
 FOLDS = 5
+ROWS = 300
+POSITIVE_SHARE = 0.557  # so the average precision of a guess
+
+# --- nothing can be learned from noise
 
 
-def noise():
-    """300 rows whose labels are drawn, folds, and external rows that are noisy copies of them."""
-    rng = np.random.default_rng(0)
-    features, labels = rng.standard_normal((300, 8)), (rng.random(300) < 0.557).astype(int)
-    return (
-        features,
-        labels,
-        rng.permutation(np.arange(300) % FOLDS),
-        features + rng.normal(0, 0.05, features.shape),
-    )
+class Noise:
+    """Rows whose labels are drawn, their folds, and external rows that are noisy copies of them."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.features = rng.standard_normal((ROWS, 8))
+        self.labels = (rng.random(ROWS) < POSITIVE_SHARE).astype(int)
+        self.folds = rng.permutation(np.arange(ROWS) % FOLDS)
+        self.external = self.features + rng.normal(0, 0.05, self.features.shape)
 
 
 def fit(features, labels, weights=None):
     return ExtraTreesClassifier(30, random_state=0).fit(features, labels, weights)
 
 
-def out_of_fold_ap(labels_of):
-    """AP of students; `labels_of(fold, teachers' predictions)` gives the external rows' labels or None."""
-    features, labels, folds, external = noise()
-    teachers = [fit(features[folds != k], labels[folds != k]) for k in range(FOLDS)]
-    taught, scores = (
-        np.array([teacher.predict_proba(external) for teacher in teachers]),
-        np.zeros(300),
-    )
-    for k in range(FOLDS):
-        own, further = folds != k, labels_of(k, taught)
-        if further is None:
-            student = fit(features[own], labels[own])
-        else:  # a soft label is both labels, each with its weight
-            rows = np.concatenate([features[own], external, external])
-            both = np.concatenate([labels[own], np.zeros(300, int), np.ones(300, int)])
-            student = fit(
-                rows, both, np.concatenate([np.ones(own.sum()), further[:, 0], further[:, 1]])
-            )
-        scores[~own] = student.predict_proba(features[~own])[:, 1]
-    return average_precision_score(labels, scores)
+def teach(noise, fold, soft_labels):
+    """A student of one fold. A soft label is both labels, each with its weight."""
+    own = noise.folds != fold
+    features = np.concatenate([noise.features[own], noise.external, noise.external])
+    labels = np.concatenate([noise.labels[own], np.zeros(ROWS, int), np.ones(ROWS, int)])
+    weights = np.concatenate([np.ones(own.sum()), soft_labels[:, 0], soft_labels[:, 1]])
+    return fit(features, labels, weights)
 
 
-def learned(predictions):
-    """What a training table of one other image gets of external rows' probabilities (300, 2)."""
-    found = [ClassPrediction(str(k), 10, 10, category) for k, category in enumerate(predictions)]
-    table = add_classes(
-        pd.DataFrame({"image_id": ["own"], "label": [1], "mask_known": [True]}), found
-    )
-    assert table["pseudo"].tolist() == [False] + [True] * 300 and json.loads(table["soft"][0]) == [
-        0,
-        1,
-    ]
+def out_of_fold_ap(noise, students):
+    scores = np.zeros(ROWS)
+    for fold, student in enumerate(students):
+        held_out = noise.folds == fold
+        scores[held_out] = student.predict_proba(noise.features[held_out])[:, 1]
+    return average_precision_score(noise.labels, scores)
+
+
+def soft_labels_of(probabilities):
+    """What a training table of one other image gets of external rows' probabilities (ROWS, 2)."""
+    predictions = []
+    for number, category in enumerate(probabilities):
+        predictions.append(ClassPrediction(str(number), 10, 10, category))
+    table = pd.DataFrame({"image_id": ["own"], "label": [1], "mask_known": [True]})
+    table = add_classes(table, predictions)
+    assert table["pseudo"].tolist() == [False] + [True] * ROWS
+    assert json.loads(table["soft"][0]) == [0, 1]
     assert not table["mask_known"][1:].any()
     return np.array([json.loads(soft) for soft in table["soft"][1:]])
 
 
 def test_nothing_is_learned_from_noise_but_by_leaking():
-    """The mean of all teachers finds the labels of the held-out fold in the external images; the fold's own does not."""
-    plain = out_of_fold_ap(lambda fold, taught: None)
-    clean = out_of_fold_ap(lambda fold, taught: learned(taught[fold]))
-    leaky = out_of_fold_ap(lambda fold, taught: learned(taught.mean(axis=0)))
-    assert abs(plain - 0.557) < 0.08 and abs(clean - 0.557) < 0.08
-    assert leaky > 0.9  # so the check above would find a leak
+    """The mean of all teachers finds the labels of the held-out fold in the external images; the
+    fold's own teacher does not."""
+    noise = Noise()
+    teachers = []
+    for fold in range(FOLDS):
+        own = noise.folds != fold
+        teachers.append(fit(noise.features[own], noise.labels[own]))
+    taught = np.array([teacher.predict_proba(noise.external) for teacher in teachers])
+    of_all = soft_labels_of(taught.mean(axis=0))
+
+    clean_students = []
+    leaky_students = []
+    for fold in range(FOLDS):
+        clean_students.append(teach(noise, fold, soft_labels_of(taught[fold])))
+        leaky_students.append(teach(noise, fold, of_all))
+    assert abs(out_of_fold_ap(noise, teachers) - POSITIVE_SHARE) < 0.08
+    assert abs(out_of_fold_ap(noise, clean_students) - POSITIVE_SHARE) < 0.08
+    # So the check above would find a leak.
+    assert out_of_fold_ap(noise, leaky_students) > 0.9
+
+
+# --- who teaches whom
 
 
 class Constant(Network):
@@ -98,21 +111,27 @@ class Constant(Network):
         return {"label": self.logits.expand(len(images), 4)}
 
 
-class ConstantTask(type(TASKS["covid"])):
-    name = "constant"
-
-    def build_model(self, config, load_weights=True):
+class ConstantClassifier(Classifier):
+    def build_model(self, settings, labels, load_weights=True):
         return Constant()
 
 
-def test_a_fold_is_taught_by_its_own_models_only(tmp_path):
-    """Two fold models that disagree; each fold's student gets its own model's word, unmixed, whatever --merge says."""
-    (tmp_path / "constant" / "images").mkdir(parents=True)
+class ConstantTask(Task):
+    method = ConstantClassifier()
+
+
+COVID = TASKS["covid"]
+TASK = ConstantTask("constant", "says the same", COVID.dataset_class, "classifier", {})
+VALUE_OF_FOLD = (2.0, -2.0)  # two fold models that disagree
+
+
+def write_table(working):
+    """Two training images, a and b, each a fold, and the test image x. Returns the train table."""
+    images = working / "constant" / "images"
+    images.mkdir(parents=True)
     for name in "abx":
-        cv2.imwrite(
-            str(tmp_path / "constant" / "images" / f"{name}.png"), np.zeros((32, 32), np.uint8)
-        )
-    rows = pd.DataFrame(
+        cv2.imwrite(str(images / f"{name}.png"), np.zeros((32, 32), np.uint8))
+    table = pd.DataFrame(
         {
             "image_id": list("abx"),
             "width": 32,
@@ -124,43 +143,58 @@ def test_a_fold_is_taught_by_its_own_models_only(tmp_path):
             "mask_known": True,
         }
     )
-    rows[2:].to_csv(tmp_path / "constant" / "test.csv", index=False)
-    base = Config(
-        task="constant",
-        working=tmp_path,
-        run="student",
-        pseudo="teacher",
-        merge=("nobody",),
-        workers=0,
-        device="cpu",
-        precision="fp32",
-        tta="none",
-        folds=2,
-    )
-    teacher = replace(base, run="teacher", pseudo="", merge=())
-    for fold, value in ((0, 2.0), (1, -2.0)):
-        write_json(teacher.fold_dir(fold) / "config.json", plain_config(teacher))
+    table[2:].to_csv(working / "constant" / "test.csv", index=False)
+    return table[:2]
+
+
+def write_teacher(settings):
+    run = RunFolder.of(settings.place)
+    for number, value in enumerate(VALUE_OF_FOLD):
+        fold = run.fold(number)
+        fold.write_config(settings.plain())
         state = {
             "task": "constant",
-            "config": plain_config(teacher),
+            "config": settings.plain(),
             "model": Constant(value).state_dict(),
             "done": True,
         }
-        for name in ("epoch001.pt", "last.pt"):
-            save_state(teacher.fold_dir(fold) / name, state)
-    for fold, value in ((0, 2.0), (1, -2.0)):
-        train, valid = training_tables(
-            ConstantTask(), base, rows[:2], fold, torch.device("cpu"), "fp32"
-        )
-        assert train["image_id"].tolist() == ["ab"[1 - fold], "x"] and valid[
-            "image_id"
-        ].tolist() == ["ab"[fold]]
+        save_state(fold.epoch(1), state)
+        save_state(fold.last, state)
+
+
+def test_a_fold_is_taught_by_its_own_models_only(tmp_path):
+    """Each fold's student gets its own model's word, unmixed, whatever --merge says."""
+    table = write_table(tmp_path)
+    values = {
+        "task": "constant",
+        "working": tmp_path,
+        "run": "student",
+        "pseudo": "teacher",
+        "merge": ("nobody",),
+        "workers": 0,
+        "device": "cpu",
+        "precision": "fp32",
+        "tta": "none",
+        "folds": 2,
+    }
+    settings = TASK.make_settings(values)
+    write_teacher(settings.replace(run="teacher", pseudo="", merge=()))
+    runtime = single_runtime(settings.machine)
+    for fold, value in enumerate(VALUE_OF_FOLD):
+        tables = fold_tables(TASK, settings, table, fold, runtime)
+        train = tables.train
+        assert train["image_id"].tolist() == ["ab"[1 - fold], "x"]
+        assert tables.valid["image_id"].tolist() == ["ab"[fold]]
         expected = torch.tensor([value, 0, 0, 0]).softmax(0).numpy()
         np.testing.assert_allclose(json.loads(train["soft"][1]), expected, atol=1e-6)
         assert train["label"][1] == (0 if value > 0 else 1)
 
 
-def predict(image_id, lit, side=64):
+# --- which images are learned
+
+
+def predict_mask(image_id, lit, side=64):
+    """A prediction whose first `lit` pixels are sure to belong to a finding."""
     probability = np.zeros((side, side))
     probability.ravel()[:lit] = 0.9
     return MaskPrediction(image_id, side, side, 0.5, pack_picture(probability, 0))
@@ -168,14 +202,18 @@ def predict(image_id, lit, side=64):
 
 def test_only_clear_masks_are_learned():
     table = pd.DataFrame({"image_id": ["a"], "label": [1], "mask": ["0 1"]})
-    table = add_masks(table, [predict("x1", 500), predict("unsure", 200, 2048), predict("x2", 0)])
-    assert table["image_id"].tolist() == ["a", "x1", "x2"] and table["pseudo"].tolist() == [
-        False,
-        True,
-        True,
+    predictions = [
+        predict_mask("x1", 500),
+        predict_mask("unsure", 200, side=2048),
+        predict_mask("x2", 0),
     ]
-    assert table["label"].tolist() == [1, 1, 0] and table["mask"][2] == EMPTY
-    assert sum(map(int, table["mask"][1].split()[1::2])) == 500
+    table = add_masks(table, predictions)
+    assert table["image_id"].tolist() == ["a", "x1", "x2"]
+    assert table["pseudo"].tolist() == [False, True, True]
+    assert table["label"].tolist() == [1, 1, 0]
+    assert table["mask"][2] == EMPTY
+    lengths = table["mask"][1].split()[1::2]
+    assert sum(map(int, lengths)) == 500
 
 
 @pytest.mark.parametrize(
