@@ -1,12 +1,9 @@
-"""X-ray files to the stored PNGs of step 02, by several processes."""
+"""X-ray files to the stored PNGs of step 02, by several processes that may die."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +11,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxr.images.header import Header
-from cxr.images.read import convert_image
-from cxr.system.errors import InputError
-
-# Images that a worker is handed at once; few, so that all workers end at about the same time.
-TOGETHER = 4
-# Such handfuls; keeps workers busy, and the queue does not grow with the number of images.
-QUEUED_PER_WORKER = 3
+from cxr.images.isolated import FileToConvert, convert_files
+from cxr.images.printable import UnreadableImage
 
 
 class Job(NamedTuple):
@@ -50,8 +42,8 @@ class Conversion:
 def convert_all(table: pd.DataFrame, folder: Path, size: int, workers: int) -> Conversion:
     """Convert the file `path` of each row to folder/<image_id>.png of (size, size).
 
-    What an earlier run converted is kept. workers: number of processes; up to 1: none but this.
-    OSError where writing fails.
+    What an earlier run converted is kept. workers: number of processes, at least one, since a
+    file may end the process that decodes it. OSError where writing fails.
     """
     jobs = []
     for row in table.itertuples():
@@ -76,46 +68,11 @@ def convert_all(table: pd.DataFrame, folder: Path, size: int, workers: int) -> C
 
 
 def _outcomes(jobs: list[Job], size: int, workers: int) -> Iterator[Outcome]:
-    """Yield what became of the jobs as they finish."""
-    if workers <= 1 or len(jobs) < 2:
-        for job in jobs:
-            yield _convert(job, size)
-        return
-    pool = ProcessPoolExecutor(workers)
-    try:
-        yield from through_pool(pool, jobs, size, workers * QUEUED_PER_WORKER)
-    except BrokenProcessPool:
-        raise InputError(
-            "a process that converts images was killed, perhaps for lack of memory: run step 02 "
-            "again with fewer --workers, it continues where it stopped"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def through_pool(
-    pool: Executor, jobs: Iterable[Job], size: int, queue_length: int
-) -> Iterator[Outcome]:
-    """Yield what became of the jobs as they finish; `queue_length` handfuls wait at most."""
-    waiting = iter(jobs)
-    pending: set[Future[list[Outcome]]] = set()
-    while True:
-        while len(pending) < queue_length:
-            handful = list(islice(waiting, TOGETHER))
-            if not handful:
-                break
-            pending.add(pool.submit(_convert_handful, handful, size))
-        if not pending:
-            return
-        finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-        for future in finished:
-            yield from future.result()
-
-
-def _convert_handful(jobs: list[Job], size: int) -> list[Outcome]:
-    return [_convert(job, size) for job in jobs]
-
-
-def _convert(job: Job, size: int) -> Outcome:
-    header, reason = convert_image(job.path, job.target, size)
-    return Outcome(job, header, reason)
+    """Yield what became of each job, in their order."""
+    files = [FileToConvert(Path(job.path), job.target, size) for job in jobs]
+    results = convert_files(files, max(1, workers))
+    for job, result in zip(jobs, results, strict=True):
+        if isinstance(result, UnreadableImage):
+            yield Outcome(job, None, str(result))
+        else:
+            yield Outcome(job, result, "")

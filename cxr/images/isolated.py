@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +34,7 @@ from cxr.images.read import convert_file, read_image
 from cxr.images.resize import resize, shrink
 
 READ_SECONDS = 60  # the largest compressed X-ray takes some seconds on a slow machine
+KILL_SIGNAL = 9  # what Linux sends where the memory of the machine is full
 LONGEST = 1280  # pixels of the longer side of what people look at
 AHEAD = 2  # files for each process that are read before they are asked for
 # Each thread of these libraries reserves memory.
@@ -158,7 +158,7 @@ class Reader:
         process.wait()
         if self.late:
             return f"took more than {self.seconds} seconds to decode"
-        if process.returncode == -signal.SIGKILL:
+        if process.returncode == -KILL_SIGNAL:
             return (
                 "the process that decodes it was killed, perhaps for lack of memory: try again "
                 "with fewer --workers"

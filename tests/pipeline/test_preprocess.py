@@ -1,14 +1,14 @@
 """Step 02: folds, conversion that survives kills, failures and full disks; the overview."""
 
 import errno
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 from test_images import make_dataset, save
 
-from cxr.data import conversion, preparation
-from cxr.data.conversion import Job, Outcome, through_pool
+from cxr.data import preparation
 from cxr.data.image_table import Tables
 from cxr.data.preparation import fold_summary, prepare
 from cxr.data.tables import COLUMNS, read_table
+from cxr.images.isolated import Reader
 from cxr.plots.data_overview import box_heat, pick_samples, write_overview
 from cxr.run_folder import TaskFolder
 from cxr.settings import MethodSettings, make_settings
@@ -258,13 +258,13 @@ KILLED_RUN = f"""
 import sys, time
 sys.path[:0] = {PATHS!r}
 from pathlib import Path
-from cxr.data import conversion
+from cxr.images.isolated import Reader
 import test_preprocess
-convert = conversion.convert_image
+convert = Reader.convert
 def slow(*arguments):
     time.sleep(0.15)
     return convert(*arguments)
-conversion.convert_image = slow
+Reader.convert = slow
 test_preprocess.prepare_made_up(Path(sys.argv[1]))
 """
 
@@ -324,36 +324,23 @@ def test_workers_do_not_hang_on_threads_of_their_parent(root):
     assert subprocess.run(command, check=False, timeout=120).returncode == 0
 
 
-def die(*_):
-    os._exit(1)
+def test_a_process_that_dies_costs_only_its_file(root, monkeypatch):
+    """As by a decoder that aborts. The file is a row of failed.csv, all others are converted."""
+    os.mkfifo(root / "pipe")
+    convert = Reader.convert
 
+    def die_of_one(reader, job):
+        if Path(job.source).stem == "i05":
+            job = replace(job, source=root / "pipe")  # nobody writes, so it never ends
+            threading.Timer(0.2, reader.start().send_signal, [signal.SIGABRT]).start()
+        return convert(reader, job)
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the stand-in reaches workers only by fork")
-def test_killed_worker(root, monkeypatch):
-    monkeypatch.setattr(conversion, "convert_image", die)
-    with pytest.raises(InputError, match="fewer --workers"):
-        prepare_made_up(root, workers=2)
-
-
-class PoolOfItself:
-    """A pool that says of each job that it is done."""
-
-    def submit(self, _, jobs, size):
-        future = Future()
-        future.set_result([Outcome(job, None, f"{job.image_id} of {size}") for job in jobs])
-        return future
-
-
-def test_the_queue_does_not_grow_with_the_number_of_images():
-    numbers = itertools.count()
-    jobs = (Job(str(next(numbers)), "path", Path("target")) for _ in range(1000))
-    outcomes = through_pool(PoolOfItself(), jobs, 16, queue_length=3)
-    first = next(outcomes)
-    assert next(numbers) == 3 * conversion.TOGETHER
-    others = list(outcomes)
-    assert len(others) == 999
-    for outcome in [first, *others]:
-        assert outcome.reason == f"{outcome.job.image_id} of 16"
+    monkeypatch.setattr(Reader, "convert", die_of_one)
+    counts = prepare_made_up(root, workers=2, max_failed_share=0.2)["counts"]
+    assert counts == {"train": 11, "test": 2, "failed": 1}
+    failed = pd.read_csv(root / "working" / "task" / "failed.csv")
+    assert failed["image_id"].tolist() == ["i05"]
+    assert "crashes the decoder" in failed["reason"][0]
 
 
 # ------------------------------------------------------------------------- failures
@@ -397,7 +384,9 @@ def refuse_to_write(path, *_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-@pytest.mark.parametrize("writer", ["cxr.images.read.write_png", "cxr.data.preparation.write_csv"])
+@pytest.mark.parametrize(
+    "writer", ["cxr.images.isolated.Reader.convert", "cxr.data.preparation.write_csv"]
+)
 def test_full_disk(root, monkeypatch, writer):
     monkeypatch.setattr(writer, refuse_to_write)
     with pytest.raises(InputError, match=r"No space left on device.*run it again"):
