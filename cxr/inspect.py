@@ -215,7 +215,7 @@ def inspect_image(task: Task, settings: Settings, image_id: str, out: Path) -> l
     return stages
 
 
-def main(arguments: Sequence[str]) -> None:
+def run_command(arguments: Sequence[str]) -> None:
     """The command line: an image id, then flags of the task; --out without --images."""
     words = list(arguments)
     out = Path("inspected")
@@ -233,4 +233,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(sys.argv[1:])

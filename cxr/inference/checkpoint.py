@@ -48,7 +48,7 @@ def load_state(
         ) from error
 
 
-def fingerprint(path: Path) -> int:
+def checkpoint_fingerprint(path: Path) -> int:
     """Number that changes with a checkpoint's content.
 
     torch files are zip archives, which hold check sums already.
@@ -68,5 +68,5 @@ def fingerprints(paths: Iterable[Path], run: Path) -> dict[str, int]:
     found = {}
     for path in paths:
         name = Path(os.path.relpath(path, run)).as_posix()
-        found[name] = fingerprint(path)
+        found[name] = checkpoint_fingerprint(path)
     return found

@@ -81,7 +81,7 @@ def predict_table(
 ) -> None:
     """Predict the rows of a table into `folder`; parts that are there already are kept."""
     run = RunFolder.of(settings.place)
-    record_settings(folder, settings, checkpoints, table, run, runtime)
+    refuse_other_predictions(folder, settings, checkpoints, table, run, runtime)
     numbers = range(part_count(len(table)))
     missing = [number for number in numbers if not part_path(folder, number).exists()]
     distributed.barrier()
@@ -116,7 +116,7 @@ def predict_table(
     distributed.barrier()
 
 
-def record_settings(
+def refuse_other_predictions(
     folder: Path,
     settings: Settings,
     checkpoints: Sequence[Path],
