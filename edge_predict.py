@@ -26,6 +26,7 @@ import os
 import re
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -35,7 +36,7 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "50000000")
 import cv2
 import numpy as np
 
-FORMAT = 1  # of the settings in the model file
+FORMATS = (1, 2)  # of the settings in the model file; 1 knew the head retinanet only
 KEY = "settings"
 # This and the three below as in cxr/geometry, which made the model.
 STD = np.array([0.1, 0.1, 0.2, 0.2])
@@ -125,11 +126,11 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def check_format(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    if settings["format"] != FORMAT:
+    if settings["format"] not in FORMATS:
         raise Refused(
             f"{path} has settings of format {settings['format']}, and this edge_predict.py reads "
-            f"{FORMAT}: take the edge_predict.py that stands beside the 06_export.py which wrote "
-            "the model"
+            f"{' and '.join(map(str, FORMATS))}: take the edge_predict.py that stands beside the "
+            "06_export.py which wrote the model"
         )
     return settings
 
@@ -253,8 +254,9 @@ class Predictor:
         self.flips = [False, True] if flip else [False]
         self.models = range(self.settings["models"]) if models is None else models
         self.side = self.settings["image_size"]
-        self.centre, self.size = make_anchors(self.side, self.settings["levels"])
-        self.mirrored = mirror_index(self.side, self.settings["levels"])
+        head = self.settings.get("head", "retinanet")
+        self.centre, self.size = make_anchors(self.side, self.settings["levels"], head)
+        self.mirrored = mirror_index(self.side, self.settings["levels"], head)
 
     def __call__(
         self, picture: np.ndarray, frame: tuple[int, int] | None = None
@@ -318,14 +320,26 @@ class Predictor:
         return Candidates(centre * scale, size20, size80, score.astype(np.float64), label)
 
 
-def make_anchors(side: int, levels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def cell_shapes(head: str) -> np.ndarray:
+    """Widths and heights (n, 2) of a cell's anchors, in units of 2^(level + 2) pixels.
+
+    FCOS has points; its boxes are told against a square about each.
+    """
+    if head == "fcos":
+        return np.ones((1, 2))
+    return np.array(
+        [(scale / ratio**0.5, scale * ratio**0.5) for scale in SCALES for ratio in RATIOS]
+    )
+
+
+def make_anchors(
+    side: int, levels: Sequence[int], head: str = "retinanet"
+) -> tuple[np.ndarray, np.ndarray]:
     """Centres and sizes (A, 2) of the anchors in pixels of the network's input.
 
     Ordered by level, row, column, shape.
     """
-    shapes = np.array(
-        [(scale / ratio**0.5, scale * ratio**0.5) for scale in SCALES for ratio in RATIOS]
-    )
+    shapes = cell_shapes(head)
     centres = []
     sizes = []
     for level in levels:
@@ -336,9 +350,9 @@ def make_anchors(side: int, levels: Sequence[int]) -> tuple[np.ndarray, np.ndarr
     return np.concatenate(centres), np.concatenate(sizes)
 
 
-def mirror_index(side: int, levels: Sequence[int]) -> np.ndarray:
+def mirror_index(side: int, levels: Sequence[int], head: str = "retinanet") -> np.ndarray:
     """(A,) so that outputs of a mirrored picture, at this index, belong to the picture."""
-    per_cell = len(SCALES) * len(RATIOS)
+    per_cell = len(cell_shapes(head))
     parts = []
     start = 0
     for level in levels:
@@ -615,6 +629,7 @@ def read_dicom(content: bytes) -> np.ndarray:
             f"is a DICOM or nothing known, and DICOMs need pydicom ({error}): pip install pydicom"
         ) from None
     is_marked = content[128:132] == b"DICM"
+    refuse_bomb(content)
     dataset = pydicom.dcmread(io.BytesIO(content), force=not is_marked)
     if "PixelData" not in dataset or not read_integer(dataset, "Rows"):
         raise Refused("is no DICOM, PNG or JPEG with integer pixels")
@@ -639,6 +654,21 @@ def read_dicom(content: bytes) -> np.ndarray:
         stored = used_bits(unpack_native(dataset, pixels), pixels)
     rules = read_gray_rules(dataset, pixels)
     return by_level(stored, lambda levels, present: shade(levels, present, rules))
+
+
+def refuse_bomb(content: bytes) -> None:
+    """Refused where a deflated file, which pydicom unpacks at once, holds more than an X-ray."""
+    if DEFLATED.encode() not in content[:2000]:
+        return
+    start = 144 + int.from_bytes(content[140:144], "little")  # behind the meta header
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    most = 2 * int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]) + 2**24
+    try:
+        inflater.decompress(content[start:], most)
+    except zlib.error:  # pydicom will say so, too
+        return
+    if inflater.unconsumed_tail:
+        raise Refused(f"unpacks to more than {most // 10**6} MB, and no X-ray has so much")
 
 
 def read_values(dataset: Any, keyword: str) -> Sequence[Any]:

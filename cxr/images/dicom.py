@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass, replace
 
 import cv2
@@ -34,9 +35,13 @@ from pydicom.uid import (
 
 from cxr.images.codestream import Codestream, find_jpeg_end, read_codestream
 from cxr.images.gdcm_process import decode_with_gdcm
+from cxr.images.header import MOST_PIXELS
 from cxr.images.pixel_format import PixelFormat, read_pixel_format
 from cxr.system.errors import InputError
 
+META_START = 132  # bytes of preamble and mark
+META_LENGTH = 12  # bytes of the first element after them, which says how long the others are
+MOST_UNPACKED = 6 * MOST_PIXELS  # bytes of a deflated file: three colours of 16 bits
 PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 JPEG_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit)
 # Which of pydicom's plug-ins decodes what: the first that is installed, so that a picture does not
@@ -89,7 +94,8 @@ def open_dicom(content: bytes) -> Dicom:
     """InputError where there is not one picture in it."""
     if not content:
         raise InputError("the file is empty")
-    is_marked = content[128:132] == b"DICM"
+    is_marked = content[128:META_START] == b"DICM"
+    refuse_bomb(content)
     dataset = pydicom.dcmread(io.BytesIO(content), force=not is_marked)
 
     pixel_elements = [name for name in PIXEL_ELEMENTS if name in dataset]
@@ -100,6 +106,24 @@ def open_dicom(content: bytes) -> Dicom:
     _, little_endian = dataset.original_encoding
     pixels = read_pixel_format(dataset, bool(little_endian))
     return Dicom(dataset, read_syntax(dataset), pixels, pixel_elements[0])
+
+
+def refuse_bomb(content: bytes) -> None:
+    """InputError where a deflated file unpacks to more than any X-ray has.
+
+    pydicom unpacks it at once, and few bytes may stand for any number of zeros.
+    """
+    start = META_START + META_LENGTH
+    if DeflatedExplicitVRLittleEndian.encode() not in content[:2000]:
+        return
+    start += int.from_bytes(content[start - 4 : start], "little")
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflater.decompress(content[start:], MOST_UNPACKED)
+    except zlib.error:  # pydicom will say so, too
+        return
+    if inflater.unconsumed_tail:
+        raise InputError(f"unpacks to more than {MOST_UNPACKED // 10**6} MB")
 
 
 def read_syntax(dataset: Dataset) -> UID:
