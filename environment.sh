@@ -2,10 +2,12 @@
 # requirements.txt. That is, in this order: the active environment (or whatever `python` is) if it has all of it, the
 # project's own .venv, or a .venv built now. In a Kaggle kernel nothing is ever built. Works with bash 3.2 (macOS).
 
-# Prints what `$1` lacks of requirements.txt and fails, or prints nothing.
+# Prints what `$1` lacks of requirements.txt and fails, or prints nothing. In a Kaggle kernel nobody needs the tools of the
+# tests, which stand last.
 lacking() {
     "$1" - 2>/dev/null <<'CODE' || return 1
 import importlib.metadata as installed
+import os
 import sys
 
 
@@ -20,14 +22,19 @@ try:
     from packaging.requirements import Requirement  # comes with matplotlib
 except ImportError:
     stop("most of requirements.txt")
-for line in open("requirements.txt", encoding="utf-8"):
-    if line.split("#")[0].strip():
-        wanted = Requirement(line.split("#")[0].strip())
-        # opencv-python is the same module as opencv-python-headless, and Kaggle's image has that one
-        names = (wanted.name, wanted.name.removesuffix("-headless"))
-        versions = [found.version for name in names for found in installed.distributions(name=name)]
-        if not any(wanted.specifier.contains(version, prereleases=True) for version in versions):
-            stop(wanted)
+with open("requirements.txt", encoding="utf-8") as file:
+    text = file.read()
+if os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
+    text = text.split("# Tools of the tests")[0]
+lines = [line.split("#")[0].strip() for line in text.splitlines()]
+for line in filter(None, lines):
+    wanted = Requirement(line)
+    # opencv-python is the same module as opencv-python-headless, and Kaggle's image has that one
+    versions = []
+    for name in (wanted.name, wanted.name.removesuffix("-headless")):
+        versions += [package.version for package in installed.distributions(name=name)]
+    if not any(wanted.specifier.contains(version, prereleases=True) for version in versions):
+        stop(wanted)
 CODE
 }
 

@@ -27,7 +27,7 @@ step() {
     shift 2
     echo "== $name $*"
     "$python" "$name.py" --task "$task" "$@" ${flags[@]+"${flags[@]}"} || status=$?
-    if [ "$status" -eq 75 ]; then  # cxr/config.py names this status STOPPED
+    if [ "$status" -eq 75 ]; then  # STOPPED of cxr/system/errors.py
         echo "stopped by --max-hours: run the same command again to go on"
         exit 0
     elif [ "$status" -ne 0 ]; then

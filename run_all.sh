@@ -24,7 +24,7 @@ for step in 01_download 02_preprocess 03_train 04_predict 05_postprocess; do
     echo "== $step"
     status=0
     "$python" "$step.py" "$@" || status=$?
-    if [ "$status" -eq 75 ]; then  # --max-hours was reached; cxr/config.py names this status STOPPED
+    if [ "$status" -eq 75 ]; then  # --max-hours was reached: STOPPED of cxr/system/errors.py
         echo "stopped by --max-hours: run the same command again to go on"
         exit 0
     elif [ "$status" -ne 0 ]; then

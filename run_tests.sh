@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Runs the tests: bash run_tests.sh, or some of them: bash run_tests.sh tests/unit/test_kaggle_map.py -k golden
-# Builds .venv first if the active Python lacks something of requirements.txt.
+# Runs the tests; builds .venv first if the active Python lacks something of requirements.txt.
+#
+#     bash run_tests.sh                                           all of them, some minutes
+#     bash run_tests.sh -m "not slow"                             the fast lane: what runs no step and no server
+#     bash run_tests.sh tests/unit/test_kaggle_map.py -k golden   some of them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./environment.sh

@@ -1,109 +1,127 @@
-"""pneumothorax_places.sh: its runs are made of settings that exist, in an order in which each finds what it needs."""
+"""pneumothorax_places.sh: its runs are made of settings that exist, in an order in which each finds
+what it needs."""
 
 import ast
 import shutil
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from test_shell import STEPS, bash
+from test_shell import ROOT, STEPS, STUB_STEP, bash
 
-from cxr.config import build_parser, resolve
-from cxr.tasks import TASKS
+from cxr.command_line import READS, read_command_line
+from cxr.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
-STEP = 'import os, sys\nprint("CALL", ["{name}", *sys.argv[1:]])\nsys.exit(int(os.environ.get("STATUS_{name}", 0)))\n'
-PRESETS = {name: task.presets for name, task in TASKS.items()}
+SCRIPT = "pneumothorax_places.sh"
+# {number of a step: its name}
+STEP_NAMES = dict(zip(("01", "02", "03", "04", "05"), READS, strict=False))
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+
+
+class Call(NamedTuple):
+    """A step that the script has run: its number and what it was told."""
+
+    number: str
+    settings: Settings
 
 
 @pytest.fixture
 def project(tmp_path):
     """Steps that only print their arguments."""
-    for name in ("pneumothorax_places.sh", "environment.sh"):
+    for name in (SCRIPT, "environment.sh"):
         shutil.copy(ROOT / name, tmp_path)
     for name in STEPS:
-        (tmp_path / f"{name}.py").write_text(STEP.format(name=name[:2]))
+        (tmp_path / f"{name}.py").write_text(STUB_STEP.format(name=name[:2]))
     (tmp_path / "requirements.txt").write_text("pytest>=7\n")
     return tmp_path
 
 
-def calls(project, *words, **variables):
-    """([(number, Config)] of the steps in their order, output)."""
-    status, text = bash(project / "pneumothorax_places.sh", *words, **variables)
+def read_calls(text):
+    """The steps in their order, from what the script has printed."""
+    calls = []
+    for line in text.splitlines():
+        if line[:2] in STEP_NAMES:
+            number, words = line.split(maxsplit=1)
+            task, settings = read_command_line(STEP_NAMES[number], "", ast.literal_eval(words))
+            task.check(settings)
+            calls.append(Call(number, settings))
+    return calls
+
+
+def run_place(project, *words, **variables):
+    """The steps of a place in their order, and the output."""
+    status, text = bash(project / SCRIPT, *words, **variables)
     assert status == 0, text
-    lines = [ast.literal_eval(line[5:]) for line in text.splitlines() if line.startswith("CALL ")]
-    return [
-        (line[0], resolve(vars(build_parser("").parse_args(line[1:])), PRESETS)) for line in lines
-    ], text
+    return read_calls(text), text
 
 
 @pytest.mark.parametrize(
     "place, trained", [("first", 9), ("second", 4), ("third", 3), ("fourth", 1), ("fifth", 1)]
 )
 def test_every_run_finds_what_it_needs(project, place, trained):
-    done, predicted = set(), set()
-    found, _ = calls(project, place, "--demo")
-    assert sum(number == "03" for number, _ in found) == trained
-    for number, config in found:
-        assert config.demo
+    calls, _ = run_place(project, place, "--demo")
+    assert sum(call.number == "03" for call in calls) == trained
+    done = set()
+    predicted = set()
+    for number, settings in calls:
+        run = settings.place.run
+        assert settings.place.demo
         if number == "03":
-            assert (
-                config.start in {"", *done}
-                and config.pseudo in {"", *done}
-                and config.lungs in {"", *done}
-            )
-            assert config.run not in done
-            done.add(config.run)
+            method = settings.method
+            for needed in (settings.training.start, method.pseudo, method.lungs):
+                assert needed in {"", *done}
+            assert run not in done
+            done.add(run)
         if number == "04":
-            assert config.run in done and not config.start
-            predicted.add(config.run)
+            assert run in done
+            assert not settings.training.start
+            predicted.add(run)
         if number == "05":
-            assert {config.run, *config.stack} <= predicted
-    assert found[-1][0] == "05" and [
-        number for number, config in found if config.task == "pneumothorax"
-    ][:2] == ["01", "02"]
+            assert {run, *settings.method.stack} <= predicted
+    assert calls[-1].number == "05"
+    own_steps = [call.number for call in calls if call.settings.place.task == "pneumothorax"]
+    assert own_steps[:2] == ["01", "02"]
 
 
 def test_the_first_grows_and_sees_fewer_and_fewer_positives(project):
-    runs = [
-        config
-        for number, config in calls(project, "first")[0]
-        if number == "03" and "scse" in config.run
-    ]
-    assert [config.positive_share for config in runs] == [0.8, 0.6, 0.4]
-    assert [config.image_size for config in runs] == [512, 1024, 1024]
-    assert [config.lr for config in runs] == [1e-4, 1e-5, 1e-5] and [c.mask_loss for c in runs] == [
-        "bce=3,dice=1,focal=4"
-    ] * 3
+    calls, _ = run_place(project, "first")
+    runs = []
+    for number, settings in calls:
+        if number == "03" and "scse" in settings.place.run:
+            runs.append(settings)
+    assert [settings.method.positive_share for settings in runs] == [0.8, 0.6, 0.4]
+    assert [settings.training.image_size for settings in runs] == [512, 1024, 1024]
+    assert [settings.training.lr for settings in runs] == [1e-4, 1e-5, 1e-5]
+    assert [settings.method.mask_loss for settings in runs] == ["bce=3,dice=1,focal=4"] * 3
 
 
 def test_flags_go_to_all_steps_and_win(project):
-    found, _ = calls(
-        project, "fifth", "--unlabelled", "a folder", "--image-size", "64", "--fold", "0"
-    )
-    assert {(config.unlabelled, config.image_size, config.fold) for _, config in found} == {
-        ("a folder", 64, 0)
-    }
+    flags = ("--unlabelled", "a folder", "--image-size", "64", "--fold", "0")
+    calls, _ = run_place(project, "fifth", *flags)
+    for _, settings in calls:
+        assert settings.method.unlabelled == "a folder"
+        assert settings.training.image_size == 64
+        assert settings.place.fold == 0
 
 
 def test_a_stop_ends_all_and_a_failure_too(project):
-    found, text = calls(project, "second", STATUS_03="75")
-    assert [number for number, _ in found] == [
-        "01",
-        "02",
-        "03",
-    ] and "run the same command again" in text
-    status, text = bash(project / "pneumothorax_places.sh", "second", STATUS_02="1")
-    assert status == 1 and text.count("CALL") == 2
+    calls, text = run_place(project, "second", STATUS_03="75")
+    assert [call.number for call in calls] == ["01", "02", "03"]
+    assert "run the same command again" in text
+    status, text = bash(project / SCRIPT, "second", STATUS_02="1")
+    assert status == 1
+    assert len(read_calls(text)) == 2
 
 
 @pytest.mark.parametrize("words", [[], ["sixth"], ["--demo"]])
 def test_without_a_place(project, words):
-    status, text = bash(project / "pneumothorax_places.sh", *words)
-    assert status == 1 and "say which place" in text
+    status, text = bash(project / SCRIPT, *words)
+    assert status == 1
+    assert "say which place" in text
 
 
 def test_help(project):
-    status, text = bash(project / "pneumothorax_places.sh", "--help")
-    assert status == 0 and "bash pneumothorax_places.sh third" in text and "#" not in text
+    status, text = bash(project / SCRIPT, "--help")
+    assert status == 0
+    assert "bash pneumothorax_places.sh third" in text
+    assert "#" not in text
