@@ -171,9 +171,9 @@ def sample_seeds():
 
 
 def mutate(content, others, rng):
-    """Content with one to four changes."""
+    """Content with one to three changes."""
     changed = bytearray(content)
-    for _ in range(rng.integers(1, 5)):
+    for _ in range(rng.integers(1, 4)):
         change = CHANGES[rng.integers(len(CHANGES))]
         changed = change(changed, others, rng)
     return bytes(changed)
@@ -186,14 +186,14 @@ def position(content, rng):
 
 
 def change_bytes(content, _, rng):
-    for _ in range(rng.integers(1, 12)):
+    for _ in range(rng.integers(1, 6)):
         if content:
             content[position(content, rng)] = int(rng.integers(256))
     return content
 
 
 def set_extremes(content, _, rng):
-    for _ in range(rng.integers(1, 5)):
+    for _ in range(rng.integers(1, 3)):
         if content:
             content[position(content, rng)] = EXTREMES[rng.integers(len(EXTREMES))]
     return content

@@ -1,4 +1,4 @@
-"""edge_predict.py: the rules and pictures of cxr without cxr, and where nothing but numpy, OpenCV and pydicom is there."""
+"""edge_predict.py: the rules and pictures of cxr without cxr, and with three packages alone."""
 
 import csv
 import itertools
@@ -24,10 +24,10 @@ from test_images import ODD, RSNA, jpeg_dicom, make_dataset, needs_rsna, save
 import edge_predict
 from cxr.geometry.anchors import flip_index, make_anchors
 from cxr.images.read import read_image
-from cxr.methods.detector.class_scorer import above, all_boxes
-from cxr.methods.detector.image_scorer import plain_rule
-from cxr.methods.detector.method import best_pairs
-from cxr.methods.detector.records import Candidates, Params, detect_labelled
+from cxr.methods.detector.class_scorer import all_detections
+from cxr.methods.detector.heads import best_pairs
+from cxr.methods.detector.image_scorer import RsnaMap
+from cxr.methods.detector.records import Candidates, Params, detect
 from cxr.steps.export.onnx_files import write_fp32
 from edge_predict import Predictor, Refused, decide, read_settings, read_xray
 
@@ -35,7 +35,8 @@ CHEST = sorted((RSNA / "stage_2_train_images").glob("*.dcm"))[:6] if RSNA.is_dir
 SHARED = [path for path in sorted(ODD.rglob("*")) if path.is_file()] if ODD.is_dir() else []
 GATE = (0.0, 0.1, 1.0)
 FRAME = (640, 480)
-# A machine with one core, 1 GB of address space (so at most that in memory), and the three packages.
+# A machine with one core, 1 GB of address space (so at most that in memory) and three packages:
+# numpy, OpenCV and pydicom.
 BARE = """
 import json, os, resource, sys
 packages, root, model, image, out = sys.argv[1:]
@@ -43,7 +44,8 @@ sys.path[:0] = [packages]
 resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 import importlib.util as known
-assert not [name for name in ("torch", "onnxruntime", "onnx", "PIL", "pandas", "cxr") if known.find_spec(name)]
+for name in ("torch", "onnxruntime", "onnx", "PIL", "pandas", "cxr"):
+    assert known.find_spec(name) is None, name
 import runpy
 edge = runpy.run_path(root + "/edge_predict.py")
 edge["main"]([model, image, "--out", out, "--overlay"])
@@ -53,7 +55,8 @@ print(json.dumps({"MiB": int(status["VmHWM"].split()[0]) // 1024}))
 
 
 def draw_candidates(rng, count, classes=1):
-    centre, size = rng.uniform(-20, 660, (count, 2)), rng.uniform(0.5, 200, (count, 2))
+    centre = rng.uniform(-20, 660, (count, 2))
+    size = rng.uniform(0.5, 200, (count, 2))
     score = np.sort(rng.uniform(0.011, 0.95, count))[::-1]
     return Candidates(
         "x",
@@ -92,14 +95,14 @@ def test_boxes_are_those_of_step_05(merge, gate, half, count):
     params = Params(
         percentile_shrink=1.6, scale=0.875, merge=merge, gate=gate, half=half, threshold=0.9
     )
-    rule = plain_rule(asdict(params), GATE)
+    rule = RsnaMap(GATE, ()).export_rule(asdict(params), None, None)
     for _ in range(5):
         drawn = draw_candidates(rng, count)
         boxes, scores, labels = decide_by_edge(drawn, rule)
-        true_boxes, true_scores, true_labels = detect_labelled(drawn, params, GATE)
-        np.testing.assert_allclose(boxes, true_boxes, atol=1e-3)
-        np.testing.assert_allclose(scores, true_scores, atol=1e-9)
-        np.testing.assert_array_equal(labels, true_labels)
+        expected = detect(drawn, params, GATE)
+        np.testing.assert_allclose(boxes, expected.boxes, atol=1e-3)
+        np.testing.assert_allclose(scores, expected.scores, atol=1e-9)
+        np.testing.assert_array_equal(labels, expected.labels)
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
@@ -116,9 +119,12 @@ def test_each_class_has_its_own_boxes_and_threshold(count):
         "gate_weights": [],
         "thresholds": thresholds,
     }
-    expected = above(all_boxes(drawn, Params(nms_iou=0.5, score_floor=0.0)), thresholds)
-    for by_edge, true in zip(decide_by_edge(drawn, rule), expected, strict=True):
-        np.testing.assert_allclose(by_edge, true, atol=1e-9)
+    detections = all_detections(drawn, Params(nms_iou=0.5, score_floor=0.0))
+    expected = detections.above(np.array(thresholds))
+    boxes, scores, labels = decide_by_edge(drawn, rule)
+    np.testing.assert_allclose(boxes, expected.boxes, atol=1e-9)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-9)
+    np.testing.assert_array_equal(labels, expected.labels)
 
 
 @pytest.mark.parametrize("side, levels", [(192, (3, 4, 5)), (256, (2, 3, 4, 5, 6, 7)), (224, (5,))])
@@ -221,44 +227,37 @@ def test_odd_files_are_read_as_by_cxr_or_refused():
 
 
 def test_refusals_name_file_and_reason(tmp_path):
-    whole, _ = jpeg_dicom(tmp_path / "jpeg.dcm", RAMP.astype(np.uint8))
     Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "whole.png")
-    table = pydicom.Dataset()
-    table.LUTDescriptor, table.LUTData = [2, 0, 16], b"\0\0\1\0"
     cases = {
         "colours": make_dataset(np.zeros((4, 4, 3), np.uint8)),
-        "lookup table": make_dataset(RAMP, 12, VOILUTSequence=[table]),
         "2 frames": make_dataset(RAMP, 12, NumberOfFrames=2),
         "bits": make_dataset(RAMP.astype(np.uint32), 32),
         "no X-ray has so many": make_dataset(RAMP, 12, Rows=9000, Columns=9000),
     }
-    files = {
-        words: save(tmp_path / f"{i}.dcm", dataset)
-        for i, (words, dataset) in enumerate(cases.items())
+    files = {}
+    for number, (words, dataset) in enumerate(cases.items()):
+        files[words] = save(tmp_path / f"{number}.dcm", dataset)
+    contents = {
+        "": b"",
+        "no DICOM, PNG or JPEG": b"hello",
+        "cut off": (tmp_path / "whole.png").read_bytes()[:-30],
     }
-    for name, content in {
-        "empty": b"",
-        "text": b"hello",
-        "cut.png": (tmp_path / "whole.png").read_bytes()[:-30],
-    }.items():
-        (tmp_path / name).write_bytes(content)
-    files |= {
-        "no DICOM, PNG or JPEG": tmp_path / "text",
-        "cut off": tmp_path / "cut.png",
-        "": tmp_path / "empty",
-    }
+    for number, (words, content) in enumerate(contents.items()):
+        files[words] = tmp_path / f"content {number}"
+        files[words].write_bytes(content)
+
     for words, path in files.items():
         with pytest.raises(Refused) as caught:
             read_xray(path)
-        assert (
-            words in str(caught.value)
-            and str(path) in str(caught.value)
-            and "\n" not in str(caught.value)
-        )
+        sentence = str(caught.value)
+        assert words in sentence
+        assert str(path) in sentence
+        assert "\n" not in sentence
 
 
 def test_a_file_that_is_no_model_of_ours_is_refused(exported, tmp_path, monkeypatch):
-    content, path = exported.fp32.read_bytes(), tmp_path / "x.onnx"
+    content = exported.fp32.read_bytes()
+    path = tmp_path / "x.onnx"
     settings = json.dumps(read_settings(exported.fp32)).encode()
     with pytest.raises(Refused, match="missing"):
         read_settings(path)
@@ -270,58 +269,51 @@ def test_a_file_that_is_no_model_of_ours_is_refused(exported, tmp_path, monkeypa
         content.replace(settings, b" " * len(settings)),
     ):
         path.write_bytes(broken)
-        with pytest.raises(Refused, match="06_export.py"):
+        with pytest.raises(Refused, match=r"06_export\.py"):
             read_settings(path)
-    monkeypatch.setattr(edge_predict, "FORMAT", 2)
-    with pytest.raises(Refused, match="format 1"):
+    monkeypatch.setattr(edge_predict, "FORMATS", (3,))
+    with pytest.raises(Refused, match="format 2"):
         read_settings(exported.fp32)
 
 
 def test_the_command(exported, tmp_path, capsys):
-    """Nested folders, what is no image passed over, what is broken in failed.csv; tables and pictures agree."""
-    source, out = tmp_path / "in", tmp_path / "out"
+    """Nested folders; what is no image is passed over, what is broken is in failed.csv."""
+    source = tmp_path / "in"
+    out = tmp_path / "out"
     (source / "deep").mkdir(parents=True)
     dicoms = sorted((exported.settings.place.working / "dicoms").glob("*.dcm"))
     os.link(dicoms[0], source / "deep" / "a.dcm")
     cv2.imwrite(str(source / "b.png"), np.zeros((50, 80), np.uint8))
     (source / "notes.txt").write_text("no image")
     (source / "c.dcm").write_bytes(dicoms[1].read_bytes()[:3000])
-    edge_predict.main(
-        [
-            str(exported.int8),
-            str(source),
-            str(dicoms[2]),
-            "--out",
-            str(out),
-            "--overlay",
-            "--threads",
-            "1",
-        ]
-    )
-    images = {
-        entry["file"]: entry
-        for entry in json.loads((out / "predictions.json").read_text())["images"]
-    }
-    assert (
-        list(images) == ["b.png", "deep/a.dcm", dicoms[2].name]
-        and "onnxruntime" in capsys.readouterr().out
-    )
+    inputs = [str(source), str(dicoms[2])]
+    options = ["--out", str(out), "--overlay", "--threads", "1"]
+    edge_predict.main([str(exported.int8), *inputs, *options])
+    assert "onnxruntime" in capsys.readouterr().out
+
+    predictions = json.loads((out / "predictions.json").read_text())
+    images = {entry["file"]: entry for entry in predictions["images"]}
+    assert list(images) == ["b.png", "deep/a.dcm", dicoms[2].name]
     assert (images["b.png"]["width"], images["b.png"]["height"]) == (80, 50)
     assert sum(images["deep/a.dcm"]["image_classes"].values()) == pytest.approx(1, abs=1e-4)
-    rows = list(csv.DictReader((out / "predictions.csv").open()))
-    assert {row["file"] for row in rows} == images.keys() and "p_Normal" in rows[0]
-    for name, entry in images.items():
-        own = [row for row in rows if row["file"] == name and row["x1"]]
-        assert [[float(row[part]) for part in ("x1", "y1", "x2", "y2")] for row in own] == [
-            b["box"] for b in entry["boxes"]
-        ]
-        assert cv2.imread(str(out / "overlays" / f"{name}.png")).shape[:2] == (
-            entry["height"],
-            entry["width"],
-        )
     assert len(images["deep/a.dcm"]["boxes"]) > 0
+
+    # Tables and pictures agree.
+    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    assert {row["file"] for row in rows} == images.keys()
+    assert "p_Normal" in rows[0]
+    for name, entry in images.items():
+        boxes = []
+        for row in rows:
+            if row["file"] == name and row["x1"]:
+                boxes.append([float(row[column]) for column in ("x1", "y1", "x2", "y2")])
+        assert boxes == [box["box"] for box in entry["boxes"]]
+        overlay = cv2.imread(str(out / "overlays" / f"{name}.png"))
+        assert overlay.shape[:2] == (entry["height"], entry["width"])
+
     failed = list(csv.DictReader((out / "failed.csv").open()))
-    assert [row["file"] for row in failed] == ["c.dcm"] and not list(out.rglob(".*.tmp"))
+    assert [row["file"] for row in failed] == ["c.dcm"]
+    assert not list(out.rglob(".*.tmp"))
 
 
 def test_the_command_refuses_in_a_sentence(exported, tmp_path):
@@ -340,7 +332,9 @@ def test_the_command_refuses_in_a_sentence(exported, tmp_path):
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_without_onnxruntime_opencv_takes_over(exported, monkeypatch):
@@ -352,29 +346,31 @@ def test_without_onnxruntime_opencv_takes_over(exported, monkeypatch):
 
 @pytest.fixture(scope="module")
 def bare_packages(tmp_path_factory):
-    """A folder with numpy, OpenCV and pydicom alone, from this environment; OpenCV looks where its Python files are."""
+    """A folder with numpy, OpenCV and pydicom alone, from this environment."""
 
     def take(source, target):
-        (shutil.copy if source.endswith(".py") else os.symlink)(source, target)
+        if source.endswith(".py"):  # OpenCV looks for its libraries where its Python files are
+            shutil.copy(source, target)
+        else:
+            os.symlink(source, target)
 
     folder = tmp_path_factory.mktemp("packages")
     for module in (np, cv2, pydicom):
-        source = Path(module.__file__).parent
-        name = "opencv*" if module is cv2 else source.name
-        for part in (
-            source,
-            *source.parent.glob(f"{name}.libs"),
-            *source.parent.glob(f"{name}-*.dist-info"),
-        ):
-            shutil.copytree(part, folder / part.name, copy_function=take)
+        package = Path(module.__file__).parent
+        name = "opencv*" if module is cv2 else package.name
+        libraries = package.parent.glob(f"{name}.libs")
+        facts = package.parent.glob(f"{name}-*.dist-info")
+        for source in (package, *libraries, *facts):
+            shutil.copytree(source, folder / source.name, copy_function=take)
     (folder / "typing_extensions.py").symlink_to(typing_extensions.__file__)  # comes with pydicom
     return folder
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="limits of Linux")
 def test_a_weak_machine(exported, bare_packages, tmp_path):
-    """A ResNet-18 at 512 pixels and a DICOM, real where there is one, on one core with 1 GB and three packages."""
-    image = CHEST[0] if CHEST else sorted((exported.settings.place.working / "dicoms").glob("*.dcm"))[0]
+    """A ResNet-18 at 512 pixels and a DICOM on one core with 1 GB and three packages."""
+    drawn = sorted((exported.settings.place.working / "dicoms").glob("*.dcm"))
+    image = [*CHEST, *drawn][0]  # a real one where there is one
     larger = {"encoder": "resnet18", "image_size": 512, "channels": 128, "head_convs": 4}
     settings = TASK.make_settings(SETTINGS | larger)
     torch.manual_seed(0)
@@ -385,29 +381,17 @@ def test_a_weak_machine(exported, bare_packages, tmp_path):
         [model],
         read_settings(exported.fp32) | {"models": 1, "image_size": 512, "stored_size": 512},
     )
+    arguments = [bare_packages, ROOT, path, image, tmp_path / "out"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            BARE,
-            bare_packages,
-            ROOT,
-            path,
-            image,
-            tmp_path / "out",
-        ],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-I", "-S", "-c", BARE, *arguments], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     print(facts)
-    assert "opencv" in done.stdout and facts["MiB"] < 950
-    mine = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"][0]["boxes"]
-    found = Predictor(path, "onnxruntime", threads=1)(read_image(image)[0])
-    np.testing.assert_allclose(
-        [box["box"] for box in mine], found["boxes"][found["kept"]], atol=0.5
-    )
-    assert len(mine) > 3
+    assert "opencv" in done.stdout
+    assert facts["MiB"] < 950
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    boxes = [box["box"] for box in predictions["images"][0]["boxes"]]
+    expected = Predictor(path, "onnxruntime", threads=1)(read_image(image)[0])
+    np.testing.assert_allclose(boxes, expected["boxes"][expected["kept"]], atol=0.5)
+    assert len(boxes) > 3

@@ -1,6 +1,7 @@
 """Any folder of X-rays: what is found in it, and how it is read."""
 
 import os
+import signal
 import threading
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_a_file_that_kills_the_decoder(tmp_path, messy):
     reader = Reader(seconds=60)
     try:
         reader.read(messy / "a.png", [64])
-        threading.Timer(0.3, reader.process.kill).start()
+        threading.Timer(0.3, reader.process.send_signal, [signal.SIGABRT]).start()
         with pytest.raises(InputError, match=r"pipe.dcm: crashes the decoder"):
             reader.read(tmp_path / "pipe.dcm", [64])
         assert reader.read(messy / "a.png", [64]).height == 128
