@@ -7,6 +7,7 @@ probabilities are of the whole image.
 
 from __future__ import annotations
 
+import io
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -72,7 +73,9 @@ def write_structured_report(
         with warnings.catch_warnings():
             # Values that pydicom finds odd are carried over, or refused below.
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(source, stop_before_pixels=True, force=True)
+            # From bytes: from a file pydicom makes room for any length that an element states.
+            content = io.BytesIO(source.read_bytes())
+            header = pydicom.dcmread(content, stop_before_pixels=True, force=True)
             image = select_evidence(header)
             builder = ReportBuilder(highdicom.sr, image, model)
             report = highdicom.sr.ComprehensiveSR(
