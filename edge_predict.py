@@ -637,8 +637,10 @@ def read_dicom(content: bytes) -> np.ndarray:
     implicit, little_endian = encoding or (dataset.is_implicit_VR, dataset.is_little_endian)
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     if syntax is None:  # no meta header: the pixels are taken as uncompressed
-        explicit = EXPLICIT_LITTLE if little_endian else EXPLICIT_BIG
-        syntax = pydicom.uid.UID(IMPLICIT_LITTLE if implicit else explicit)
+        name = EXPLICIT_LITTLE if little_endian else EXPLICIT_BIG
+        if implicit:
+            name = IMPLICIT_LITTLE
+        syntax = pydicom.uid.UID(name)
     if syntax not in (*PLAIN, RLE, JPEG):
         raise Refused(
             f"is compressed as {syntax.name}, which needs more than numpy and OpenCV: decompress "
@@ -700,18 +702,23 @@ def to_number(value: object) -> float | None:
         number = float(str(value).strip(" \0\t\r\n").replace(",", "."))
     except ValueError:
         return None
-    return number if np.isfinite(number) else None
+    if not np.isfinite(number):
+        return None
+    return number
 
 
 def read_number(dataset: Any, keyword: str) -> float | None:
     """The first of one or several numbers, None where it is absent or no finite number."""
-    values = read_values(dataset, keyword)
-    return to_number(values[0]) if len(values) else None
+    for value in read_values(dataset, keyword):
+        return to_number(value)
+    return None
 
 
 def read_integer(dataset: Any, keyword: str) -> int | None:
     number = read_number(dataset, keyword)
-    return None if number is None or number % 1 else int(number)
+    if number is None or number % 1:
+        return None
+    return int(number)
 
 
 def read_code(dataset: Any, keyword: str) -> str:
@@ -949,8 +956,9 @@ def shade(stored: np.ndarray, present: np.ndarray, rules: GrayRules) -> np.ndarr
         counted = values[present & ~padding]
         if rules.eight_bits and rules.modality_table is None:
             counted = np.array([0, 255]) * rules.slope + rules.intercept
-        low, high = (counted.min(), counted.max()) if counted.size else (0, 1)
-        image = to_uint8(values, low, high)
+        if counted.size == 0:
+            counted = np.array([0, 1])
+        image = to_uint8(values, counted.min(), counted.max())
     if rules.inverse:
         image = 255 - image
     return np.where(padding, np.uint8(0), image)

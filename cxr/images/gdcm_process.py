@@ -107,7 +107,7 @@ def decode_twelve_bits(frame: bytes, syntax: UID, pixels: PixelFormat) -> np.nda
     return np.frombuffer(content, np.uint16).reshape(pixels.rows, pixels.columns)
 
 
-def main() -> None:
+def decode_from_stdin() -> None:
     """Decode the frame that comes in."""
     limit_memory()
     facts, arrays = receive(sys.stdin.buffer)
@@ -122,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    decode_from_stdin()

@@ -275,9 +275,14 @@ def to_uint8(values: np.ndarray, low: float | None = None, high: float | None = 
 
     A constant image gives 0.
     """
-    low = float(values.min() if low is None else low)
-    high = float(values.max() if high is None else high)
+    if low is None:
+        low = values.min()
+    if high is None:
+        high = values.max()
+    low = float(low)
+    high = float(high)
     if values.dtype == np.uint8 and (low, high) == (0, 255):
         return values
     scale = 255 / (high - low) if high > low else 0.0
-    return np.rint(np.clip((values.astype(np.float64) - low) * scale, 0, 255)).astype(np.uint8)
+    shown = np.clip((values.astype(np.float64) - low) * scale, 0, 255)
+    return np.rint(shown).astype(np.uint8)

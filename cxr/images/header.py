@@ -119,6 +119,13 @@ def read_values(dataset: Dataset, keyword: str) -> Sequence[Any]:
     return value if isinstance(value, (MultiValue, list, tuple)) else (value,)
 
 
+def read_first(dataset: Dataset, keyword: str) -> Any:
+    """The first of one or several values, None where there is none."""
+    for value in read_values(dataset, keyword):
+        return value
+    return None
+
+
 def to_number(value: object) -> float | None:
     """A finite number, None for everything else. A decimal comma is a point."""
     text = str(value).strip(" \0\t\r\n").replace(",", ".")
@@ -126,7 +133,9 @@ def to_number(value: object) -> float | None:
         number = float(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    if not math.isfinite(number):
+        return None
+    return number
 
 
 def to_integer(value: object) -> int | None:
@@ -139,14 +148,12 @@ def to_integer(value: object) -> int | None:
 
 def read_number(dataset: Dataset, keyword: str) -> float | None:
     """The first of one or several numbers, None where it is absent or no finite number."""
-    values = read_values(dataset, keyword)
-    return to_number(values[0]) if len(values) else None
+    return to_number(read_first(dataset, keyword))
 
 
 def read_integer(dataset: Dataset, keyword: str) -> int | None:
     """The first of one or several numbers where it is a whole one, else None."""
-    values = read_values(dataset, keyword)
-    return to_integer(values[0]) if len(values) else None
+    return to_integer(read_first(dataset, keyword))
 
 
 def read_integers(dataset: Dataset, keyword: str) -> list[int | None]:
@@ -156,10 +163,10 @@ def read_integers(dataset: Dataset, keyword: str) -> list[int | None]:
 
 def read_code(dataset: Dataset, keyword: str) -> str:
     """The first of one or several texts in capitals, made printable; "" where it is absent."""
-    values = read_values(dataset, keyword)
-    if not len(values) or not isinstance(values[0], (str, int, float)):
+    value = read_first(dataset, keyword)
+    if not isinstance(value, (str, int, float)):
         return ""
-    text = str(values[0]).strip(" \0\t\r\n").upper()
+    text = str(value).strip(" \0\t\r\n").upper()
     return printable(text)[:LONGEST_CODE]
 
 

@@ -274,7 +274,7 @@ def answer_picture(request: Facts) -> tuple[Facts, Arrays]:
     return facts, arrays
 
 
-def main() -> None:
+def answer_requests() -> None:
     """Answer requests until the parent is gone."""
     limit_memory()
     gdcm_process.allow_to_die()
@@ -286,4 +286,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answer_requests()

@@ -92,9 +92,10 @@ def read_pixel_format(dataset: Dataset, little_endian: bool) -> PixelFormat:
 
     photometric = read_photometric(dataset)
     samples = read_integer(dataset, "SamplesPerPixel")
+    usual_samples = 3 if photometric in THREE_COLOURS else 1
     if samples is None:
-        samples = 3 if photometric in THREE_COLOURS else 1
-    if samples != (3 if photometric in THREE_COLOURS else 1):
+        samples = usual_samples
+    if samples != usual_samples:
         raise InputError(f"states {samples} samples a pixel, which does not fit {photometric}")
 
     allocated = read_integer(dataset, "BitsAllocated")
