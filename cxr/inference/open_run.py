@@ -23,7 +23,7 @@ ImageSource = str | Path | np.ndarray  # a file, or gray pixels (h, w) uint8, br
 
 
 class OpenRun:
-    """A trained run, ready to predict; see `cxr.open_run`.
+    """A trained run, ready to predict; `open_run` makes it.
 
     predictor: the networks, views and rule of the run.
     """
@@ -78,7 +78,13 @@ def open_run(
     device: str = "auto",
     precision: str = "auto",
 ) -> OpenRun:
-    """The run in the folder `path`; arguments as of `cxr.open_run`."""
+    """A trained run, ready to predict, such as that in working/rsna/small.
+
+    The kept checkpoints of all its folds are merged, with the parameters of step 05 if it was run.
+    fold: only this fold, a quarter of the time. tta: views that are merged, such as "none" for the
+    plain one; by default those of the run's settings. device: auto, cpu, cuda, cuda:1 or mps.
+    precision: auto, fp32, bf16 or fp16. Raises InputError for a folder that is no finished run.
+    """
     run = RunFolder(Path(path))
     task, settings = read_run(run)
     changes: dict[str, Any] = {"fold": fold, "device": device, "precision": precision}

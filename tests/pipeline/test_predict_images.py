@@ -4,13 +4,15 @@ import csv
 import itertools
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from steps import link_tree, run_here
+from steps import ROOT, link_tree, run_here
 from test_images import ODD
 from tiny_task import TINY_TASK
 from xrays import READABLE, UNREADABLE, png, write_messy_folder, xray
@@ -317,6 +319,23 @@ def test_the_same_as_steps_02_04_and_05(pipeline, tmp_path):
     texts = submission.set_index("patientId").PredictionString
     for image_id, text in texts.items():
         assert len(text.split()) // 5 == counts[image_id]
+
+
+def test_processes_share_the_images(pipeline, messy, tmp_path):
+    """With the tables of one process, those that cannot be read among them."""
+    flags = (*pipeline.flags, "--images", messy, "--out")
+    status, printed = run_here("04_predict", *flags, tmp_path / "one")
+    assert status == 0, printed
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--")
+    words = [sys.executable, *launcher, ROOT / "04_predict.py", *flags, tmp_path / "two"]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("13 images, 0 of them done before") == 1
+    one = pd.read_csv(tmp_path / "one" / "predictions.csv")
+    two = pd.read_csv(tmp_path / "two" / "predictions.csv")
+    pd.testing.assert_frame_equal(one, two, atol=0.02, rtol=1e-3)
+    failed = (tmp_path / "one" / "failed.csv").read_text()
+    assert (tmp_path / "two" / "failed.csv").read_text() == failed
 
 
 def detections_of(candidates, params):

@@ -65,7 +65,7 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     images = settings.images
     items, others = find_image_files(images.images, images.out)
     predictor = Predictor(task, settings, runtime)
-    record_settings(images.out, predictor.record(), runtime)
+    claim_out_folder(images.out, predictor.record(), runtime)
     waiting = []
     for item in items:
         if read_record(images.out, item, images.dicom_sr) is None:
@@ -91,8 +91,8 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     return images.out / "index.html"
 
 
-def record_settings(out: Path, record: dict[str, Any], runtime: Runtime) -> None:
-    """Raises InputError if the folder holds predictions of other checkpoints, views or params."""
+def claim_out_folder(out: Path, record: dict[str, Any], runtime: Runtime) -> None:
+    """Note what decides the predictions. InputError if the folder holds those of other settings."""
     path = out / "settings.json"
     record = json.loads(json.dumps(record))  # as it will be read again
     if path.exists():
