@@ -182,8 +182,17 @@ class FoldFolder:
         return self.path / f"test_{name}"
 
     def read_config(self) -> dict[str, Any]:
-        """The settings that the fold was trained with, as JSON's own types."""
-        return read_json(self.config)
+        """The settings that the fold was trained with, as JSON's own types.
+
+        Raises InputError where the file is missing or not what step 03 wrote.
+        """
+        values = read_json(self.config)
+        if not isinstance(values, dict) or "task" not in values:
+            raise InputError(
+                f"{self.config} does not say which task was trained: copy it back from another "
+                f"fold, or delete {self.path} and train the fold again"
+            )
+        return values
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         write_json(self.config, dict(values))

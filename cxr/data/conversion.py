@@ -13,6 +13,7 @@ from tqdm import tqdm
 from cxr.images.header import Header
 from cxr.images.isolated import FileToConvert, convert_files
 from cxr.images.printable import UnreadableImage
+from cxr.system.disk import remove_leftovers
 
 
 class Job(NamedTuple):
@@ -48,8 +49,7 @@ def convert_all(table: pd.DataFrame, folder: Path, size: int, workers: int) -> C
     jobs = []
     for row in table.itertuples():
         jobs.append(Job(row.image_id, row.path, folder / f"{row.image_id}.png"))
-    for leftover in folder.glob(".*.tmp.png"):  # of processes that were killed while writing
-        leftover.unlink(missing_ok=True)
+    remove_leftovers(folder)
     kept = {path.name for path in folder.glob("*.png")}
     converted = sum(job.target.name in kept for job in jobs)
     print(f"{len(jobs)} images, {converted} of them converted by an earlier run")

@@ -17,7 +17,7 @@ from cxr.data.loader import count_workers
 from cxr.data.tables import finish_table, in_order
 from cxr.run_folder import TaskFolder
 from cxr.settings import Settings
-from cxr.system.disk import read_json, write_json
+from cxr.system.disk import alone, read_json, sync_all, write_json
 from cxr.system.errors import InputError
 from cxr.system.tables import write_csv
 
@@ -49,7 +49,8 @@ def prepare(
     the folder was made with, too many failures, disk full.
     """
     try:
-        return _prepare(dataset, source, folder, settings)
+        with alone(folder.path):
+            return _prepare(dataset, source, folder, settings)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(
@@ -91,6 +92,7 @@ def _prepare(
         train = dataset.group_rows(train, folder.path, notes)
         train = in_order(_with_folds(train, settings))
 
+    sync_all()  # the pictures are on the disk before anything says that they are there
     counts = {"train": len(train), "test": len(test), "failed": len(converted.failed)}
     record = origin | {"complete": True, "counts": counts, "notes": notes}
     write_csv(folder.table("failed"), converted.failed)

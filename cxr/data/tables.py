@@ -13,6 +13,7 @@ import pandas as pd
 
 from cxr.geometry.boxes import clip_boxes
 from cxr.images.header import Header
+from cxr.system.disk import read_json
 from cxr.system.errors import InputError
 
 # Columns in their order; a table has those that its data set knows.
@@ -50,11 +51,27 @@ def read_table(path: Path) -> pd.DataFrame:
             f"{path} is missing: run step 02 first, with the same --task and --working"
         )
     try:
-        return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise InputError(
             f"{path} is not a readable table ({error}): delete it and run step 02 again"
         ) from None
+    expected = _recorded_rows(path)
+    if expected is not None and len(table) != expected:
+        raise InputError(
+            f"{path} has {len(table)} rows and not the {expected} that step 02 wrote: delete it "
+            "and run step 02 again"
+        )
+    return table
+
+
+def _recorded_rows(path: Path) -> int | None:
+    """How many rows step 02 says that it wrote into a table, None where it says nothing."""
+    record = path.with_name("preprocess.json")
+    if not record.exists():
+        return None
+    counts = read_json(record).get("counts", {})
+    return counts.get(path.stem)
 
 
 def split_fold(table: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:

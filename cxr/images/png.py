@@ -30,12 +30,12 @@ def write_png(path: str | Path, image: np.ndarray, header: Header | None = None)
     """Write (height, width) uint8 as gray PNG. OSError where the disk refuses.
 
     `header`, where given, travels inside the same file (a tEXt chunk), so picture and facts appear
-    together or not at all.
+    together or not at all. The caller syncs, since there are thousands (`disk.sync_all`).
     """
     content = cv2.imencode(".png", np.ascontiguousarray(image), PNG_FLAGS)[1].tobytes()
     if header is not None:
         content = content[:PNG_START] + _header_chunk(header) + content[PNG_START:]
-    with atomic(path) as temporary:
+    with atomic(path, synced=False) as temporary:
         temporary.write_bytes(content)
 
 

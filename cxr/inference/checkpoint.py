@@ -17,6 +17,8 @@ import torch
 from cxr.system.disk import atomic
 from cxr.system.errors import BROKEN, InputError, first_line
 
+BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)
+
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint. Raises InputError where the disk is full."""
@@ -39,6 +41,8 @@ def load_state(
     """
     if not Path(path).is_file():
         raise InputError(f"{path} is missing: run step 03 first")
+    if not mapped:
+        verify_check_sums(path)
     try:
         return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except BROKEN as error:
@@ -46,6 +50,23 @@ def load_state(
             f"{path} is not a whole checkpoint ({first_line(error)}): delete it and run step 03 "
             "again"
         ) from error
+
+
+def verify_check_sums(path: Path) -> None:
+    """Raises InputError where bytes of a checkpoint have changed since it was written.
+
+    torch reads them without a word, but the file is a zip archive, with a check sum of each part.
+    """
+    damaged = None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except BROKEN_ARCHIVE as error:
+        damaged = first_line(error)
+    if damaged:
+        raise InputError(
+            f"{path} is not a whole checkpoint ({damaged}): delete it and run step 03 again"
+        )
 
 
 def checkpoint_fingerprint(path: Path) -> int:

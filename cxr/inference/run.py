@@ -62,13 +62,31 @@ def run_checkpoints(task: Task, settings: Settings, folder: FoldFolder) -> list[
         raise InputError(
             f"{folder.path} belongs to task {stored_task}, not {task.name}: choose another --run"
         )
-    paths = folder.epochs()[-settings.prediction.checkpoints :]
-    if not paths or not (is_finished(folder) or settings.prediction.partial):
+    paths = folder.epochs()
+    if not settings.prediction.partial:
+        refuse_unfinished(folder, paths)
+    if not paths:
+        raise InputError(
+            f"{folder.path} has no checkpoint yet: run 03_train.py with the same flags first"
+        )
+    return paths[-settings.prediction.checkpoints :]
+
+
+def refuse_unfinished(folder: FoldFolder, paths: Sequence[Path]) -> None:
+    """Raises InputError where a fold's training has not ended, or kept checkpoints are gone."""
+    if not is_finished(folder):
         raise InputError(
             f"{folder.path} is not finished: run 03_train.py with the same flags to go on, or "
             "predict with what is there by --partial"
         )
-    return paths
+    epochs = load_state(folder.last, mapped=True).get("epoch", 0)
+    kept = min(int(folder.read_config().get("keep", 1)), epochs)
+    if len(paths) < kept:
+        raise InputError(
+            f"{folder.path} holds {len(paths)} of the {kept} checkpoints that its training kept: "
+            "copy the missing epoch*.pt back, predict with what is there by --partial, or delete "
+            "the folder and train the fold again"
+        )
 
 
 def is_finished(folder: FoldFolder) -> bool:

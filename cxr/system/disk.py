@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,21 +18,58 @@ from cxr.system.errors import InputError
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
+LEFTOVERS = ".*.tmp*"  # what processes that were killed while writing leave behind
+
+
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which becomes `path` when the block ends well.
 
-    When it does not end well, the temporary file vanishes and `path` stays as it was.
+    When it does not end well, the temporary file vanishes and `path` stays as it was. File and
+    folder are on the disk before anything counts as written, so a power cut leaves the old file or
+    the new one. synced=False leaves that to the caller (`sync_all`), for files by the thousand.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One name, so that what a kill left is overwritten.
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    # Of its own for each process, so that two at once do not write into one file; and short, since
+    # the name of a file may be as long as the file system takes.
+    check_sum = zlib.crc32(path.name.encode("utf-8", "surrogateescape"))
+    temporary = path.with_name(f".{check_sum:08x}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
+        if synced:
+            _sync(temporary)
         os.replace(temporary, path)
+        if synced:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders, and writes names at once
+        return
+    number = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # some network drives
+            raise
+    finally:
+        os.close(number)
+
+
+def sync_all() -> None:
+    """Wait until everything that was written so far is on the disk."""
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder, whose lock one must hold."""
+    for leftover in folder.glob(LEFTOVERS):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -50,6 +88,7 @@ def alone(folder: Path, patience: float = -1) -> Iterator[None]:
                 f"another process works in {folder}: let it end, or give this one another --run"
             )
     try:
+        remove_leftovers(folder)
         yield
     finally:
         lock.release()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cxr.datasets.base import Dataset
 from cxr.settings import PlaceSettings
+from cxr.system.disk import alone
 from cxr.system.errors import InputError
 from cxr.system.kaggle import (
     SITE,
@@ -36,7 +37,8 @@ def obtain(dataset: Dataset, place: PlaceSettings, demo_images: int) -> Path:
     """
     folder = place.input / dataset.slug
     if place.demo:
-        is_new = dataset.write_synthetic(folder, n_train=demo_images)
+        with alone(place.input):
+            is_new = dataset.write_synthetic(folder, n_train=demo_images)
         if is_new:
             print(f"wrote a synthetic data set to {folder}")
         else:
@@ -55,13 +57,14 @@ def obtain(dataset: Dataset, place: PlaceSettings, demo_images: int) -> Path:
         remedy = dataset.by_hand.format(folder=folder)
         raise InputError(f"{folder} lacks {missing}. {remedy}")
     refuse_download(dataset, place.input)
-    download(
-        dataset.slug,
-        folder,
-        dataset.expected_files,
-        dataset.zip_bytes,
-        dataset.extracted_bytes,
-    )
+    with alone(place.input):
+        download(
+            dataset.slug,
+            folder,
+            dataset.expected_files,
+            dataset.zip_bytes,
+            dataset.extracted_bytes,
+        )
     print(f"the data set is now in {folder}")
     return folder
 
