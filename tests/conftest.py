@@ -6,11 +6,11 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("KAGGLE_KERNEL_RUN_TYPE", None)
 
-import json  # noqa: E402
-import time  # noqa: E402
-from types import SimpleNamespace  # noqa: E402
+import json
+import time
+from types import SimpleNamespace
 
-import pytest  # noqa: E402
+import pytest
 
 # By falling time, as --durations shows it; the others follow.
 LONGEST = (

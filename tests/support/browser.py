@@ -77,7 +77,10 @@ class Browser:
         return moved
 
     def call(self, method, seconds=60, **parameters):
-        """Result of a command of the protocol; everything else that arrives meanwhile goes to `events`."""
+        """Result of a command of the protocol.
+
+        Everything else that arrives meanwhile goes to `events`.
+        """
         number = next(self.numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self.session:
@@ -113,9 +116,9 @@ class Browser:
         """Until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self.run(f"Boolean({condition})"):
-            assert time.monotonic() < end, (
-                f"never true: {condition}; the page says: {self.run('document.body.innerText')}"
-            )
+            if time.monotonic() >= end:
+                text = self.run("document.body.innerText")
+                raise AssertionError(f"never true: {condition}; the page says: {text}")
             time.sleep(0.1)
 
     def open(self, address):
@@ -152,11 +155,11 @@ class Browser:
 
     def requested(self):
         """Addresses of everything that the page has asked the network for."""
-        return [
-            event["params"]["request"]["url"]
-            for event in self.events
-            if event.get("method") == "Network.requestWillBeSent"
-        ]
+        addresses = []
+        for event in self.events:
+            if event.get("method") == "Network.requestWillBeSent":
+                addresses.append(event["params"]["request"]["url"])
+        return addresses
 
     def complaints(self):
         """Errors that the page or the browser reported."""

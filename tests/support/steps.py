@@ -1,4 +1,7 @@
-"""How tests run the five steps: as processes, or inside this one where only words and exit status matter."""
+"""How tests run the five steps: as processes, or inside this one.
+
+Inside this one where only words and exit status matter.
+"""
 
 import hashlib
 import io
@@ -15,25 +18,11 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("01_download", "02_preprocess", "03_train", "04_predict", "05_postprocess")
 SLUG = "rsna-pneumonia-detection-challenge"
-# As little as still goes through everything: two folds of 12 images, two epochs of six updates, a thin network. On the
-# CPU, where results repeat to the last bit.
+# As little as still goes through everything: two folds of 12 images, two epochs of six updates, a
+# thin network. On the CPU, where results repeat to the last bit.
 TINY = (
-    "--run",
-    "tiny",
-    "--folds",
-    "2",
-    "--epochs",
-    "2",
-    "--batch-size",
-    "2",
-    "--keep",
-    "2",
-    "--channels",
-    "16",
-    "--workers",
-    "0",
-    "--device",
-    "cpu",
+    *("--run", "tiny", "--folds", "2", "--epochs", "2", "--batch-size", "2", "--keep", "2"),
+    *("--channels", "16", "--workers", "0", "--device", "cpu"),
 )
 DEMO = ("--demo", "--demo-images", "24", *TINY)
 
@@ -55,7 +44,10 @@ def run(step, *flags, **options):
 
 
 def run_here(step, *flags):
-    """(exit status, what was printed) of a step inside this process, which has imported everything already."""
+    """(exit status, what was printed) of a step inside this process.
+
+    It has imported everything already.
+    """
     output = io.StringIO()
     arguments = [f"{step}.py", *map(str, flags)]
     with (
@@ -75,15 +67,19 @@ def run_here(step, *flags):
 
 def digest(folder):
     """{relative path: checksum} of every file."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    checksums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = str(path.relative_to(folder))
+            checksums[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return checksums
 
 
 def link_tree(source, target, *left_out):
-    """A copy that shares the files. The steps replace files and never write into them, so the source stays as it is."""
+    """A copy that shares the files.
+
+    The steps replace files and never write into them, so the source stays as it is.
+    """
     shutil.copytree(
         source,
         target,
@@ -95,12 +91,13 @@ def link_tree(source, target, *left_out):
 
 
 def copy_of_run(finished, tmp_path, flags):
-    """A copy of a task folder with the run `tiny` that may be damaged, and the flags that continue it."""
-    task = link_tree(finished.task, tmp_path / "working" / finished.task.name)
+    """A copy of a task folder whose run `tiny` may be damaged, and the flags that continue it."""
+    working = tmp_path / "working"
+    task = link_tree(finished.task, working / finished.task.name)
     return SimpleNamespace(
         task=task,
         run=task / "tiny",
-        flags=(*flags, "--input", finished.root / "input", "--working", tmp_path / "working"),
+        flags=(*flags, "--input", finished.root / "input", "--working", working),
     )
 
 
@@ -118,5 +115,6 @@ def protect(folder):
 
 def unprotect(folder):
     """Give back the right to change the folders, which is all that replacing and deleting takes."""
-    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        path.chmod(path.stat().st_mode | 0o700)
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            path.chmod(path.stat().st_mode | 0o700)

@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from cxr.system import device
-from cxr.system.device import choose_device, choose_precision, describe, training_format
-from cxr.system.disk import InputError
+from cxr.system.device import choose_device, choose_precision, describe_device, training_format
+from cxr.system.errors import InputError
 
-CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+MPS = torch.device("mps")
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Function that makes a machine with so many CUDA devices, with or without Apple's MPS and bf16."""
+    """A function that makes a machine of so many CUDA devices, with or without MPS and bf16."""
 
     def make(cuda=0, mps=False, bf16=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
@@ -95,4 +97,4 @@ def test_memory_format_in_training(on, precision, expected):
 
 
 def test_what_is_printed():
-    assert describe(CPU, "bf16") == f"cpu ({torch.get_num_threads()} threads), bf16"
+    assert describe_device(CPU, "bf16") == f"cpu ({torch.get_num_threads()} threads), bf16"
