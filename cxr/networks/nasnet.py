@@ -19,7 +19,7 @@ class PnasnetLarge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # On import pretrainedmodels takes half a gigabyte and a second in each process.
+        # On import this takes half a gigabyte and a second in each process.
         from pretrainedmodels.models.pnasnet import PNASNet5Large
 
         self.network: Any = PNASNet5Large(num_classes=1)
@@ -51,6 +51,7 @@ class NasnetMobile(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # On import this takes half a gigabyte and a second in each process.
         from pretrainedmodels.models.nasnet_mobile import NASNetAMobile
 
         self.network: Any = NASNetAMobile(num_classes=1)
