@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cxr.geometry.anchors import make_anchors
@@ -18,7 +19,7 @@ LARGEST_EXPONENT = 8.0  # so that no output can overflow
 
 class PointOutputs(NamedTuple):
     """What the box head says of points: distances (..., 4) in network pixels to the left, upper,
-    right and lower edge, and centreness (...), logits."""
+    right and lower edge, and centreness (..., 1), logits."""
 
     distances: Tensor
     centreness: Tensor
@@ -27,7 +28,7 @@ class PointOutputs(NamedTuple):
 class Fcos(DetectorNetwork):
     """Gray images uint8 (B, 1, S, S) -> {'scores', 'distances', 'centreness', 'category'}.
 
-    scores: logits (B, P, K) of box classes; distances (B, P, 4) and centreness (B, P) as in
+    scores: logits (B, P, K) of box classes; distances (B, P, 4) and centreness (B, P, 1) as in
     PointOutputs; category: logits (B, n) of the image. P points in the order of `make_points`.
 
     Centre-ness is told by the box head, as the authors found better. `anchors` are squares about
@@ -53,7 +54,7 @@ class Fcos(DetectorNetwork):
         self, images: Tensor, selected: tuple[Tensor, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """With `selected`, image (n,) and point (n,) on the CPU, 'distances' (n, 4) and
-        'centreness' (n,) are theirs."""
+        'centreness' (n, 1) are theirs."""
         outputs, maps = self.forward_scores(images)
         if selected is None:
             points = self.read_maps(maps)
@@ -79,8 +80,9 @@ class Fcos(DetectorNetwork):
 
 def read_numbers(numbers: Tensor, scale: Tensor, stride: Tensor | float) -> PointOutputs:
     """Outputs of points of which the box head says numbers (..., 5)."""
-    exponent = (scale * numbers[..., :4]).clamp(max=LARGEST_EXPONENT)
-    return PointOutputs(stride * exponent.exp(), numbers[..., 4])
+    # At most the largest one: a clamp that OpenCV 4 reads from an ONNX file.
+    exponent = LARGEST_EXPONENT - F.relu(LARGEST_EXPONENT - scale * numbers[..., :4])
+    return PointOutputs(stride * exponent.exp(), numbers[..., 4:])
 
 
 def make_point_squares(image_size: int, levels: tuple[int, ...]) -> Tensor:

@@ -17,11 +17,16 @@ from cxr.methods.detector.fcos import (
     PointMatcher,
     boxes_about,
     edge_distances,
+    encode_distances,
     true_centreness,
 )
+from cxr.methods.detector.image_scorer import RsnaMap
 from cxr.methods.detector.method import Detector
+from cxr.methods.detector.records import Params, detect
 from cxr.networks.fcos import make_point_squares, point_levels
 from cxr.settings import DetectorSettings, make_settings
+from cxr.steps.export.onnx_files import write_fp32
+from edge_predict import Predictor
 
 LABELS = Labels(("one", "two"), ("no", "yes"))
 NO_BOXES = torch.zeros(0, 4)
@@ -55,6 +60,7 @@ def network():
     model = build().eval()
     for head in (model.score_head, model.box_head):
         nn.init.normal_(head[-1].weight, std=0.05)
+    nn.init.zeros_(model.score_head[-1].bias)
     with torch.no_grad():
         model.level_scales.copy_(torch.tensor([1.0, 0.8, 1.2]))
     return model
@@ -147,7 +153,9 @@ def test_distances_and_deltas_give_the_box_back(seed, count):
     assert torch.allclose(decoded, owned, atol=1e-4)
     assert torch.allclose(edge_distances(points, owned), target["goal"])
     squares = make_point_squares(256, (3, 4, 5))[target["positive"]]
-    assert torch.allclose(decode_boxes(encode_boxes(decoded, squares), squares), owned, atol=1e-3)
+    deltas = encode_distances(target["goal"][None], squares)[0]
+    assert torch.allclose(deltas, encode_boxes(decoded, squares), atol=1e-4)
+    assert torch.allclose(decode_boxes(deltas, squares), owned, atol=1e-3)
 
 
 def test_what_the_network_says(network):
@@ -158,7 +166,7 @@ def test_what_the_network_says(network):
     assert shapes == {
         "scores": (2, points, 2),
         "distances": (2, points, 4),
-        "centreness": (2, points),
+        "centreness": (2, points, 1),
         "category": (2, 2),
     }
     assert all(output.isfinite().all() for output in outputs.values())
@@ -196,7 +204,7 @@ def test_losses_by_hand():
     outputs = {
         "scores": torch.zeros(2, points, 1),
         "distances": goal.clone(),
-        "centreness": torch.zeros(len(goal)),
+        "centreness": torch.zeros(len(goal), 1),
     }
     terms = HEAD.loss(outputs, batch, model, settings)
     negative = 0.75 * 0.25 * math.log(2)
@@ -278,7 +286,7 @@ def test_a_scaled_view_is_undone(thirds, mirrored, side):
     outputs = {
         "scores": scores,
         "distances": edge_distances(matcher.points, seen).abs()[None],
-        "centreness": torch.full((1, points), 4.0),
+        "centreness": torch.full((1, points, 1), 4.0),
         "category": torch.zeros(1, 2),
     }
     undone = HEAD.undo_view(outputs, view, model)
@@ -322,6 +330,51 @@ def test_merged_views_give_candidates(network):
     box = boxes_about(points, distances)[alone.location[0]]
     expected = (box[:2] + box[2:]) / 2 * torch.tensor([2, 0.5])
     assert candidates.centre[0].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "opencv"])
+def test_an_exported_file_says_the_same(network, tmp_path, engine):
+    """Scores and boxes of both views, without PyTorch, and so the final boxes."""
+    settings = settings_with(candidate_floor=0.05, candidates=50)
+    params = Params(merge="wbf", score_floor=0.05, threshold=0.3, scale=0.9)
+    rule = RsnaMap((0.1, 1.0), ()).export_rule(vars(params), settings, LABELS)
+    contents = {
+        "format": 2,
+        "head": "fcos",
+        "models": 1,
+        "flip": True,
+        "image_size": 256,
+        "stored_size": 256,
+        "levels": list(network.levels),
+        "floor": 0.05,
+        "most": 50,
+        "rule": rule | {"thresholds": [0.06, 0.06]},
+    }
+    path = tmp_path / "fcos.onnx"
+    write_fp32(path, [network], contents)
+    picture = random_images(1)[0, 0]
+    predictor = Predictor(path, engine)
+    of_file = predictor.look(picture.numpy())
+
+    outputs = []
+    with torch.inference_mode():
+        for view in (PLAIN, MIRRORED):
+            shown = DETECTOR.apply_view(picture[None, None], view, network)
+            outputs.append(DETECTOR.undo_view(network(shown), view, network))
+        scores = torch.stack([each.scores[0] for each in outputs]).mean(0)
+        deltas = torch.stack([every_delta(each) for each in outputs])
+        merged = DETECTOR.merge(outputs, settings)
+    assert torch.allclose(torch.from_numpy(of_file.scores), scores, atol=1e-5)
+    assert torch.allclose(torch.from_numpy(of_file.deltas), deltas, atol=1e-3)
+
+    image = ImageFacts("a", 700, 500)
+    candidates = DETECTOR.to_prediction(merged[0], image, network, settings)
+    expected = detect(candidates, params, (0.1, 1.0))
+    boxes = predictor(picture.numpy(), (700, 500))
+    assert len(expected) >= 3
+    kept = boxes["kept"]
+    assert boxes["boxes"][kept] == pytest.approx(expected.boxes, abs=0.05)
+    assert boxes["labels"][kept].tolist() == expected.labels.tolist()
 
 
 def test_two_images_are_learned_by_heart():

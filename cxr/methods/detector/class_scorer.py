@@ -135,10 +135,10 @@ class ClassAP(BoxScorer):
             predicted=predicted,
             baselines=[self._constant_baseline(judging.table, pool, units)],
             sensitivity=sensitivity,
-            folds=fold_results(names, rankings, pool, units, fitted),
+            folds=class_fold_results(names, rankings, pool, units, fitted),
             pr=PrecisionRecallCurve(curve.recall, curve.precision),
             froc=FrocCurve(curve.false_positives_per_image, curve.recall),
-            operating=operating_point(rows, len(images)),
+            operating=class_operating_point(rows, len(images)),
             image_score="F1",
             searched=SEARCHED.format(iou=self.iou, marks=describe_marks(folds, fit_on)),
             results=measures(rows) | {"f1": {row["name"]: known(row["f1"]) for row in rows}},
@@ -376,7 +376,7 @@ def class_row(
     }
 
 
-def operating_point(rows: Sequence[Mapping[str, Any]], images: int) -> OperatingPoint | None:
+def class_operating_point(rows: Sequence[Mapping[str, Any]], images: int) -> OperatingPoint | None:
     """Of the boxes that were kept, over all classes; None where none was or none is true."""
     hits = sum(row["hits"] for row in rows)
     false = sum(row["false"] for row in rows)
@@ -386,7 +386,7 @@ def operating_point(rows: Sequence[Mapping[str, Any]], images: int) -> Operating
     return OperatingPoint(hits / true, hits / (hits + false), false / images)
 
 
-def fold_results(
+def class_fold_results(
     names: Sequence[str],
     rankings: Sequence[ClassRanking],
     pool: BoxPool,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from cxr.data.batch import Batch, TargetMaker
-from cxr.geometry.anchors import encode_boxes, flip_index, parse_levels
+from cxr.geometry.anchors import STD, encode_boxes, flip_index, parse_levels
 from cxr.geometry.boxes import centre_size
 from cxr.methods.base import Outputs, View
 from cxr.methods.detector.heads import Head, ViewOutputs, view_side
@@ -100,7 +100,7 @@ class FcosHead(Head):
             boxes_about(0, distances), boxes_about(0, goal), reduction="none"
         )
         centre_losses = F.binary_cross_entropy_with_logits(
-            centreness, true_centreness(goal), reduction="none"
+            centreness[:, 0], true_centreness(goal), reduction="none"
         )
         return {
             "class": (class_loss_sums(scores, batch) / divisor).sum(),
@@ -109,11 +109,10 @@ class FcosHead(Head):
         }
 
     def scores(self, outputs: Outputs) -> Tensor:
-        return outputs["scores"].sigmoid() * outputs["centreness"].sigmoid()[..., None]
+        return outputs["scores"].sigmoid() * outputs["centreness"].sigmoid()
 
     def deltas(self, outputs: Outputs, model: DetectorNetwork) -> Tensor:
-        points, _ = centre_size(model.anchors)
-        return encode_boxes(boxes_about(points, outputs["distances"]), model.anchors)
+        return encode_distances(outputs["distances"], model.anchors)
 
     def undo_view(self, outputs: Outputs, view: View, model: DetectorNetwork) -> ViewOutputs:
         side = view_side(model.image_size, model.levels, view.thirds)
@@ -158,6 +157,17 @@ def boxes_about(points: Tensor | float, distances: Tensor) -> Tensor:
     """Boxes (..., 4) of distances (..., 4) from points (..., 2): the inverse of
     `edge_distances`."""
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], -1)
+
+
+def encode_distances(distances: Tensor, squares: Tensor) -> Tensor:
+    """Deltas (B, P, 4) of distances (B, P, 4) from the centres of squares (P, 4): `encode_boxes` of
+    `boxes_about`, in steps that OpenCV 4 reads from an ONNX file."""
+    _, unit = centre_size(squares[None])
+    near = distances[..., :2] / unit
+    far = distances[..., 2:] / unit
+    shift = (far - near) / (2 * STD[0])
+    growth = torch.log(near + far) / STD[2]
+    return torch.cat([shift, growth], -1)
 
 
 def true_centreness(distances: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from cxr.system.errors import InputError
 from cxr.system.manifest import git_commit
 from cxr.tasks import Task
 
-FORMAT = 1  # of the settings in the file; edge_predict.py says which one it reads
+FORMAT = 2  # of the settings in the file; edge_predict.py says which ones it reads
 CALIBRATION = 48  # training images on which int8 finds its ranges; they are not judged
 COMPARED = 4  # of them: where file and PyTorch must agree
 # How much they may differ: in original pixels, and in probability.
@@ -114,7 +114,7 @@ def export_run(task: Task, settings: Settings, open_file: PredictorFactory) -> N
     checkpoints and parameters have been written already. `open_file` is edge_predict.Predictor,
     so that a file is judged by the code that will use it.
     """
-    refuse_other_networks(task, settings)
+    refuse_other_networks(task)
     settings = without_scales(settings)
     run = RunFolder.of(settings.place)
     chosen = choose_checkpoints(task, settings)
@@ -145,20 +145,12 @@ def export_run(task: Task, settings: Settings, open_file: PredictorFactory) -> N
     print_report(files, report)
 
 
-def refuse_other_networks(task: Task, settings: Settings) -> None:
+def refuse_other_networks(task: Task) -> None:
     """InputError for networks whose outputs edge_predict.py cannot read."""
     if task.method_name != "detector":
         raise InputError(
             f"{task.name} does not look for boxes, and only detectors are exported: choose another "
             "--task"
-        )
-    fold = settings.wanted_folds()[0]
-    folder = RunFolder.of(settings.place).fold(fold)
-    head = as_trained(settings, task, folder).method.head
-    if head != "retinanet":
-        raise InputError(
-            f"a detector with --head {head} cannot be exported, since edge_predict.py reads "
-            "anchors: export a run with --head retinanet"
         )
 
 
@@ -209,7 +201,9 @@ def describe_run(
         "models": len(chosen),
         "flip": settings.prediction.tta == "flip",
         "image_size": settings.training.image_size,
+        "head": network.head_name,
         "levels": list(network.levels),  # as JSON gives them back
+        "input_scale": list(network.scale),  # of gray values in 0 ... 1; the graph applies it
         "stored_size": read_json(run.task.preprocess_record)["size"],
         "classes": list(labels.classes),
         "image_classes": list(labels.image_classes),
