@@ -29,7 +29,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 # For cv2, before it is imported; the largest detectors have 20 million.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "50000000")
@@ -50,9 +50,12 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 PICTURE_STARTS = (PNG_START, b"\xff\xd8\xff")
 # Markers of a JPEG (ITU-T T.81): starts of frames, of which some are tables, and of scans.
 JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_APP1 = 0xE1
 JPEG_SCAN = 0xDA
 JPEG_END = 0xD9
 JPEG_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xDA))
+ORIENTATION_TAG = 274  # of EXIF
+TIFF_SIZES = {1: 1, 3: 2, 4: 4}  # of its whole numbers: BYTE, SHORT, LONG
 # In a scan FF is followed by 00, by a restart marker, or by more FF; anything else ends the scan.
 JPEG_NEXT = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 # Control characters (escape sequences of terminals), marks that reverse the direction of what
@@ -558,7 +561,8 @@ def printable(text: object) -> str:
 
 def read_picture(content: bytes) -> np.ndarray:
     """A PNG or JPEG, turned upright as its EXIF says."""
-    picture = unpack(content, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = unpack(content, flags)
     is_byte = picture.dtype == np.uint8
     if picture.ndim == 3:
         # Blue, green, red of ITU-R 601, as Pillow's; the sum stays below 2**32.
@@ -566,9 +570,54 @@ def read_picture(content: bytes) -> np.ndarray:
         luma += picture[..., 1].astype(np.uint32) * 38470
         luma += picture[..., 2].astype(np.uint32) * 19595
         picture = ((luma + 2**15) >> 16).astype(picture.dtype)
-    if is_byte:
-        return picture
-    return by_level(picture, stretch)
+    if not is_byte:
+        picture = by_level(picture, stretch)
+    return turn_upright(picture, find_orientation(find_exif(content)))
+
+
+def find_exif(content: bytes) -> bytes:
+    """The EXIF of a PNG or JPEG, which is a TIFF without a picture; empty where there is none."""
+    if content.startswith(PNG_START):
+        for name, chunk in walk_png(content):
+            if name == b"eXIf":
+                return chunk
+        return b""
+    for marker, segment in walk_jpeg(content):
+        if marker == JPEG_APP1 and segment.startswith(b"Exif\0\0"):
+            return segment[6:]
+    return b""
+
+
+def find_orientation(exif: bytes) -> int:
+    """1 ... 8, or another number where there is none, from the first directory of a TIFF."""
+    order: Literal["little", "big"]
+    if exif.startswith(b"II*\0"):
+        order = "little"
+    elif exif.startswith(b"MM\0*"):
+        order = "big"
+    else:
+        return 0
+    directory = int.from_bytes(exif[4:8], order)
+    count = int.from_bytes(exif[directory : directory + 2], order)
+    for start in range(directory + 2, directory + 2 + 12 * count, 12):
+        entry = exif[start : start + 12]
+        if len(entry) < 12:
+            return 0
+        if int.from_bytes(entry[:2], order) == ORIENTATION_TAG:
+            size = TIFF_SIZES.get(int.from_bytes(entry[2:4], order), 0)
+            return int.from_bytes(entry[8 : 8 + size], order)
+    return 0
+
+
+def turn_upright(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """The picture as it is meant to be looked at, by the eight orientations of EXIF."""
+    if orientation in (5, 6, 7, 8):  # the file's rows are columns
+        picture = picture.T
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    return np.ascontiguousarray(picture)
 
 
 def stretch(values: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -589,11 +638,22 @@ def unpack(content: bytes, flags: int) -> np.ndarray:
 def is_whole(content: bytes) -> bool:
     """Whether the end of the picture is there, whatever lies behind it."""
     if content.startswith(PNG_START):
-        at = len(PNG_START)
-        while content[at + 4 : at + 8] not in (b"IEND", b""):
-            at += 12 + int.from_bytes(content[at : at + 4], "big")
-        return at + 12 <= len(content)
+        return any(name == b"IEND" for name, _ in walk_png(content))
     return any(marker == JPEG_END for marker, _ in walk_jpeg(content))
+
+
+def walk_png(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(name, content) of the chunks of a PNG, up to its end or where it is cut off."""
+    at = len(PNG_START)
+    while at + 12 <= len(content):
+        name = content[at + 4 : at + 8]
+        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        if end + 4 > len(content):  # a check sum follows
+            return
+        yield name, content[at + 8 : end]
+        if name == b"IEND":
+            return
+        at = end + 4
 
 
 def walk_jpeg(content: bytes) -> Iterator[tuple[int, bytes]]:

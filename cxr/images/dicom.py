@@ -223,18 +223,34 @@ def decode_gray_jpeg(jpeg: bytes) -> np.ndarray:
 
 def run_plugin(frame: bytes, syntax: UID, pixels: PixelFormat) -> np.ndarray:
     """Cells of a compressed frame by the first decoder of PLUGINS that is installed."""
-    decoder = get_decoder(syntax)
-    installed = [name for name in PLUGINS[syntax] if name in decoder.available_plugins]
-    if not installed:
+    installed = get_decoder(syntax).available_plugins
+    plugins = [name for name in PLUGINS[syntax] if name in installed]
+    if not plugins:
         raise InputError(
             f"is compressed as {syntax.name}, which needs one more package (see "
             "requirements.txt): install it, or decompress the file first, such as with "
             "gdcmconv --raw"
         )
-    if installed[0] == "gdcm":
+    if plugins[0] == "gdcm":
         return decode_with_gdcm(frame, syntax, pixels)
-    options = pixels.as_options()
-    cells, _ = decoder.as_array(
-        encapsulate([frame]), index=0, decoding_plugin=installed[0], **options
-    )
+    try:
+        return call_plugin(plugins[0], frame, syntax, pixels)
+    except Exception:
+        # pylibjpeg wants segments of RLE to end where they should, which those of some writers do
+        # not; pydicom is slow and forgiving, and both are exact.
+        if syntax != RLELossless or len(plugins) == 1:
+            raise
+        return call_plugin(plugins[1], frame, syntax, pixels)
+
+
+def call_plugin(name: str, frame: bytes, syntax: UID, pixels: PixelFormat) -> np.ndarray:
+    """Cells of a compressed frame by a plug-in of pydicom."""
+    try:
+        cells, _ = get_decoder(syntax).as_array(
+            encapsulate([frame]), index=0, decoding_plugin=name, **pixels.as_options()
+        )
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the panic of a plug-in written in Rust
+        raise ValueError(f"{name}: {error}") from None
     return cells

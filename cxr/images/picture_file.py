@@ -8,15 +8,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cxr.images.exif import PNG_START, read_orientation
 from cxr.images.gray import by_level, to_uint8
 from cxr.images.header import refuse_huge
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
 PICTURE_STARTS = (PNG_START, JPEG_START)
 FORMATS = ("PNG", "JPEG", "MPO")  # the last is a JPEG with further ones behind it
 DEPTH_AT = 24  # the byte of a PNG that says how many bits a sample has
-ORIENTATION = 274  # tag of EXIF
 RED, GREEN, BLUE = 19595, 38470, 7471  # shares of 65536, ITU-R 601 as in Pillow
 
 
@@ -24,13 +23,12 @@ def read_picture_file(content: bytes) -> np.ndarray:
     """(height, width) uint8, whatever the file's colours and depth. Raises anything."""
     with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
         refuse_huge(*picture.size)
-        orientation = read_orientation(picture)
         if content.startswith(PNG_START) and content[DEPTH_AT] == 16:
             picture.load()  # refuses what is cut off, which OpenCV fills up
             image = read_deep_png(content)
         else:  # palette, alpha and colour become gray
             image = np.asarray(picture.convert("L"))
-    return turn_upright(image, orientation)
+    return turn_upright(image, read_orientation(content))
 
 
 def read_deep_png(content: bytes) -> np.ndarray:
@@ -56,14 +54,6 @@ def to_luma(samples: np.ndarray) -> np.ndarray:
     luma += samples[..., 2].astype(np.uint32) * RED
     luma += 2**15  # rounds; the sum stays below 2**32
     return (luma >> 16).astype(np.uint16)
-
-
-def read_orientation(picture: Image.Image) -> int:
-    """1 ... 8 of EXIF; 1, upright, where there is none or it makes no sense."""
-    try:
-        return int(picture.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow raises anything at all on damaged EXIF
-        return 1
 
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:

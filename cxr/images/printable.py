@@ -12,6 +12,7 @@ from cxr.system.errors import InputError
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # As in "cannot identify image file <_io.BytesIO object at 0x7f...>".
 ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>")
+PLUGINS_FAILED = "Unable to decode as exceptions were raised by all available plugins: "
 LONGEST_REASON = 300  # characters
 
 
@@ -23,6 +24,7 @@ def printable(text: object) -> str:
 def describe_error(error: BaseException) -> str:
     """Kind and words of an error of a library, in one line."""
     words = " ".join(ADDRESS.sub("", str(error)).split())
+    words = words.removeprefix(PLUGINS_FAILED)
     return printable(f"{type(error).__name__}: {words}"[:LONGEST_REASON])
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit, RLELossless
 from test_images import SHARED, jpeg_dicom, make_dataset, save
@@ -392,6 +392,17 @@ def test_high_bits_of_signed_pixels(read, tmp_path):
     np.testing.assert_array_equal(read(save(tmp_path / "x.dcm", dataset)), expected)
 
 
+@pytest.mark.parametrize("surplus", [b"\x05" + bytes(6), b"\xfb\x07"])
+def test_rle_with_bytes_behind_its_segment(read, tmp_path, surplus):
+    """More values than pixels, by a run or as they are, as some writers leave behind the last."""
+    dataset = make_dataset(RAMP.astype(np.uint8))
+    dataset.compress(RLELossless)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = encapsulate([frame + surplus])
+    picture = read(save(tmp_path / "x.dcm", dataset))
+    np.testing.assert_array_equal(picture, RAMP.astype(np.uint8))
+
+
 def test_high_bits_in_rle(read, tmp_path):
     dataset = make_dataset(RAMP << 4, 12, HighBit=15)
     dataset.compress(RLELossless)
@@ -470,13 +481,35 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_orientation_in_exif(read, tmp_path, orientation, mode):
+@pytest.mark.parametrize("mode, ending", [("L", "jpg"), ("RGB", "jpg"), ("L", "png")])
+def test_orientation_in_exif(read, tmp_path, orientation, mode, ending):
     exif = Image.Exif()
     exif[274] = orientation
-    path = tmp_path / "x.jpg"
+    path = tmp_path / f"x.{ending}"
     Image.fromarray(SMOOTH).convert(mode).save(path, exif=exif, quality=95)
     as_stored = np.asarray(Image.open(path).convert("L"))
+    np.testing.assert_array_equal(read(path), UPRIGHT[orientation](as_stored))
+
+
+@pytest.mark.parametrize(
+    "exif, orientation",
+    [
+        (b"II*\0" + struct.pack("<LHHHLHH", 8, 1, 274, 3, 1, 6, 0), 6),
+        (b"MM\0*" + struct.pack(">LHHHLHH", 8, 1, 274, 3, 1, 6, 0), 6),
+        (b"II*\0" + struct.pack("<LHHHLL", 8, 1, 274, 4, 1, 6), 6),  # as a long number
+        (b"II*\0" + struct.pack("<LHHHLHHHHLHH", 8, 2, 271, 3, 1, 8, 0, 274, 3, 1, 6, 0), 6),
+        (b"II*\0" + struct.pack("<LHHHLHH", 8, 1, 274, 2, 1, 6, 0), 1),  # as text
+        (b"II*\0" + struct.pack("<LHHHLHH", 2**31, 1, 274, 3, 1, 6, 0), 1),  # beyond the end
+        (b"II*\0" + struct.pack("<LH", 8, 65535), 1),
+        (b"words", 1),
+    ],
+)
+def test_exif_of_other_writers(read, tmp_path, exif, orientation):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(SMOOTH).save(path, exif=b"Exif\0\0" + exif)
+    buffer = io.BytesIO()
+    Image.fromarray(SMOOTH).save(buffer, "JPEG")
+    as_stored = np.asarray(Image.open(buffer))
     np.testing.assert_array_equal(read(path), UPRIGHT[orientation](as_stored))
 
 
