@@ -37,6 +37,8 @@ READS = {
     "serve": ("place", "prediction", "extra", "machine"),
     "inspect": ("place", "prediction"),
 }
+# They take from a run what it was made with.
+AFTER_TRAINING = ("predict", "postprocess", "export", "grad_cam", "serve", "inspect")
 TITLES = {
     "place": "which data set and run, and where they are",
     "data": "from files to stored pictures and folds",
@@ -98,6 +100,9 @@ def read_command_line(
     }
     is_record = bool(first.config) and Path(first.config).suffix == ".json"
     settings = task.settings_of(flags, keep_known(task, values, is_record))
+    if step in AFTER_TRAINING:
+        settings = task.follow_run(settings)
+    settings.wanted_folds()
     if "save_config" in given:
         save_config(Path(given.save_config), settings)
     return task, settings

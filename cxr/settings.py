@@ -657,7 +657,6 @@ def check_values(settings: Settings) -> None:
         raise InputError("--start and --pretrain both say where the weights begin: leave one out")
     for name, need in unmet_needs(settings):
         raise InputError(f"{flag(name)} is only read with {need}: add that, or leave it out")
-    settings.wanted_folds()
 
 
 def unmet_needs(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -22,8 +22,12 @@ from cxr.datasets.rsna.presets import PRESETS as RSNA
 from cxr.datasets.vinbigdata.presets import PRESETS as VINBIGDATA
 from cxr.datasets.vinbigdata.presets import VinBigDataSettings
 from cxr.presets import Preset
+from cxr.run_folder import RunFolder
 from cxr.settings import DatasetSettings, MethodSettings, Settings
 from cxr.system.errors import InputError
+
+# Settings of a method that belong to one call of a step and not to a run.
+PER_CALL = ("stack", "opacities")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,6 +130,38 @@ class Task:
         areas.check_values(settings)
         name = settings.place.run or areas.run_name(usual, settings)
         return settings.replace(run=name)
+
+    def follow_run(self, settings: Settings) -> Settings:
+        """The settings with what the run itself was made with, where it has begun training.
+
+        So the steps after the training need no flag repeated. Flags that were given stay; those
+        that disagree without changing the networks are said, and the others are refused where the
+        checkpoints are read (`refuse_other_training`).
+        """
+        run = RunFolder.of(settings.place)
+        folds = run.trained_folds()
+        if not folds:
+            return settings
+        record = run.fold(folds[0]).read_config()
+        if record["task"] != self.name:
+            return settings
+        stored = self.make_settings(record).flat()
+        training = settings.training_values()
+        changes = {}
+        for name in self._names_of_a_run():
+            if name not in settings.given:
+                changes[name] = stored[name]
+            elif name not in training and settings.flat()[name] != stored[name]:
+                value = settings.flat()[name]
+                print(f"note: {areas.flag(name)} {value} in place of the run's {stored[name]}")
+        return settings.replace(**changes)
+
+    def _names_of_a_run(self) -> list[str]:
+        """Settings that a run keeps for the steps after its training."""
+        names = ["folds", "size", "tta"]
+        names += self.make_settings({}).training_values()
+        names += [name for name in areas.setting_fields(self.method_settings) if name not in names]
+        return [name for name in names if name not in PER_CALL]
 
 
 def _load(where: str) -> Any:

@@ -30,7 +30,7 @@ from cxr.networks.network import Network
 from cxr.run_folder import FoldFolder, RunFolder, TaskFolder
 from cxr.settings import Settings
 from cxr.system import distributed
-from cxr.system.disk import read_json, write_json
+from cxr.system.disk import read_json, remove_leftovers, write_json
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime
 from cxr.tasks import Task
@@ -81,7 +81,7 @@ def predict_table(
 ) -> None:
     """Predict the rows of a table into `folder`; parts that are there already are kept."""
     run = RunFolder.of(settings.place)
-    refuse_other_predictions(folder, settings, checkpoints, table, run, runtime)
+    refuse_other_predictions(task, folder, settings, checkpoints, table, run, runtime)
     numbers = range(part_count(len(table)))
     missing = [number for number in numbers if not part_path(folder, number).exists()]
     distributed.barrier()
@@ -117,6 +117,7 @@ def predict_table(
 
 
 def refuse_other_predictions(
+    task: Task,
     folder: Path,
     settings: Settings,
     checkpoints: Sequence[Path],
@@ -125,16 +126,18 @@ def refuse_other_predictions(
     runtime: Runtime,
 ) -> None:
     """Raises InputError if the folder holds predictions of other checkpoints, views or images."""
-    record = {
+    record: dict[str, Any] = {
         "checkpoints": fingerprints(checkpoints, run.path),
         "tta": settings.prediction.tta,
         "images": len(table),
         "ids": zlib.crc32("\n".join(table["image_id"]).encode()),
+        **task.method.kept_settings(settings),
     }
     path = folder / "settings.json"
     if path.exists():
         old = read_json(path)
-        changed = [key for key, value in record.items() if value != old.get(key)]
+        # A record that is older than a setting says nothing of it.
+        changed = [key for key, value in record.items() if old.get(key, value) != value]
         if changed:
             raise InputError(
                 f"{folder} holds predictions made with other {', '.join(changed)}: delete that "
@@ -142,6 +145,8 @@ def refuse_other_predictions(
             )
     elif runtime.is_main:
         write_json(path, record)
+    if runtime.is_main:
+        remove_leftovers(folder)
 
 
 def make_table_loader(

@@ -243,6 +243,11 @@ class Method(ABC):
     def merge(self, outputs: Iterable[Any], settings: Settings) -> list[Any]:
         """One merged answer per image, over models and views."""
 
+    def kept_settings(self, settings: Settings) -> dict[str, Any]:
+        """The settings, beside networks and views, that decide what step 04 keeps. Here: none."""
+        del settings
+        return {}
+
     def kept_boxes(self, prediction: Any) -> np.ndarray:
         """Boxes (n, 4) of what step 04 kept, in original pixels, before any rule. Here: none."""
         del prediction

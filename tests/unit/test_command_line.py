@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cxr.command_line import READS, read_command_line, run_step
+from cxr.run_folder import RunFolder
 from cxr.settings import AREAS, setting_fields
 from cxr.system.errors import InputError
 from cxr.tasks import TASKS
@@ -185,6 +186,38 @@ def test_files_that_cannot_be_meant(tmp_path, content, sentence):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         parse("--config", tmp_path / "a.yaml")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The record of a run of five folds, with a rule and views of its own."""
+    values = {"preset": "second-segmenter", "run": "r", "folds": 5, "tta": "flip"}
+    settings = TASKS["pneumothorax"].settings_of(values | {"working": tmp_path})
+    RunFolder.of(settings.place).fold(0).write_config(settings.plain())
+    return ("--task", "pneumothorax", "--run", "r", "--working", tmp_path)
+
+
+def test_steps_after_the_training_follow_the_run(trained, capsys):
+    settings = parse(*trained, step="postprocess")
+    assert settings.method.rule == "second"
+    assert settings.data.folds == 5
+    assert settings.prediction.tta == "flip"
+    assert settings.training.image_size == 1024
+    assert settings.wanted_folds() == [0, 1, 2, 3, 4]
+    assert parse(*trained, "--fold", "4", step="predict").place.fold == 4
+    assert capsys.readouterr().out == ""
+
+
+def test_a_flag_that_disagrees_with_the_run_is_said(trained, capsys):
+    settings = parse(*trained, "--rule", "third", "--tta", "none", step="postprocess")
+    assert settings.method.rule == "third"
+    text = capsys.readouterr().out
+    assert "note: --rule third in place of the run's second" in text
+    assert "note: --tta none in place of the run's flip" in text
+
+
+def test_the_training_itself_follows_its_flags(trained):
+    assert parse(*trained, step="train").method.rule == "first"
 
 
 def end_of(step, *words, name="download"):

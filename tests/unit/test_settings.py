@@ -122,8 +122,6 @@ def test_demo_has_folders_and_a_preset_of_its_own():
     "values, sentence",
     [
         ({"preset": "big"}, "unknown --preset big of task rsna: choose from paper, small, demo"),
-        ({"fold": 4}, "--fold 4 does not exist: there are 4 folds, 0 to 3"),
-        ({"fold": -1}, "--fold -1 does not"),
         ({"folds": 1}, "--folds must be at least 2"),
         ({"epochs": 0}, "--epochs must be above 0"),
         ({"batch_size": -1}, "--batch-size must be above 0"),
@@ -283,6 +281,10 @@ def test_records_of_older_versions_hold_more_and_less():
 def test_folds_that_are_wanted():
     assert RSNA.settings_of({}).wanted_folds() == [0, 1, 2, 3]
     assert RSNA.settings_of({"fold": 2}).wanted_folds() == [2]
+    with pytest.raises(InputError, match="--fold 4 does not exist: there are 4 folds, 0 to 3"):
+        RSNA.settings_of({"fold": 4}).wanted_folds()
+    with pytest.raises(InputError, match="--fold -1 does not"):
+        RSNA.settings_of({"fold": -1}).wanted_folds()
 
 
 def test_settings_are_frozen():

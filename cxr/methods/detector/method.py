@@ -135,6 +135,10 @@ class Detector(Method):
     def merge(self, outputs: Iterable[ViewOutputs], settings: Settings) -> list[MergedLocations]:
         return head_of(settings).merge(outputs, settings)
 
+    def kept_settings(self, settings: Settings) -> dict[str, Any]:
+        method = settings.method
+        return {"candidates": method.candidates, "candidate_floor": method.candidate_floor}
+
     def kept_boxes(self, prediction: Candidates) -> np.ndarray:
         half = prediction.size80 / 2
         return np.concatenate([prediction.centre - half, prediction.centre + half], axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -163,6 +164,9 @@ class Segmenter(Method):
             count += 1
         means = zip(masks / count, labels / count, strict=True)  # type: ignore[arg-type]
         return [MaskOutput(mask, label) for mask, label in means]
+
+    def kept_settings(self, settings: Settings) -> dict[str, Any]:
+        return {"probability_size": settings.method.probability_size}
 
     def describe_prediction(self, prediction: MaskPrediction) -> str:
         pixels = np.count_nonzero(prediction.picture() > 127)
