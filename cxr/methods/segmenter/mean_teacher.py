@@ -89,7 +89,7 @@ class MeanTeacher:
             table,
             folder,
             settings.training.image_size,
-            SampleContent(mask="runs"),
+            SampleContent(annotated=False),
             augmentation=settings.training.augmentation,
             seed=settings.data.seed,
         )
@@ -124,11 +124,11 @@ class MeanTeacher:
 
 
 def find_pictures(folder: Path) -> pd.DataFrame:
-    """Table of the PNGs of a folder.
+    """Table of the PNGs of a folder, with their names as image_id.
 
-    It has masks that nobody looks at, since the augmentation wants some.
+    Raises InputError where there are none.
     """
     names = sorted(path.stem for path in folder.glob("*.png"))
     if not names:
         raise InputError(f"--unlabelled {folder} holds no PNG pictures: give a folder of X-rays")
-    return pd.DataFrame({"image_id": names, "label": -1, "mask": "-1", "width": 1, "height": 1})
+    return pd.DataFrame({"image_id": names})
