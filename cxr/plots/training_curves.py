@@ -24,6 +24,18 @@ LOSS_CAPTION = (
 )
 # Of the epochs; a comparison cuts them off above, since their steep fall would flatten the rest.
 HIDDEN_SHARE = 0.25
+RING_CAPTION = (
+    "Higher is better; the ring is each fold's best epoch. Look for a rise that levels off, and "
+    "for folds that agree."
+)
+BEST_CAPTION = (
+    "The score of each epoch at the threshold that is best for it, on the validation images that "
+    "it is measured on; higher is better."
+)
+THRESHOLD_CAPTION = (
+    "The threshold at which each epoch scores best: where it still moves, scores of boxes still "
+    "grow or shrink."
+)
 COMPARED_CAPTION = (
     "Lower is better; the steep fall of the first quarter is cut off where it lies above the frame."
 )
@@ -47,6 +59,13 @@ def term_title(term: str) -> str:
     return f"{term.capitalize().replace('_', ' ')} loss"
 
 
+def metric_title(logs: Iterable[pd.DataFrame]) -> str:
+    """How the metric is called: a detector's is the best over the thresholds of its boxes."""
+    if has_numbers(logs, "threshold"):
+        return "Best score over the threshold"
+    return "Validation metric"
+
+
 def training_panels(logs: Logs) -> list[Panel]:
     """Panels of one run: the metric, each class, every term of the loss, the learning rate.
 
@@ -55,14 +74,11 @@ def training_panels(logs: Logs) -> list[Panel]:
     colours = colours_of(logs)
     panels = []
     if has_numbers(logs.values(), "metric"):
-        panels.append(
-            Panel(
-                "Validation metric",
-                partial(draw_metric, logs=logs, colours=colours),
-                "Higher is better; the ring is each fold's best epoch. Look for a rise that "
-                "levels off, and for folds that agree.",
-            )
-        )
+        draw = partial(draw_metric, logs=logs, colours=colours)
+        panels.append(Panel(metric_title(logs.values()), draw, RING_CAPTION))
+    if has_numbers(logs.values(), "threshold"):
+        draw = partial(draw_column, logs=logs, column="threshold", colours=colours)
+        panels.append(Panel("Threshold of the best score", draw, THRESHOLD_CAPTION))
     panels += class_ap_panels(logs, colours)
     panels += loss_panels(logs, colours)
     if has_numbers(logs.values(), "lr"):
@@ -85,7 +101,7 @@ def class_ap_panels(logs: Logs, colours: Mapping[int, str]) -> list[Panel]:
     panels = []
     for column in columns:
         if has_numbers(logs.values(), column):
-            draw = partial(draw_class_ap, logs=logs, column=column, colours=colours)
+            draw = partial(draw_column, logs=logs, column=column, colours=colours)
             title = f"AP: {column.removeprefix('ap_')}"
             caption = "Average precision of this class on the validation images."
             panels.append(Panel(title, draw, caption))
@@ -109,7 +125,8 @@ def has_numbers(logs: Iterable[pd.DataFrame], column: str) -> bool:
     return any(column in log and np.isfinite(log[column]).any() for log in logs)
 
 
-def draw_class_ap(axis: Axes, logs: Logs, column: str, colours: Mapping[int, str]) -> None:
+def draw_column(axis: Axes, logs: Logs, column: str, colours: Mapping[int, str]) -> None:
+    """A column of numbers from 0 upwards, a line for each fold."""
     for fold, log in logs.items():
         if column in log:
             draw_epoch_line(axis, log["epoch"], log[column], color=colours[fold])
@@ -195,7 +212,7 @@ def format_nothing(value: float, position: int | None) -> str:  # noqa: ARG001
 
 
 def comparison_panels(runs: Mapping[str, Logs]) -> list[Panel]:
-    """Panels of several runs: the metric and every term of the loss in validation.
+    """Panels of several runs: the metric, its threshold, every term of the loss in validation.
 
     A run is one colour; thin lines are its folds, the thick line is their mean.
     """
@@ -205,7 +222,11 @@ def comparison_panels(runs: Mapping[str, Logs]) -> list[Panel]:
     panels = []
     if has_numbers(logs, "metric"):
         draw = partial(draw_compared, runs=runs, column="metric")
-        panels.append(Panel("Validation metric", draw, "Higher is better."))
+        caption = BEST_CAPTION if has_numbers(logs, "threshold") else "Higher is better."
+        panels.append(Panel(metric_title(logs), draw, caption))
+    if has_numbers(logs, "threshold"):
+        draw = partial(draw_compared, runs=runs, column="threshold")
+        panels.append(Panel("Threshold of the best score", draw, THRESHOLD_CAPTION))
     for term in loss_terms(logs):
         if has_numbers(logs, f"valid_{term}"):
             draw = partial(draw_compared, runs=runs, column=f"valid_{term}")
@@ -232,7 +253,7 @@ def draw_compared(axis: Axes, runs: Mapping[str, Logs], column: str) -> None:
         mean = fold_mean(folds)
         draw_epoch_line(axis, mean.index, mean, color=colours[name], linewidth=2.2)
 
-    if column == "metric":
+    if column in ("metric", "threshold"):
         axis.set_ylim(bottom=0)
     else:
         axis.set_ylim(value_limits(pd.concat(late_values)))

@@ -149,3 +149,12 @@ def test_settings_as_text(value, text):
 
 def test_nested_records_become_flat():
     assert flatten_record({"a": {"b": {"c": 1}}, "d": {}}) == {"a.b.c": 1, "d": {}}
+
+
+def test_the_best_score_over_the_threshold_and_that_threshold_are_shown_where_they_are_logged():
+    log = pd.DataFrame({"epoch": [1, 2], "metric": [0.1, 0.2], "threshold": [0.3, 0.4]})
+    for panels in (training_panels({0: log}), comparison_panels({"a": {0: log}})):
+        score, threshold = panels
+        assert score.title == "Best score over the threshold"
+        assert threshold.title == "Threshold of the best score"
+        assert drawn(threshold).lines[0].get_ydata().tolist() == [0.3, 0.4]

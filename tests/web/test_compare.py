@@ -103,3 +103,46 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     names = [name.replace("\\", "/") for name in distinct_names(paths)]
     assert names == ["rsna/small", "covid/small"]
     assert distinct_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+
+
+def write_results(run, **results):
+    run.results.write_text(json.dumps(results))
+    return run
+
+
+def test_runs_judged_on_different_images_are_named(tmp_path):
+    runs = [
+        write_results(write_run(tmp_path / name), score=0.3, **judged)
+        for name, judged in {
+            "all": {"n_images": 1600, "judged_images": "aa", "folds": [0, 1, 2, 3]},
+            "part": {"n_images": 400, "judged_images": "bb", "folds": [0]},
+            "same": {"n_images": 1600, "judged_images": "aa", "folds": [0, 1, 2, 3]},
+            "other": {"n_images": 1600, "judged_images": "cc", "folds": [0, 1, 2, 3]},
+        }.items()
+    ]
+    every, part, same, other = runs
+    path = tmp_path / "compare.html"
+    page = read_page(compare_runs(TASK, [every, part], path))
+    assert "judged on different images" in page
+    assert "all on 1,600 images of the folds 0, 1, 2, 3; part on 400 images of the folds 0" in page
+    assert "judged on different images" in read_page(compare_runs(TASK, [every, other], path))
+    assert "judged on different images" not in read_page(compare_runs(TASK, [every, same], path))
+
+
+def test_an_older_run_that_does_not_say_its_images_is_compared_by_their_number(tmp_path):
+    old = write_results(write_run(tmp_path / "old"), score=0.3, n_images=600)
+    new = write_results(write_run(tmp_path / "new"), score=0.3, n_images=600, judged_images="aa")
+    page = read_page(compare_runs(TASK, [old, new], tmp_path / "compare.html"))
+    assert "judged on different images" not in page
+
+
+def test_the_box_loss_stands_in_the_table_where_it_is_logged(tmp_path):
+    run = write_run(tmp_path / "boxes")
+    page = read_page(compare_runs(TASK, [run], tmp_path / "compare.html"))
+    assert "box loss</th>" in page
+    assert '<td class="num">0.200</td>' in page, "0.6 / 3 in the last of three epochs"
+    log = run.fold(0).log
+    log.write_text("epoch,valid_loss\n1,0.5\n")
+    run.fold(1).log.write_text("epoch,valid_loss\n1,0.5\n")
+    page = read_page(compare_runs(TASK, [run], tmp_path / "compare.html"))
+    assert "box loss</th>" not in page

@@ -31,21 +31,27 @@ ALL = ("all",)  # in place of names: every run
 class RunBar(Bar):
     """What results.json and the logs of a run say.
 
-    images: that were judged, None where the run is not scored yet.
+    images: how many were judged, None where the run is not scored yet.
+    judged_images: which, as `fingerprint` has it; None where an older run does not say.
+    judged_folds: as text.
     folds: that were trained; epochs: of each of them, as text.
     leaderboard: the score that Kaggle gave, as entered.
     class_precisions: {class: its average precision}.
-    best_metric, lowest_loss: of validation, each fold at its best epoch, the mean over folds.
+    best_metric, lowest_loss, lowest_box_loss: of validation, each fold at its best epoch, the mean
+        over folds; nan where the logs have no such column.
     hours: of training, over all folds.
     """
 
     images: int | None
+    judged_images: str | None
+    judged_folds: str
     folds: int
     epochs: str
     leaderboard: float | None
     class_precisions: Mapping[str, float | None]
     best_metric: float
     lowest_loss: float
+    lowest_box_loss: float
     hours: float
 
 
@@ -85,8 +91,11 @@ def compare_runs(task: Task, folders: Sequence[RunFolder], path: Path) -> Path:
     classes: dict[str, None] = {}
     for bar in bars:
         classes |= dict.fromkeys(bar.class_precisions)
+    difference = different_images(bars)
     page = render_page(
         TEMPLATE,
+        difference=difference,
+        box_losses=any(math.isfinite(bar.lowest_box_loss) for bar in bars),
         problems=problems,
         panels=panels,
         colours=colours,
@@ -135,20 +144,43 @@ def make_run_bar(name: str, run: RunFolder, logs: Mapping[int, pd.DataFrame]) ->
     low, high = results.get("interval") or (None, None)
     epochs = sorted({len(log) for log in logs.values()})
     metrics = [log["metric"].max() for log in logs.values() if "metric" in log]
-    losses = [log["valid_loss"].min() for log in logs.values() if "valid_loss" in log]
     seconds = [float(log["seconds"].sum()) for log in logs.values() if "seconds" in log]
     return RunBar(
         name,
         math.nan if score is None else float(score),
         None if low is None or high is None else (low, high),
         images=results.get("n_images"),
+        judged_images=results.get("judged_images"),
+        judged_folds=setting_text(results.get("folds")),
         folds=len(logs),
         epochs=setting_text(epochs),
         leaderboard=results.get("leaderboard"),
         class_precisions=results.get("ap") or {},
         best_metric=mean_finite(metrics),
-        lowest_loss=mean_finite(losses),
+        lowest_loss=mean_lowest(logs, "valid_loss"),
+        lowest_box_loss=mean_lowest(logs, "valid_box"),
         hours=sum(seconds) / 3600,
+    )
+
+
+def mean_lowest(logs: Mapping[int, pd.DataFrame], column: str) -> float:
+    """The mean over the folds of a column's lowest value, nan where no fold has it."""
+    return mean_finite(log[column].min() for log in logs.values() if column in log)
+
+
+def different_images(bars: Sequence[RunBar]) -> str:
+    """A sentence that names runs judged on different images; empty where all are the same."""
+    scored = [bar for bar in bars if bar.images is not None]
+    by_number = len({bar.images for bar in scored}) > 1
+    known = {bar.judged_images for bar in scored if bar.judged_images is not None}
+    if not by_number and len(known) < 2:
+        return ""
+    runs = [
+        f"{bar.label} on {bar.images:,} images of the folds {bar.judged_folds}" for bar in scored
+    ]
+    return (
+        "These runs were judged on different images, so that a difference of their scores may lie "
+        f"in the images: {'; '.join(runs)}."
     )
 
 
