@@ -15,7 +15,7 @@ import pandas as pd
 
 from cxr.data.image_table import Tables
 from cxr.methods.base import Judging, Labels, Scorer
-from cxr.methods.evaluation import Evaluation
+from cxr.methods.evaluation import Boxes, Evaluation
 from cxr.settings import Settings
 
 
@@ -39,10 +39,16 @@ class AnswerRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was written: path (None if nothing), and further entries of results.json."""
+    """What was written: path (None if nothing), and further entries of results.json.
+
+    true, predicted: what is marked in the test images, where that is known, and what was answered,
+    for the pictures of the report.
+    """
 
     path: Path | None
     results: Mapping[str, Any] = field(default_factory=dict)
+    true: Boxes = field(default_factory=Boxes)
+    predicted: Boxes = field(default_factory=Boxes)
 
 
 class Dataset(ABC):

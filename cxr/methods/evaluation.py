@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from cxr.geometry.detections import Detections
 from cxr.metrics.bootstrap import Interval
 from cxr.metrics.curves import (
     OperatingPoint,
@@ -60,6 +61,10 @@ class Boxes:
         self.corners[image_id] = corners
         self.labels[image_id] = labels
         self.scores[image_id] = scores
+
+    def put_detections(self, image_id: str, detections: Detections) -> None:
+        """Take in what was detected in an image."""
+        self.put(image_id, detections.boxes, detections.labels, detections.scores)
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ class Evaluation:
     figures: dict[str, float] = field(default_factory=dict)  # {words: number} beside the score
     results: dict[str, Any] = field(default_factory=dict)  # further entries of results.json
     fit_on: str = "folds"
+    hit_score: float = 0.0  # above it the finding of an image counts as found
     image_score: str = "score"  # what `images.score` is, for a caption
     words: dict[str, str] = field(default_factory=dict)  # in place of sentences about boxes
     searched: str = ""  # what was searched and how to read `sensitivity`

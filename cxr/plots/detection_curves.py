@@ -165,7 +165,7 @@ def draw_class_precision(
     for name, curve in curves.items():
         axis.plot(curve.recall, curve.precision, color=colours[name], linewidth=1.3, label=name)
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-    axis.legend(fontsize=5.5, loc="upper right")
+    axis.legend(fontsize=5.5, loc="upper left", bbox_to_anchor=(1.0, 1.02), borderpad=0)
 
 
 def draw_class_froc(

@@ -145,6 +145,14 @@ class CaseGroup:
     total: int
     cases: list[GalleryCase]
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether anything that was predicted has words."""
+        marks = []
+        for case in self.cases:
+            marks += case.predicted
+        return any(mark.text for mark in marks)
+
 
 def jpeg_uri(pixels: np.ndarray) -> str:
     """A picture (h, w) or (h, w, 3) uint8 as JPEG in a data URI."""
@@ -178,13 +186,15 @@ def write_gallery(
         path.unlink(missing_ok=True)
         return
 
-    key = "marked (green), predicted (orange, dashed, with its confidence)"
+    marked, predicted = "green", "orange, dashed"
     if several_classes:
-        key = "marked (solid), predicted (dashed, with its confidence)"
+        marked, predicted = "solid", "dashed"
+    if any(group.has_numbers for group in groups):
+        predicted = f"{predicted}, with a number for its certainty"
     with matplotlib.rc_context(PICTURE_STYLE), atomic(path) as temporary:
         size = (2.3 * ACROSS, 2.75 * len(groups) + 0.5)
         figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(f"{title}\n{key}", fontsize=11)
+        figure.suptitle(f"{title}\nmarked ({marked}), predicted ({predicted})", fontsize=11)
         lines = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
         drawn = []
         for line, group in zip(lines, groups, strict=True):

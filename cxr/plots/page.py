@@ -29,6 +29,7 @@ def render_page(template: Path, **content: Any) -> str:
     environment.filters["share"] = format_share
     environment.filters["text"] = setting_text
     environment.filters["flatten"] = flatten_record
+    environment.filters["count_of"] = count_of
     environment.globals["isfinite"] = is_finite
     return environment.get_template(template.name).render(**content)
 
@@ -50,6 +51,12 @@ def format_share(part: int, whole: int) -> str:
     if 0 < part / whole < 0.005:
         return "<1%"
     return f"{part / whole:.0%}"
+
+
+def count_of(number: float, names: tuple[str, str]) -> str:
+    """ "1 box", "2 boxes"; names: (singular, plural)."""
+    singular, plural = names
+    return f"{int(number)} {singular if number == 1 else plural}"
 
 
 def setting_text(value: Any) -> str:

@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import NAN, OUTSIDE, image_table, report_input, write_run
 
+from cxr.methods.classifier.study_scorer import STUDY_WORDS
 from cxr.methods.evaluation import Baseline, Boxes, FoldResult
+from cxr.methods.segmenter.scorer import MASK_WORDS
 from cxr.metrics.curves import PrecisionRecallCurve, SensitivityLine
 from cxr.metrics.froc import FrocCurve
 from cxr.metrics.pooled_boxes import ClassCurve
 from cxr.plots.gallery import make_thumbnail
 from cxr.run_folder import RunFolder
+from cxr.steps.postprocess.answered_images import AnsweredImages
 from cxr.steps.postprocess.cases import EXAMPLES, GalleryInput, image_outcomes, pick_cases
-from cxr.steps.postprocess.report import write_report
+from cxr.steps.postprocess.report import complete_images, write_report
 from cxr.steps.postprocess.report_tables import (
     Bar,
     bars_axis,
@@ -43,6 +46,7 @@ def page_of(folder, report):
 
 
 def gallery_of(images, true=None, predicted=None, **fields):
+    images = complete_images(images)
     return pick_cases(GalleryInput(images, true or Boxes(), predicted or Boxes(), **fields))
 
 
@@ -89,7 +93,7 @@ def test_groups_of_patients_by_hand():
         n_pred=[1, 1, 0] + [1] * 7 + [0, 0, 1, 0],
         age=[17, 18] + [NAN] * 12,
     )
-    sex, age = divisions_of_patients(images)
+    sex, age = divisions_of_patients(complete_images(images))
     assert [sex.title, age.title] == ["Sex", "Age"], "the view is not recorded"
 
     female, male, unknown = sex.rows
@@ -113,8 +117,8 @@ def test_groups_of_patients_by_hand():
 def test_intervals_of_groups_draw_patients_whole():
     alone = image_table(40, sex="F", score=[1.0] * 20 + [0.0] * 20)
     together = alone.assign(group=["a"] * 20 + ["b"] * 20)
-    [single] = divisions_of_patients(alone)[0].rows
-    [grouped] = divisions_of_patients(together)[0].rows
+    [single] = divisions_of_patients(complete_images(alone))[0].rows
+    [grouped] = divisions_of_patients(complete_images(together))[0].rows
     assert [grouped.low, grouped.high] == [0, 1]
     assert single.low > 0.2
     assert single.high < 0.8
@@ -360,7 +364,7 @@ def test_the_page_says_all_it_was_given(full_page):
         "2.9.0",
         "fold 0: 2026-01-01\nfold 1: 2026-01-02",
         "fold 0: 10\nfold 1: 11",
-        "1 marked, 0 predicted",
+        "1 box marked, 0 predicted",
     ):
         assert words in full_page, words
     assert ">fold<" not in full_page.split("Settings")[1]
@@ -495,12 +499,16 @@ def test_page_of_a_detector_with_classes(tmp_path):
         class_rows=[class_row("Mass", 0.25), class_row("Nodule", NAN)],
         class_curves={"Mass": curve},
         searched="Each its own.",
+        recalls={"at 0.05": 0.111, "at 0.1": None, "at 0.2": 0.222, "avgrecall": 0.1665},
     )
     page = page_of(tmp_path, report)
     assert "Each finding" in page
     assert "Each its own." not in page, "nothing was searched"
     assert re.search(r"Mass</th>.*?<b>0\.250</b>", page)
     assert re.search(r"Nodule</th>.*?<b>–</b>", page)
+    means = re.search(r"mean</th>(.*?)</tr>", page)[1]
+    numbers = re.findall(r"[\d.]{5}|–", means)
+    assert numbers == ["0.250", "0.200", "0.300", "0.111", "–", "0.222", "0.167"]
     assert (tmp_path / "detection.png").stat().st_size
     assert not re.search(OUTSIDE, page)
 
@@ -531,3 +539,92 @@ def test_where_nothing_was_fitted_the_folds_say_nothing_of_parameters(tmp_path):
     page = page_of(tmp_path, report)
     assert "Look for folds far from the others" in page
     assert "fitted without its images" not in page
+
+
+def test_figures_without_a_value_are_left_out_of_the_page(tmp_path):
+    figures = {"sensitivity": 0.75, "specificity": NAN}
+    page = page_of(tmp_path, report_input(image_table(3), figures=figures))
+    assert "<b>0.750</b> sensitivity" in page
+    assert "</b> specificity" not in page
+
+
+def answered_images(png, scores=None, true=None):
+    table = image_table(3, png=png)[["image_id", "width", "height", "png"]]
+    predicted = Boxes()
+    predicted.put("id00001", [[100, 50, 300, 450]], [0], [0.75])
+    return AnsweredImages(table, true or Boxes(), predicted, scores or {})
+
+
+def test_labelled_test_images_have_scores_and_pictures(tmp_path, png):
+    true = Boxes()
+    true.put("id00001", [[110, 50, 300, 450]], [0])
+    true.put("id00002", [[0, 0, 30, 40]], [1])
+    scores = {
+        "score": 0.4321,
+        "n_images": 3,
+        "mean_recall": {"0.05": 0.11, "0.1": 0.22, "0.2": None},
+        "avgrecall": 0.165,
+        "ap": {"Mass": 0.4321, "Nodule": None},
+    }
+    report = report_input(
+        image_table(2),
+        box_classes=["Mass", "Nodule"],
+        class_rows=[class_row("Mass", 0.25), class_row("Nodule", NAN)],
+        recalls={"mean recall at 0.05 false boxes per image": 0.33},
+        answered=answered_images(png, scores, true),
+    )
+    page = page_of(tmp_path, report)
+    section = page.split('<section id="test">')[1].split("</section>")[0]
+    for words in (
+        "0.432",
+        "0.110",
+        "0.330",
+        "avgrecall",
+        "AP of Nodule",
+        "2 of 3 images",
+        "Mass 0.75",
+    ):
+        assert words in section, words
+    assert "1 box marked, 1 predicted" in section
+    assert "1 box marked, 0 predicted" in section
+    assert 'href="#test"' in page
+    assert (tmp_path / "gallery.png").exists()
+
+
+def test_test_images_without_labels_have_pictures_and_no_scores(tmp_path, png):
+    page = page_of(tmp_path, report_input(image_table(2), answered=answered_images(png)))
+    section = page.split('<section id="test">')[1].split("</section>")[0]
+    assert "What is marked in them is not known" in section
+    assert "1 of 3 images" in section
+    assert "marked, 1 predicted" not in section
+
+
+def test_without_test_predictions_there_is_no_such_section(tmp_path):
+    assert 'id="test"' not in page_of(tmp_path, report_input(image_table(2)))
+
+
+def test_a_mask_over_the_whole_chest_is_not_found():
+    """Its Dice is above 0, since it lies upon what is marked, too."""
+    images = image_table(3, n_true=1, n_pred=1, score=[0.2, 0.5, 0.8])
+    assert list(image_outcomes(images)) == ["found"] * 3
+    assert list(image_outcomes(images, hit_score=0.5)) == ["misplaced", "misplaced", "found"]
+
+
+def test_masks_are_spoken_of_as_masks(tmp_path, png):
+    images = image_table(2, n_true=[1, 1], n_pred=[1, 1], score=[0.3, 0.9], png=png, sex="F")
+    report = report_input(images, finding=("region", "regions"), words=MASK_WORDS, hit_score=0.5)
+    page = page_of(tmp_path, report)
+    assert re.search(r"<b>1 <small>50%</small></b><span>Found: the predicted mask fits", page)
+    assert re.search(r"<b>1 <small>50%</small></b><span>Poorly drawn", page)
+    assert "1 region marked, 1 predicted" in page
+    assert "missed or poorly drawn, of those with a finding" in page
+    spoken = page.split("<main>")[1].split('<section id="detection">')[0]
+    assert not re.search(r"\bbox(es)?\b", spoken)
+
+
+def test_studies_are_not_said_to_have_a_marked_finding(tmp_path):
+    images = image_table(3, n_true=[1, 1, 0], sex="F")
+    page = page_of(tmp_path, report_input(images, words=STUDY_WORDS))
+    assert "<b>2</b> of studies that are not negative" in page
+    assert "with a marked finding" not in page
+    assert "called another class, of those negative" in page

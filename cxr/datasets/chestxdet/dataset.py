@@ -22,6 +22,7 @@ from cxr.datasets.chestxdet.synthetic import write_chestxdet
 from cxr.geometry.frames import Frame
 from cxr.methods.base import Labels
 from cxr.methods.detector.class_scorer import ClassAP
+from cxr.methods.evaluation import Boxes
 from cxr.settings import Settings
 
 
@@ -82,15 +83,20 @@ class ChestXDet(Dataset):
         thresholds = np.array(list(request.evaluation.params["threshold"].values()))
         test_table = self.select_rows(read_table(run.task.table("test")), labels)
         test_kept = {}
+        predicted = Boxes()
         for image_id, detections in request.answers.items():
             test_kept[image_id] = detections.scores > thresholds[detections.labels.astype(int)]
+            predicted.put_detections(image_id, detections.above(thresholds))
         write_chestxdet_results(run.path / "test_results", request.answers, test_kept, test_table)
         if (test_table["label"] < 0).any():
-            return Answer(run.path / "test_results")
+            return Answer(run.path / "test_results", predicted=predicted)
 
         truth = {}
+        true = Boxes()
         for _, row in test_table.iterrows():
             original = Frame("original", row["width"], row["height"])
-            truth[row["image_id"]] = boxes_in_frame(row, original)
+            marked = boxes_in_frame(row, original)
+            truth[row["image_id"]] = marked
+            true.put(row["image_id"], marked.boxes, marked.labels)
         scores = self.scorer.score_boxes(truth, request.answers, labels)
-        return Answer(run.path / "test_results", {"test": scores})
+        return Answer(run.path / "test_results", {"test": scores}, true, predicted)

@@ -18,6 +18,7 @@ from cxr.datasets.rsna.files import (
 from cxr.datasets.rsna.synthetic import write_rsna
 from cxr.methods.base import Scorer
 from cxr.methods.detector.image_scorer import RsnaMap
+from cxr.methods.evaluation import Boxes
 from cxr.settings import Settings
 from cxr.system.tables import write_csv
 
@@ -62,8 +63,10 @@ class Rsna(Dataset):
         run = request.judging.run
         sample = read_rsna_sample(run.task.read_input_folder())
         boxes = {}
+        predicted = Boxes()
         for image_id, detections in request.answers.items():
             boxes[image_id] = (detections.boxes, detections.scores)
+            predicted.put_detections(image_id, detections)
         table = format_rsna_submission(list(sample["patientId"]), boxes)
         check_rsna_submission(table, sample)
 
@@ -73,4 +76,4 @@ class Rsna(Dataset):
                 f"{absent} images of the sample submission have no picture and get no boxes."
             )
         write_csv(run.submission, table)
-        return Answer(run.submission)
+        return Answer(run.submission, predicted=predicted)

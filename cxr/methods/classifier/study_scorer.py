@@ -42,23 +42,28 @@ from cxr.system.errors import InputError
 # Boxes (n, 4) and scores (n,) of an image's opacities.
 FoundBoxes = tuple[np.ndarray, np.ndarray]
 
-NO_BOXES: FoundBoxes = (
-    np.zeros((0, 4)),
-    np.zeros(0),
-)  # of an image in which nothing was looked for
-WORDS = {
-    "found": "Right: the class of a study that is not negative",
-    "misplaced": "Confused: not negative, and called another class",
-    "missed": "Missed: not negative, but called so",
-    "alarm": "False alarm: negative, but called another class",
-    "empty": "Rightly negative",
-    "Best": "Studies whose class was found, the most certain first. Marked is where the readers "
-    "saw opacities.",
-    "Typical": "Studies that are not negative and fare as most of them do, right or wrong.",
-    "Worst: misplaced": "Not negative, and called another class, the most certain first.",
-    "Worst: missed": "Not negative, but called so; the largest marked opacities first.",
+# Of an image in which nothing was looked for.
+NO_BOXES: FoundBoxes = (np.zeros((0, 4)), np.zeros(0))
+STUDY_WORDS = {
+    "found": "Right: the study is not negative, and was called what it is",
+    "misplaced": "Confused: the study is not negative, and was called another class that is not",
+    "missed": "Missed: the study is not negative, but was called negative",
+    "alarm": "False alarm: the study is negative, but was called another class",
+    "empty": "Rightly negative: the study is negative, and was called so",
+    "Best": "Images of studies that are not negative and were called what they are, the most "
+    "certain first. Marked is where the readers saw opacities.",
+    "Typical": "Images of studies that are not negative and fare as most of them do, right or "
+    "wrong.",
+    "Worst: misplaced": "Not negative, and called another class that is not; the most certain "
+    "first.",
+    "Worst: missed": "Not negative, but called negative; the largest marked opacities first.",
     "Worst: false alarms": "Negative, but called another class; the most certain first.",
     "Rightly empty": "Negative, and called so; shown in the order of the ids.",
+    "failures": "",
+    "numbers": "",
+    "marked": "of studies that are not negative",
+    "not found": "called another class, of those not negative",
+    "false alarms": "called another class, of those negative",
 }
 
 
@@ -178,7 +183,7 @@ class StudyAP(Scorer):
             folds=study_fold_results(studies, means),
             figures=study_figures(scores["metric"], competition, bool(judging.further_boxes)),
             image_score="accuracy",
-            words=WORDS,
+            words=STUDY_WORDS,
             class_rows=rows,
             class_curves=curves,
             notes=absent_study_classes(rows),

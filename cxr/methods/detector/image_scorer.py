@@ -3,6 +3,7 @@ bring."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -138,7 +139,7 @@ class RsnaMap(BoxScorer):
             sensitivity=sensitivity_lines(tally, best),
             folds=fold_results(judged, outcome),
             operating=operating_point(judged),
-            results={"score_test_like": outcome.score_test_like},
+            results={"score_test_like": known_score(outcome.score_test_like)},
         )
 
     def _choose_estimate(self, judging: Judging) -> Callable[[Tally], Outcome]:
@@ -304,6 +305,11 @@ def score_baselines(
         interval = bootstrap_interval(table[name], table["group"])
         baselines.append(Baseline(name, outcome.score, interval))
     return baselines
+
+
+def known_score(score: float) -> float | None:
+    """A score for a JSON file, which has no nan."""
+    return None if math.isnan(score) else score
 
 
 def sensitivity_lines(tally: Tally, best: Params) -> dict[str, SensitivityLine]:

@@ -8,6 +8,7 @@ those sums.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -129,7 +130,8 @@ class Outcome:
 
     final: parameters fitted on all images. held_out: {unit: those fitted without its images}.
     score: the mean over the held-out images, each with the parameters fitted without it; counted:
-    their number. score_test_like: the same over the test-like ones among them.
+    their number. score_test_like: the same over the test-like ones among them, nan
+    without any.
     """
 
     final: Params
@@ -226,7 +228,7 @@ def judge(tally: Tally, final: Params, held_out: dict[FittingUnit, Params]) -> O
         held_out=held_out,
         score=float(total[0] / max(1, total[1])),
         counted=int(total[1]),
-        score_test_like=float(test_like[0] / max(1, test_like[1])),
+        score_test_like=float(test_like[0] / test_like[1]) if test_like[1] else math.nan,
     )
 
 

@@ -45,6 +45,30 @@ SEARCHED = (
     "above the bottom threshold. The orange dot is the chosen value, {marks}. These "
     "curves use all images at once, so a top may lie a little above the score of this report."
 )
+HIT_DICE = 0.5  # above it a mask is where the finding is, not only somewhere upon it
+MASK_WORDS = {
+    "found": "Found: the predicted mask fits the marked one (Dice above 0.5)",
+    "misplaced": "Poorly drawn: a finding is marked and a mask was predicted that does not fit it "
+    "(Dice of 0.5 or less)",
+    "missed": "Missed: a finding is marked, no mask was predicted",
+    "alarm": "False alarm: nothing is marked, a mask was predicted",
+    "empty": "Rightly empty: nothing marked, no mask predicted",
+    "Best": "The highest Dice: dashed and solid outlines should nearly coincide.",
+    "Typical": "The images with a marked finding whose Dice is nearest the median: this is what to "
+    "expect of the system on an ordinary day.",
+    "Worst: misplaced": "A mask was predicted, but it hardly covers what is marked, or much more; "
+    "the images with the highest score of their own come first.",
+    "Worst: missed": "A finding is marked and no mask was predicted; the largest missed findings "
+    "come first.",
+    "Worst: false alarms": "Nothing is marked, yet a mask was predicted; the highest scores come "
+    "first: look for what might have been mistaken.",
+    "Rightly empty": "Nothing is marked and no mask was predicted; shown in the order of the ids.",
+    "failures": "Look at which kind of failure is the most frequent: missed findings and false "
+    "alarms are decisions about whole images, poor masks are about their outlines.",
+    "marked": "with a marked region",
+    "numbers": "The number at a predicted region is the highest probability of its pixels.",
+    "not found": "missed or poorly drawn, of those with a finding",
+}
 
 
 class QuickMask(NamedTuple):
@@ -173,6 +197,8 @@ class Dice(Scorer):
             reliability=Reliability(measured.heads, positive),
             sized=SizedScores(true_sizes[positive], scores[positive]),
             image_score="Dice",
+            hit_score=HIT_DICE,
+            words=MASK_WORDS,
             fit_on=fit_on,
             searched=SEARCHED.format(marks=describe_marks(judging.folds, fit_on)),
         )

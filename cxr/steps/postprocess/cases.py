@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ TRIES = 60  # candidates of a group before giving up on missing picture files
 MOST_BOXES = 20  # boxes drawn per image, the most confident ones
 
 OUTCOMES = ("found", "misplaced", "missed", "alarm", "empty")
-# What is said of each outcome, and of each group of the gallery; a scorer may say it otherwise.
+# What is said of each outcome, of each group of the gallery, and of numbers in tables; a scorer may
+# say it otherwise.
 WORDS = {
     "found": "Found: at least one predicted box lies on a marked finding",
     "misplaced": "Misplaced: boxes predicted, none of them where the finding is",
@@ -38,6 +39,12 @@ WORDS = {
     "Worst: false alarms": "Nothing is marked, yet a box was predicted; the most confident come "
     "first: look for what might have been mistaken.",
     "Rightly empty": "Nothing is marked and nothing was predicted; shown in the order of the ids.",
+    "failures": "Look at which kind of failure is the most frequent: missed and misplaced findings "
+    "call for a better detector, false alarms for a stricter threshold.",
+    "numbers": "The number at a predicted box is its confidence.",
+    "marked": "with a marked finding",
+    "not found": "not found, of those with a finding",
+    "false alarms": "false alarms, of those without",
 }
 
 
@@ -45,7 +52,8 @@ WORDS = {
 class GalleryInput:
     """What a gallery is made of.
 
-    images: a row for each judged image, with all columns of `ReportInput.images`.
+    images: a row for each judged image, with all columns of `ReportInput.images` and its outcome,
+        a key of OUTCOMES.
     true, predicted: what is drawn, in original pixels.
     image_score: what `images.score` is, for captions.
     finding: what a mark is called, (singular, plural).
@@ -61,11 +69,20 @@ class GalleryInput:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
-def image_outcomes(images: pd.DataFrame) -> pd.Series:
-    """The key of OUTCOMES of each row; columns n_true, n_pred and score, which may be nan."""
+def with_columns(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """A copy with these columns, nan where the table lacks them."""
+    absent = [name for name in columns if name not in table]
+    return table.reset_index(drop=True).assign(**dict.fromkeys(absent, np.nan))
+
+
+def image_outcomes(images: pd.DataFrame, hit_score: float = 0.0) -> pd.Series:
+    """The key of OUTCOMES of each row; columns n_true, n_pred and score, which may be nan.
+
+    hit_score: above it what is marked counts as found.
+    """
     marked = images["n_true"] > 0
     predicted = images["n_pred"] > 0
-    hit = images["score"] > 0
+    hit = images["score"] > hit_score
     conditions = [marked & predicted & hit, marked & predicted, marked, predicted]
     return pd.Series(np.select(conditions, OUTCOMES[:4], "empty"), index=images.index)
 
@@ -79,10 +96,9 @@ def name_finding(text: str, finding: tuple[str, str]) -> str:
 
 def pick_cases(source: GalleryInput) -> list[CaseGroup]:
     """The groups of the gallery; one without a readable picture is left out."""
-    images = source.images.assign(outcome=image_outcomes(source.images))
     words = WORDS | dict(source.words)
     groups = []
-    for title, rows in sort_into_groups(images, source.true.corners).items():
+    for title, rows in sort_into_groups(source.images, source.true.corners).items():
         most = 2 * EXAMPLES if title.startswith("Worst") else EXAMPLES
         cases = list(readable_cases(rows, source, most))
         if cases:
@@ -168,10 +184,10 @@ def make_case(row: Any, pixels: np.ndarray, source: GalleryInput) -> GalleryCase
 
 def case_caption(row: Any, image_score: str) -> str:
     """What stands above a picture: the row's own caption, or its score."""
-    if np.isnan(row.score):
-        return "left out"
     if isinstance(row.caption, str):
         return row.caption
+    if np.isnan(row.score):
+        return "left out"
     return f"{image_score} {row.score:.2f}"
 
 

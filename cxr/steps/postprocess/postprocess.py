@@ -18,6 +18,17 @@ from cxr.methods.base import Judging
 from cxr.methods.evaluation import Evaluation
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings
+from cxr.steps.postprocess.answered_images import AnsweredImages
+from cxr.steps.postprocess.figures import (
+    fingerprint,
+    format_figures,
+    format_score,
+    has_value,
+    headline_figures,
+    join_figures,
+    recall_figures,
+    value_or_null,
+)
 from cxr.steps.postprocess.report import ReportInput, write_report
 from cxr.system.disk import write_json
 from cxr.system.errors import InputError
@@ -199,13 +210,15 @@ def summarize(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     """The content of results.json."""
     return {
         "task": task.name,
-        "score": evaluation.score,
-        "interval": evaluation.interval,
+        "score": value_or_null(evaluation.score),
+        "interval": [value_or_null(end) for end in evaluation.interval],
         "n_images": len(evaluation.images),
         "n_counted": evaluation.counted,
-        **evaluation.figures,
+        "folds": sorted(int(fold) for fold in evaluation.images["fold"].unique()),
+        "judged_images": fingerprint(evaluation.images["image_id"]),
+        **{name: value_or_null(value) for name, value in evaluation.figures.items()},
         **evaluation.results,
-        "baselines": {baseline.name: baseline.score for baseline in evaluation.baselines},
+        "baselines": {one.name: value_or_null(one.score) for one in evaluation.baselines},
         "params": evaluation.params,
     }
 
@@ -248,11 +261,13 @@ def make_report_input(
         box_classes=list(judging.labels.classes),
         class_rows=evaluation.class_rows,
         class_curves=evaluation.class_curves,
-        figures=evaluation.figures,
+        figures=headline_figures(evaluation),
+        recalls=recall_figures(evaluation.results),
         reliability=evaluation.reliability,
         sized=evaluation.sized,
         finding=task.dataset.finding,
         image_score=evaluation.image_score,
+        hit_score=evaluation.hit_score,
         words=evaluation.words,
         searched=evaluation.searched,
         fit_on=evaluation.fit_on,
@@ -260,20 +275,37 @@ def make_report_input(
         params=evaluation.params,
         params_path=run.params,
         submission_path=answer.path,
+        answered=read_answered_images(run, answer),
         warnings=warnings,
     )
 
 
+def read_answered_images(run: RunFolder, answer: Answer) -> AnsweredImages | None:
+    """The test images with what was answered, None where nothing of it can be drawn."""
+    if not answer.predicted.corners:
+        return None
+    table = read_table(run.task.table("test"))
+    table = table[table["image_id"].isin(answer.predicted.corners)]
+    pictures = [str(run.task.image(image_id)) for image_id in table["image_id"]]
+    scores = answer.results.get("test", {})
+    return AnsweredImages(table.assign(png=pictures), answer.true, answer.predicted, scores)
+
+
 def print_result(task: Task, evaluation: Evaluation, answer: Answer, report: Path) -> None:
     """The main figures, and where everything is."""
-    low, high = evaluation.interval
-    figures = "".join(f"{name} {value:.4f}, " for name, value in evaluation.figures.items())
+    score = format_score(evaluation.score, evaluation.interval)
+    figures = headline_figures(evaluation) | recall_figures(evaluation.results)
     print(
-        f"\nscore {evaluation.score:.4f} (95 % interval {low:.4f} to {high:.4f}), {figures}over "
-        f"{evaluation.counted} counted of {len(evaluation.images)} images; {evaluation.how}"
+        f"\n{join_figures(score, figures)}, over {evaluation.counted} counted of "
+        f"{len(evaluation.images)} images; {evaluation.how}"
     )
     for baseline in evaluation.baselines:
-        print(f"  {baseline.name}: {baseline.score:.4f}")
+        if has_value(baseline.score):
+            print(f"  {baseline.name}: {baseline.score:.4f}")
+    test_scores = answer.results.get("test")
+    if test_scores:
+        figures = {"score": test_scores["score"], **recall_figures(test_scores)}
+        print(f"{test_scores['n_images']} labelled test images: {format_figures(figures)}")
     for note in evaluation.notes:
         print(note)
     written = answer.path or "not written: test predictions are missing"

@@ -11,7 +11,6 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from cxr.methods.evaluation import Baseline, Boxes, FoldResult
@@ -41,7 +40,20 @@ from cxr.plots.panels import (
 from cxr.plots.sensitivity import sensitivity_panels
 from cxr.plots.training_curves import training_panels
 from cxr.run_folder import RunFolder
-from cxr.steps.postprocess.cases import WORDS, GalleryInput, pick_cases
+from cxr.steps.postprocess.answered_images import (
+    AnsweredImages,
+    MeasuredTwice,
+    compare_with_test,
+    pick_answered_cases,
+)
+from cxr.steps.postprocess.cases import (
+    WORDS,
+    GalleryInput,
+    image_outcomes,
+    name_finding,
+    pick_cases,
+    with_columns,
+)
 from cxr.steps.postprocess.heat_map_summary import read_heat_map_summary
 from cxr.steps.postprocess.report_tables import (
     FEW,
@@ -97,7 +109,7 @@ class ReportInput:
         place of the numbers of boxes).
     score_meaning: what the metric measures, for someone who has never heard of it.
     baselines: simpler ways.
-    image_score: what `images.score` is.
+    image_score: what `images.score` is; hit_score: above it what is marked counts as found.
     words: sentences in place of those of cases.WORDS.
     searched: how to read `sensitivity`; empty: as SEARCHED says.
     fit_on: where the parameters come from, in the words of cxr/methods/wording.py.
@@ -105,6 +117,8 @@ class ReportInput:
     run: the run's folder.
     finding: what a mark is called, (singular, plural).
     figures: {words: number} beside the score.
+    recalls: {words: number}, the means over the classes of `class_rows`.
+    answered: the test images, where what was answered can be drawn.
     """
 
     title: str
@@ -123,6 +137,7 @@ class ReportInput:
     true: Boxes = field(default_factory=Boxes)
     predicted: Boxes = field(default_factory=Boxes)
     image_score: str = "score"
+    hit_score: float = 0.0
     words: Mapping[str, str] = field(default_factory=dict)
     searched: str = ""
     fit_on: str = "folds"
@@ -140,8 +155,10 @@ class ReportInput:
     warnings: Sequence[str] = ()
     finding: tuple[str, str] = ("box", "boxes")
     figures: Mapping[str, float] = field(default_factory=dict)
+    recalls: Mapping[str, float | None] = field(default_factory=dict)
     reliability: Reliability | None = None
     sized: SizedScores | None = None
+    answered: AnsweredImages | None = None
 
     @property
     def judged_folds(self) -> list[int]:
@@ -178,44 +195,45 @@ def write_report(path: Path, report: ReportInput) -> Path:
 
     A picture without data is not written, and one of an earlier report is removed. Returns `path`.
     """
-    report = replace(report, images=complete_images(report.images))
+    report = replace(report, images=complete_images(report.images, report.hit_score))
     logs = RunLogs({}, [])
     if report.run is not None:
         logs = read_logs(report.run)
     panels = make_panels(report, logs.by_fold)
-    groups = pick_cases(
-        GalleryInput(
-            report.images,
-            report.true,
-            report.predicted,
-            report.box_classes,
-            report.image_score,
-            report.finding,
-            report.words,
-        )
+    source = GalleryInput(
+        report.images,
+        report.true,
+        report.predicted,
+        report.box_classes,
+        report.image_score,
+        report.finding,
+        report.words,
     )
+    groups = pick_cases(source)
+    test_groups = []
+    if report.answered is not None:
+        test_groups = pick_answered_cases(report.answered, source)
     fold_colours = colours_of(logs.by_fold)
     legend = {f"fold {fold}": colour for fold, colour in fold_colours.items()}
     write_panels(path.with_name("curves.png"), panels.curves, legend)
     write_panels(path.with_name("sensitivity.png"), panels.sensitivity)
     write_panels(path.with_name("detection.png"), panels.detection)
     several_classes = bool(report.class_colours)
-    write_gallery(path.with_name("gallery.png"), groups, report.title, several_classes)
-    page = make_page(report, logs, panels, groups, legend)
+    every_group = [*groups, *test_groups]
+    write_gallery(path.with_name("gallery.png"), every_group, report.title, several_classes)
+    page = make_page(report, logs, panels, groups, test_groups, legend)
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def complete_images(images: pd.DataFrame) -> pd.DataFrame:
-    """The table with every optional column, and texts of unknown numbers made nan."""
-    images = images.reset_index(drop=True).copy()
-    for column in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
-        if column not in images:
-            images[column] = np.nan
+def complete_images(images: pd.DataFrame, hit_score: float = 0.0) -> pd.DataFrame:
+    """The table with every optional column and each image's outcome; unknown numbers are nan."""
+    images = with_columns(images, (*TEXT_COLUMNS, *NUMBER_COLUMNS))
     images["image_id"] = images["image_id"].astype(str)
     for column in NUMBER_COLUMNS:
         images[column] = pd.to_numeric(images[column], errors="coerce")
+    images["outcome"] = image_outcomes(images, hit_score)
     return images
 
 
@@ -238,6 +256,7 @@ def make_page(
     logs: RunLogs,
     panels: ReportPanels,
     groups: Sequence[CaseGroup],
+    test_groups: Sequence[CaseGroup],
     legend: Mapping[str, str],
 ) -> str:
     """The page as text; legend: {fold: colour in the training curves}."""
@@ -247,12 +266,17 @@ def make_page(
     group_bars = []
     for division in divisions:
         group_bars += division.rows
+    words = WORDS | dict(report.words)
+    sentences = {name: name_finding(text, report.finding) for name, text in words.items()}
     return render_page(
         TEMPLATE,
+        words=sentences,
         report=report,
         problems=[*report.warnings, *logs.problems, *facts.problems],
         panels=panels,
         groups=groups,
+        test_groups=test_groups,
+        test_rows=make_test_rows(report),
         legend=legend,
         settings=facts.settings,
         manifest=facts.manifest | training_times(logs.by_fold, facts.manifest),
@@ -262,7 +286,7 @@ def make_page(
         fold_sentence=describe_fold_scores(report.judged_folds, report.fit_on),
         fit=describe_fit(report.judged_folds, report.fit_on, "thresholds"),
         searched=describe_search(report),
-        outcomes=outcome_rows(report.images, report.finding, WORDS | dict(report.words)),
+        outcomes=outcome_rows(report.images, sentences),
         confusion=confusion_rows(report.images, report.class_names),
         divisions=divisions,
         divisions_axis=bars_axis(group_bars),
@@ -281,6 +305,16 @@ def make_score_bars(report: ReportInput) -> list[ScoreBar]:
     for baseline in report.baselines:
         bars.append(ScoreBar(baseline.name, baseline.score, baseline.interval, main=False))
     return bars
+
+
+def make_test_rows(report: ReportInput) -> list[MeasuredTwice]:
+    """What was measured on labelled test images, beside the same of the out-of-fold images."""
+    if report.answered is None or not report.answered.scores:
+        return []
+    precisions = {row["name"]: row["ap"] for row in report.class_rows}
+    return compare_with_test(
+        report.answered.scores, report.score_name, report.score, report.recalls, precisions
+    )
 
 
 def make_fold_bars(report: ReportInput) -> list[FoldBar]:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from cxr.metrics.bootstrap import Interval, bootstrap_interval
 from cxr.metrics.means import mean_score
 from cxr.plots.page import is_finite
-from cxr.steps.postprocess.cases import OUTCOMES, image_outcomes, name_finding
+from cxr.steps.postprocess.cases import OUTCOMES
 
 FEW = 10  # counted images below which a group's score is mostly chance; such rows are grayed
 AGES = {
@@ -168,15 +168,12 @@ def class_bars(rows: Iterable[Mapping[str, Any]]) -> list[ClassBar]:
     return bars
 
 
-def outcome_rows(
-    images: pd.DataFrame, finding: tuple[str, str], words: Mapping[str, str]
-) -> list[OutcomeRow]:
-    """A row for each outcome; finding is (singular, plural)."""
-    counts = image_outcomes(images).value_counts()
+def outcome_rows(images: pd.DataFrame, words: Mapping[str, str]) -> list[OutcomeRow]:
+    """A row for each outcome; words: {outcome: a sentence about it}."""
+    counts = images["outcome"].value_counts()
     rows = []
     for key in OUTCOMES:
-        sentence = name_finding(words[key], finding)
-        rows.append(OutcomeRow(key, sentence, int(counts.get(key, 0))))
+        rows.append(OutcomeRow(key, words[key], int(counts.get(key, 0))))
     return rows
 
 
@@ -246,7 +243,7 @@ def group_bar(name: str, images: pd.DataFrame) -> GroupBar:
         # One image has no spread to draw from: an interval of width 0 would look like certainty.
         interval = bootstrap_interval(images["score"], patients_of(images))
     marked = images["n_true"] > 0
-    outcomes = image_outcomes(images)
+    outcomes = images["outcome"]
     return GroupBar(
         name,
         score,
