@@ -75,7 +75,8 @@ def decode_apart(frame: bytes, syntax: UID, pixels: PixelFormat) -> np.ndarray:
 def decode_here(frame: bytes, syntax: UID, pixels: PixelFormat) -> np.ndarray:
     if syntax == JPEGExtended12Bit:
         return decode_twelve_bits(frame, syntax, pixels)
-    options = pixels.as_options()
+    # All bits of the cells, used or not: GDCM would cut off those above Bits Stored.
+    options = pixels.as_options() | {"bits_stored": pixels.bits_allocated}
     cells, _ = get_decoder(syntax).as_array(
         encapsulate([frame]), index=0, decoding_plugin="gdcm", **options
     )

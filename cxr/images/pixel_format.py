@@ -96,7 +96,9 @@ def read_pixel_format(dataset: Dataset, little_endian: bool) -> PixelFormat:
     if samples is None:
         samples = usual_samples
     if samples != usual_samples:
-        raise InputError(f"states {samples} samples a pixel, which does not fit {photometric}")
+        raise InputError(
+            f"states {samples} as its samples per pixel, and {photometric} has {usual_samples}"
+        )
 
     allocated = read_integer(dataset, "BitsAllocated")
     if allocated is None:

@@ -12,11 +12,19 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.tag import Tag
-from pydicom.uid import JPEGBaseline8Bit, RLELossless
+from pydicom.uid import (
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 from test_images import SHARED, jpeg_dicom, make_dataset, save
 
 import edge_predict
 from cxr.images.deep import read_deep
+from cxr.images.isolated import Reader
 from cxr.images.read import read_image
 from cxr.system.errors import InputError
 
@@ -407,6 +415,63 @@ def test_high_bits_in_rle(read, tmp_path):
     dataset = make_dataset(RAMP << 4, 12, HighBit=15)
     dataset.compress(RLELossless)
     np.testing.assert_array_equal(read(save(tmp_path / "x.dcm", dataset)), stretch(RAMP))
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """A process in which GDCM may be called."""
+    reader = Reader(seconds=60)
+    yield reader
+    reader.close()
+
+
+def compress_by_gdcm(source, target, syntax):
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(source))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(target))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
+@pytest.mark.parametrize(
+    "syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless]
+)
+@pytest.mark.parametrize(
+    "pixels, bits, tags",
+    [
+        (RAMP.astype(np.uint8), 8, {}),
+        (RAMP, 12, {}),
+        (RAMP.astype(np.int16) - 2048, 16, {"PixelPaddingValue": -2048}),
+        (RAMP * np.uint16(16), 16, {"PhotometricInterpretation": "MONOCHROME1"}),
+        (np.dstack([RAMP, RAMP // 2, RAMP // 3]).astype(np.uint8), 8, {}),
+    ],
+    ids=["8", "12", "signed", "16", "colour"],
+)
+def test_compressed_without_loss_is_the_same_picture(reader, tmp_path, syntax, pixels, bits, tags):
+    pytest.importorskip("gdcm")
+    source = save(tmp_path / "x.dcm", make_dataset(pixels, bits, **tags))
+    compress_by_gdcm(source, tmp_path / "y.dcm", syntax)
+    picture = reader.read(tmp_path / "y.dcm", [8]).shown
+    np.testing.assert_array_equal(picture, read_by_cxr(source))
+
+
+def test_high_bits_in_a_lossless_jpeg(tmp_path):
+    """GDCM cuts off what is above the stored bits, unless it is told that there is nothing."""
+    pytest.importorskip("gdcm")
+    source = save(tmp_path / "x.dcm", make_dataset(RAMP << 4, 16))
+    compress_by_gdcm(source, tmp_path / "y.dcm", JPEGLosslessSV1)
+    dataset = pydicom.dcmread(tmp_path / "y.dcm")
+    dataset.BitsStored = 12
+    np.testing.assert_array_equal(read_by_cxr(save(tmp_path / "z.dcm", dataset)), stretch(RAMP))
 
 
 SMOOTH = cv2.GaussianBlur(
