@@ -145,8 +145,10 @@ def torchvision_inputs(batch: Batch, device: torch.device) -> TorchvisionInputs:
     targets = []
     for i in range(len(batch)):
         boxes = i % BOXES_CYCLE
-        targets.append({"boxes": batch.boxes[i, :boxes], "labels": batch.labels[i, :boxes]})
-    return TorchvisionInputs(list(batch.images.expand(-1, 3, -1, -1) / 255), targets)
+        target = {"boxes": batch.boxes[i, :boxes], "labels": batch.labels[i, :boxes]}
+        targets.append(target)
+    colour_images = batch.images.expand(-1, 3, -1, -1) / 255
+    return TorchvisionInputs(list(colour_images), targets)
 
 
 def pinned_batch(settings: Settings, runtime: Runtime) -> Batch:

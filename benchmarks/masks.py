@@ -62,7 +62,8 @@ def random_picture(rng: np.random.Generator, true_mask: np.ndarray) -> np.ndarra
     """Probabilities that are high where the true mask is, blurred."""
     noise = cv2.resize(rng.random((32, 32), dtype=np.float32), (SIDE, SIDE))
     blurred = cv2.GaussianBlur(true_mask.astype(np.float32), (0, 0), 9)
-    return (255 * np.clip(0.7 * blurred + 0.4 * noise, 0, 1)).astype(np.uint8)
+    probabilities = np.clip(0.7 * blurred + 0.4 * noise, 0, 1)
+    return (255 * probabilities).astype(np.uint8)
 
 
 def draw_images(rng: np.random.Generator, count: int) -> list[DrawnImage]:

@@ -243,7 +243,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder or None) as folder:
         drawn = write_rsna_images(Path(folder) / "dicoms", [0], 8, 256)
         roots = {count: Path(folder) / str(count) for count in counts}
-        tasks = {count: TaskFolder(root / "working" / TASK) for count, root in roots.items()}
+        tasks = {count: TaskFolder(roots[count] / "working" / TASK) for count in counts}
         for count, root in roots.items():
             link_images(root / "input" / Rsna.slug, drawn, cases, count)
             peaks["02", count] = run_step("02_preprocess.py", root)

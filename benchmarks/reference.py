@@ -205,8 +205,11 @@ def plain_deltas(anchors: Tensor, boxes: Tensor) -> Tensor:
     """Deltas (p, 4) that make anchors (p, 4) the boxes (p, 4)."""
     size = anchors[:, 2:] - anchors[:, :2]
     true_size = boxes[:, 2:] - boxes[:, :2]
-    move = (boxes[:, :2] + true_size / 2 - anchors[:, :2] - size / 2) / size
-    return torch.cat([move, (true_size / size).log()], 1) / torch.tensor(STD)
+    centre = anchors[:, :2] + size / 2
+    true_centre = boxes[:, :2] + true_size / 2
+    move = (true_centre - centre) / size
+    growth = (true_size / size).log()
+    return torch.cat([move, growth], 1) / torch.tensor(STD)
 
 
 def plain_step(

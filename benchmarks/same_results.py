@@ -5,9 +5,9 @@
     python benchmarks/same_results.py old/rsna/demo new/rsna/demo
                                                                 looks at two finished runs
 
-A checkout is a folder with run_all.sh; its demo is run from nothing, in a folder that is removed
-afterwards. Anything else is a finished working folder, or a folder in it; the runs in both are
-compared by their place in them.
+A checkout is a folder with run_all.sh; its demo is run from nothing, by the Python of this script
+where that has what the checkout needs, in a folder that is removed afterwards. Anything else is a
+finished working folder, or a folder in it; the runs in both are compared by their place in them.
 
 Compared are the weights (every tensor of epoch*.pt and best.pt), params.json, submission.csv and
 the columns of log.csv that hold losses. Prints what is the same, or the first difference of each
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -193,9 +194,17 @@ def results_of(folder: Path, flags: Sequence[str], scratch: Path) -> Path:
     working = scratch / "working"
     command = ["bash", START, "--demo", "--input", str(scratch / "input")]
     command += ["--working", str(working), *flags]
+    this_python = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{this_python}{os.pathsep}{os.environ['PATH']}"}
     print(f"running the demo of {folder}", flush=True)
     done = subprocess.run(
-        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     if done.returncode:
         sys.exit(f"error: the demo of {folder} failed:\n{done.stdout[-2000:]}")

@@ -61,16 +61,20 @@ def draw_case(rng: np.random.Generator, number: int) -> BoxCase:
     peak = np.concatenate([opacity_peaks, other_peaks])
 
     # The anchors: where they are, and their scores, most of which are low.
-    anchors = int(np.exp(rng.uniform(*np.log([50, 1000]))))
+    log_anchors = rng.uniform(np.log(50), np.log(1000))
+    anchors = int(np.exp(log_anchors))
     place = rng.integers(place_count, size=anchors)
-    score = FLOOR * np.maximum(peak[place] / FLOOR, 1.05) ** (rng.random(anchors) ** 2)
+    above_floor = np.maximum(peak[place] / FLOOR, 1.05)
+    score = FLOOR * above_floor ** (rng.random(anchors) ** 2)
     order = np.argsort(-score)
     place = place[order]
     score = score[order]
 
     # What the models say of them.
-    moved = centre[place] + rng.normal(0, 0.15, (anchors, 2)) * size[place]
-    votes = size[place] * np.exp(rng.normal(0, 0.25, (anchors, 2)))
+    shift = rng.normal(0, 0.15, (anchors, 2))
+    moved = centre[place] + shift * size[place]
+    growth = rng.normal(0, 0.25, (anchors, 2))
+    votes = size[place] * np.exp(growth)
     spread = np.exp(rng.uniform(0, 0.15, (anchors, 2)))
     category = rng.dirichlet((1, 2, 5) if opacities else (4, 4, 1))
     candidates = Candidates(
@@ -141,11 +145,14 @@ def loop_hits(true: list[Box], predicted: list[Box], threshold: float) -> int:
 
 
 def loop_iou(one: Box, other: Box) -> float:
-    width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = (one[2] - one[0]) * (one[3] - one[1])
-    areas += (other[2] - other[0]) * (other[3] - other[1])
-    return width * height / (areas - width * height)
+    left, top, right, bottom = one
+    other_left, other_top, other_right, other_bottom = other
+    width = max(0.0, min(right, other_right) - max(left, other_left))
+    height = max(0.0, min(bottom, other_bottom) - max(top, other_top))
+    shared = width * height
+    area = (right - left) * (bottom - top)
+    other_area = (other_right - other_left) * (other_bottom - other_top)
+    return shared / (area + other_area - shared)
 
 
 # -------------------------------------------------------------------------- measurement
@@ -169,7 +176,8 @@ def compare(
 ) -> Compared:
     """Both times, after a check that both find the same scores."""
     combinations = math.prod(grid.shape)
-    drawn_cases = [cases[i] for i in rng.choice(len(cases), args.sampled_images, replace=False)]
+    drawn_images = rng.choice(len(cases), args.sampled_images, replace=False)
+    drawn_cases = [cases[i] for i in drawn_images]
     drawn = rng.choice(combinations, args.sampled_combinations, replace=False)
     axes = [axis.tolist() for axis in np.unravel_index(drawn, grid.shape)]
     indices = list(zip(*axes, strict=True))
