@@ -42,11 +42,11 @@ class Bright(Network):
 
     def __init__(self, image_size):
         super().__init__(image_size, pretrained=False)
-        self.scale = nn.Parameter(torch.ones(1))
+        self.gain = nn.Parameter(torch.ones(1))
         self.cam_layer = nn.Identity()
 
     def forward(self, images):
-        features = self.cam_layer(F.relu(F.avg_pool2d(images / 255, 8) * self.scale - 0.5))
+        features = self.cam_layer(F.relu(F.avg_pool2d(images / 255, 8) * self.gain - 0.5))
         strength = features.mean((2, 3))
         logits = [0 * strength + 1, 100 * strength, 0 * strength - 5]
         return {"label": torch.cat(logits, 1), "mask": features}
@@ -57,7 +57,7 @@ class WithoutMap(Network):
 
     def __init__(self, image_size):
         super().__init__(image_size, pretrained=False)
-        self.scale = nn.Parameter(torch.ones(1))
+        self.gain = nn.Parameter(torch.ones(1))
 
 
 class BrightMethod(Classifier):
