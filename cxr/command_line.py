@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -61,6 +62,7 @@ def run_step(
 
     What a user can repair becomes one sentence and exit status 1.
     """
+    tolerate_other_encodings()
     try:
         task, settings = read_command_line(name, description, arguments)
         if needs_check(name, task, settings):
@@ -75,9 +77,23 @@ def run_step(
             f"error: cannot write {error.filename or 'a file'} ({error.strerror}): free space or "
             "choose another --working folder, then run the same command again"
         )
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing it
+            raise
+        sys.exit(
+            "error: the memory of the GPU is full: lower --batch-size (and raise --accumulate as "
+            "much), --image-size or --channels, then run the same command again"
+        )
     except KeyboardInterrupt:
         sys.exit("stopped by Ctrl-C: finished parts are kept, the same command continues")
     sys.exit(status or 0)
+
+
+def tolerate_other_encodings() -> None:
+    """Write what the console's encoding does not know as escapes, in place of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def read_command_line(

@@ -112,6 +112,12 @@ class RunFolder:
     def test_predictions(self, name: str) -> Path:
         return self.path / f"test_{name}"
 
+    def chosen_test_predictions(self, name: str, fold: int | None) -> Path:
+        """Those of all folds, or with --fold those of that fold's models alone."""
+        if fold is None:
+            return self.test_predictions(name)
+        return self.fold(fold).test_predictions(name)
+
     @property
     def params(self) -> Path:
         return self.path / "params.json"

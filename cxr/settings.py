@@ -541,7 +541,8 @@ class Settings:
 
     def wanted_folds(self) -> list[int]:
         """The folds to work on. Raises InputError for a fold that does not exist."""
-        fold, folds = self.place.fold, self.data.folds
+        fold = self.place.fold
+        folds = self.data.folds
         if fold is None:
             return list(range(folds))
         if not 0 <= fold < folds:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -11,6 +13,9 @@ from torch.utils.data import DataLoader
 from cxr.data.batch import collate
 from cxr.data.dataset import XrayDataset
 from cxr.data.samplers import ResumableSampler
+from cxr.system.errors import InputError
+
+PREFETCH = 2  # batches that each process makes in advance; PyTorch's own value
 
 
 def count_workers(wanted: int) -> int:
@@ -24,6 +29,24 @@ def one_thread(worker_id: int) -> None:
     """PyTorch's own threads in every worker would only fight over the cores."""
     del worker_id
     torch.set_num_threads(1)
+
+
+def check_shared_memory(batch_bytes: int, workers: int, folder: Path = Path("/dev/shm")) -> None:
+    """Raises InputError where loader processes could not hand over their batches.
+
+    They do so in `folder`; Docker gives it 64 MB, and a loader that finds it full waits for ever.
+    batch_bytes: about what a batch takes. Each process makes PREFETCH batches in advance.
+    """
+    if not workers or not folder.is_dir():
+        return
+    needed = batch_bytes * (workers * PREFETCH + 1)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder} has {free / 2**20:.0f} MiB left, and {workers} processes that load images "
+            f"need some {needed / 2**20:.0f}: start the container with --shm-size=1g, or give "
+            "--workers 0"
+        )
 
 
 def make_loader(

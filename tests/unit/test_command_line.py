@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -271,6 +272,25 @@ def test_what_a_user_can_repair_is_one_sentence(error, words):
     message = end_of(fail(error))
     assert words in message
     assert "\n" not in message
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's is called."""
+
+
+def test_a_full_gpu_is_one_sentence():
+    message = end_of(fail(OutOfMemoryError("CUDA out of memory. Tried to allocate ...")))
+    assert message.startswith("error: the memory of the GPU is full: lower --batch-size")
+
+
+def test_words_that_the_console_does_not_know_are_no_traceback():
+    code = "from cxr.command_line import run_step\n"
+    code += "run_step('download', lambda task, settings: print('Röntgen \\u2192'), '', [])"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == rb"R\xf6ntgen \u2192"
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EIO, "Input/output error")])

@@ -1,4 +1,7 @@
-"""Step 04: out-of-fold predictions of every fold, then of the test images by all folds."""
+"""Step 04: out-of-fold predictions of every fold, then of the test images by all folds.
+
+With --fold, the test images are predicted by that fold's models and kept beside them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from cxr.tasks import Task
 
 
 def predict_run(task: Task, settings: Settings) -> None:
-    """Predict each wanted fold by that fold's models, then the test images by all of them.
+    """Predict each wanted fold by that fold's models, then the test images by all of these.
 
     Models x views are merged before anything is kept; parts that are there are passed over.
     """
@@ -31,7 +34,6 @@ def predict_run(task: Task, settings: Settings) -> None:
             valid = train[train["fold"] == fold]
             folder = run.fold(fold).valid_predictions(name)
             predict_table(task, settings, paths, valid, folder, runtime)
-        if settings.place.fold is None:
-            every = [path for paths in checkpoints.values() for path in paths]
-            folder = run.test_predictions(name)
-            predict_table(task, settings, every, test, folder, runtime)
+        every = [path for paths in checkpoints.values() for path in paths]
+        folder = run.chosen_test_predictions(name, settings.place.fold)
+        predict_table(task, settings, every, test, folder, runtime)

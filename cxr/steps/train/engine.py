@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from cxr.data.dataset import XrayDataset
-from cxr.data.loader import count_workers, make_loader
+from cxr.data.loader import check_shared_memory, count_workers, make_loader
 from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import read_table, split_fold
 from cxr.inference.checkpoint import save_state
@@ -135,6 +135,7 @@ def train_fold(
     """
     folder = RunFolder.of(settings.place).fold(fold)
     resuming = prepare_folder(folder, task, settings, runtime)
+    check_shared_memory(batch_bytes(settings), count_workers(settings.machine.workers))
     train_loader = make_train_loader(task, settings, tables.train, runtime)
     valid_loader = make_valid_loader(task, settings, tables.valid, runtime)
     sampler = sampler_of(train_loader)
@@ -199,6 +200,12 @@ def prepare_folder(folder: FoldFolder, task: Task, settings: Settings, runtime: 
         folder.write_config(settings.plain())
     distributed.barrier()
     return folder.last.exists()
+
+
+def batch_bytes(settings: Settings) -> int:
+    """About what a batch takes: a picture and a mask for each image, a byte a pixel."""
+    training = settings.training
+    return 2 * training.batch_size * training.image_size**2
 
 
 def make_train_loader(
