@@ -106,19 +106,23 @@ class ClassAP(BoxScorer):
         for image_id, unit in zip(pool.ids, units, strict=True):
             thresholds[image_id] = fitted[unit]
 
+        # What they keep of images they were not fitted on, and how each class fares.
         images, true, predicted = self._judge_images(cases, params, thresholds)
         intervals = class_intervals(rankings, pool.groups)
         rows = []
         for label, name in enumerate(names):
             kept = self._count_kept(true, predicted, label)
             rows.append(class_row(name, rankings[label], intervals[label], final[label], kept))
+        results = measures(rows)
+        results["f1"] = {row["name"]: known(row["f1"]) for row in rows}
+
+        # Curves of all boxes, and of the classes that there are.
         curve = pool.of_class(None).curve()
         sensitivity = {}
         class_curves = {}
         for name, ranking, chosen in zip(names, rankings, final, strict=True):
             if ranking.true_counts.any():
-                scores = f1(*ranking.counts(THRESHOLDS))
-                sensitivity[name] = SensitivityLine(THRESHOLDS.tolist(), scores.tolist(), chosen)
+                sensitivity[name] = threshold_line(ranking, chosen)
                 class_curves[name] = ranking.curve()
         return Evaluation(
             score=mean_known([row["ap"] for row in rows]),
@@ -141,7 +145,7 @@ class ClassAP(BoxScorer):
             operating=class_operating_point(rows, len(images)),
             image_score="F1",
             searched=SEARCHED.format(iou=self.iou, marks=describe_marks(folds, fit_on)),
-            results=measures(rows) | {"f1": {row["name"]: known(row["f1"]) for row in rows}},
+            results=results,
             notes=absent_classes(names, rankings),
             class_rows=rows,
             class_curves=class_curves,
@@ -228,12 +232,13 @@ class ClassAP(BoxScorer):
             truth[row["image_id"]] = boxes_in_frame(row, Frame("stored", FRAME, FRAME))
         guesses = {}
         for unit in np.unique(units):
-            others = [truth[i] for i, of in zip(pool.ids, units, strict=True) if of != unit]
-            guesses[unit] = mean_boxes(others, pool.class_count)
+            others = np.array(pool.ids)[units != unit]
+            guesses[unit] = mean_boxes([truth[image_id] for image_id in others], pool.class_count)
         guessed = BoxPool(pool.class_count, self.iou)
         for number, image_id in enumerate(pool.ids):
             guess = guesses[units[number]]
-            guessed.add(image_id, pool.folds[number], pool.groups[number], truth[image_id], guess)
+            fold = pool.folds[number]
+            guessed.add(image_id, fold, pool.groups[number], truth[image_id], guess)
         return guessed.classes()
 
     def quick_score(
@@ -337,6 +342,12 @@ def fit_threshold(ranking: ClassRanking) -> float:
     return float(THRESHOLDS[best[len(best) // 2]])
 
 
+def threshold_line(ranking: ClassRanking, chosen: float) -> SensitivityLine:
+    """F1 of a class over all thresholds."""
+    scores = f1(*ranking.counts(THRESHOLDS))
+    return SensitivityLine(THRESHOLDS.tolist(), scores.tolist(), chosen)
+
+
 def mean_boxes(truth: Sequence[TrueBoxes], class_count: int) -> Detections:
     """Of each class that there is the mean box, with its share of the images as score."""
     every = [TrueBoxes.empty(), *truth]
@@ -351,9 +362,8 @@ def mean_boxes(truth: Sequence[TrueBoxes], class_count: int) -> Detections:
             present.append(label)
             means.append(corners[of_class].mean(0))
             shares.append(np.mean([label in of_image.labels for of_image in truth]))
-    return Detections(
-        np.array(means).reshape(-1, 4), np.array(shares, float), np.array(present, int)
-    )
+    boxes = np.array(means).reshape(-1, 4)
+    return Detections(boxes, np.array(shares, float), np.array(present, int))
 
 
 def class_row(
@@ -418,7 +428,10 @@ def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def recall_by_rate(recalls: Sequence[float] | np.ndarray) -> dict[str, float | None]:
     """{false positives per image: recall} of recalls (r,) at RATES."""
-    return {str(rate): known(recall) for rate, recall in zip(RATES, recalls, strict=True)}
+    by_rate = {}
+    for rate, recall in zip(RATES, recalls, strict=True):
+        by_rate[str(rate)] = known(recall)
+    return by_rate
 
 
 def known(value: float) -> float | None:

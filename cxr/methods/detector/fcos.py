@@ -150,13 +150,17 @@ class PointDeltas:
 def edge_distances(points: Tensor, boxes: Tensor) -> Tensor:
     """Distances (..., 4) from points (..., 2) to the left, upper, right and lower edge of boxes
     (..., 4); negative outside."""
-    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
+    near = points - boxes[..., :2]
+    far = boxes[..., 2:] - points
+    return torch.cat([near, far], -1)
 
 
 def boxes_about(points: Tensor | float, distances: Tensor) -> Tensor:
     """Boxes (..., 4) of distances (..., 4) from points (..., 2): the inverse of
     `edge_distances`."""
-    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], -1)
+    low = points - distances[..., :2]
+    high = points + distances[..., 2:]
+    return torch.cat([low, high], -1)
 
 
 def encode_distances(distances: Tensor, squares: Tensor) -> Tensor:

@@ -195,8 +195,9 @@ class Head(ABC):
         deltas = merged.deltas
         if deltas.numel():
             shift = deltas[..., :2].mean(0)
-            low = torch.cat([shift, deltas[..., 2:].quantile(0.2, dim=0)], -1)
-            high = torch.cat([shift, deltas[..., 2:].quantile(0.8, dim=0)], -1)
+            growth = deltas[..., 2:]
+            low = torch.cat([shift, growth.quantile(0.2, dim=0)], -1)
+            high = torch.cat([shift, growth.quantile(0.8, dim=0)], -1)
         else:  # torch.quantile refuses the empty tensor of an image without any candidate
             low = deltas[0]
             high = deltas[0]

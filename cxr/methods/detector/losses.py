@@ -64,7 +64,8 @@ def image_divisors(scores: Tensor, batch: Batch, running: Tensor | None) -> Tens
     no outlier (as in Detectron2's RetinaNet).
     """
     image = batch.target_image["positive"]
-    positives = scores.new_zeros(len(scores)).index_add(0, image, scores.new_ones(len(image)))
+    ones = scores.new_ones(len(image))
+    positives = scores.new_zeros(len(scores)).index_add(0, image, ones)
     if running is None:
         return positives.clamp(min=1)
     return update_mean(running, positives).expand(len(scores))
@@ -84,7 +85,8 @@ def class_loss_sums(scores: Tensor, batch: Batch) -> Tensor:
     too_much_for_positives = focal_loss(true_logits, 0) - focal_loss(true_logits, 1)
     too_much_for_ignored = focal_loss(ignored_logits, 0).sum(1)
     too_much = torch.cat([too_much_for_positives, too_much_for_ignored])
-    return focal_loss(scores, 0).sum((1, 2)).index_add(0, image, too_much, alpha=-1)
+    as_negatives = focal_loss(scores, 0).sum((1, 2))
+    return as_negatives.index_add(0, image, too_much, alpha=-1)
 
 
 @torch.no_grad()

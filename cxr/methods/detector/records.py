@@ -145,17 +145,18 @@ def scale_boxes(
     """
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
-    return clip_boxes(np.concatenate([centre - half, centre + half], axis=-1), width, height)
+    scaled = np.concatenate([centre - half, centre + half], axis=-1)
+    return clip_boxes(scaled, width, height)
 
 
 def usable_detections(candidates: Candidates, params: Params) -> Detections:
     """Candidates above the score floor and at least one pixel wide and high inside the image."""
     boxes = boxes_at(candidates, params.percentile_shrink)
-    is_visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+    size = boxes[:, 2:] - boxes[:, :2]
+    is_visible = (size >= 1).all(axis=1)
     usable = (candidates.score > params.score_floor) & is_visible
-    return Detections(
-        boxes[usable], candidates.score[usable].astype(np.float64), candidates.label[usable]
-    )
+    scores = candidates.score[usable].astype(np.float64)
+    return Detections(boxes[usable], scores, candidates.label[usable])
 
 
 def suppress_overlaps(detections: Detections, iou: float = 0.05) -> Detections:
