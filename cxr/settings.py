@@ -645,7 +645,7 @@ def check_values(settings: Settings) -> None:
             raise InputError(f"{flag(name)} must be at least 0 and below 1, not {values[name]}")
     if values.get("positive_share") == 0:
         raise InputError("--positive-share must be between 0 and 1, not 0.0")
-    if 0 < values["pretrain"] < FEWEST_LESSONS:
+    if values["pretrain"] and values["pretrain"] < FEWEST_LESSONS:
         raise InputError(
             f"--pretrain must be 0 or at least {FEWEST_LESSONS}, not {values['pretrain']}: fewer "
             "pictures teach nothing"
