@@ -160,7 +160,7 @@ class RunAblation:
         """Another run alone and merged with this one, on the folds that both have."""
         other = self.settings.replace(run=run)
         other_folds = finished_folds(
-            RunFolder.of(other.place), other.prediction.predictions, self.table, []
+            RunFolder.of(other.place), other.prediction.predictions, self.table, None
         )
         shared = [fold for fold in other_folds if fold in folds]
         alone = self.scores(self.settings, shared)
@@ -200,7 +200,7 @@ def ablate(task: Task, settings: Settings) -> None:
         )
     run = RunFolder.of(settings.place)
     train = read_table(run.task.table("train")).set_index("image_id", drop=False)
-    folds = finished_folds(run, settings.prediction.predictions, train, [])
+    folds = finished_folds(run, settings.prediction.predictions, train, None)
     settings = as_trained(settings, task, run.fold(folds[0]))
     table = task.select_rows(train, settings)
     with open_runtime(settings.machine) as runtime:

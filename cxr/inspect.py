@@ -32,7 +32,7 @@ from cxr.images.resize import resize
 from cxr.inference.run import as_trained
 from cxr.methods.evaluation import Rule
 from cxr.plots.overlay import enlarge_small, rgb, write_overlay
-from cxr.run_folder import RunFolder
+from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings
 from cxr.system.disk import read_json
 from cxr.system.errors import InputError
@@ -125,7 +125,8 @@ def find_prediction(task: Task, settings: Settings, image: InspectedImage) -> An
 def answer_stage(task: Task, settings: Settings, image: InspectedImage, prediction: Any) -> Stage:
     """The answer by the rule of params.json, or by the plainest one without that file."""
     run = RunFolder.of(settings.place)
-    params = read_json(run.params) if run.params.exists() else None
+    judged = run.judged(settings.prediction.predictions)
+    params = read_json(judged.params) if judged.params.exists() else None
     rule: Rule = task.dataset.scorer.make_rule(params, settings, task.used_labels(settings))
     answer = rule.detect(prediction)
     source = "params.json" if params else "plain thresholds, since step 05 was not run"
@@ -145,11 +146,11 @@ def kept_stage(task: Task, image: InspectedImage, prediction: Any) -> Stage:
     return Stage("kept by step 04", image.original, boxes, remarks)
 
 
-def submission_remark(run: RunFolder, image_id: str) -> str:
+def submission_remark(judged: JudgedFolder, image_id: str) -> str:
     """The image's row of submission.csv, in words."""
-    if not run.submission.exists():
+    if not judged.submission.exists():
         return "submission.csv: not written yet"
-    table = pd.read_csv(run.submission, dtype=str, keep_default_na=False)
+    table = pd.read_csv(judged.submission, dtype=str, keep_default_na=False)
     rows = table[table.iloc[:, 0].str.startswith(image_id)]
     if rows.empty:
         return "submission.csv: no row, this is no test image"
@@ -202,7 +203,7 @@ def inspect_image(task: Task, settings: Settings, image_id: str, out: Path) -> l
         print_stage(number, stage)
     if prediction is None:
         print("\nstep 04 has not predicted this image yet")
-    print(f"\n{submission_remark(run, image_id)}")
+    print(f"\n{submission_remark(run.judged(settings.prediction.predictions), image_id)}")
 
     for stage in stages[:label_count]:
         in_frame = convert_boxes(answer, image.original, stage.frame)

@@ -4,6 +4,7 @@
         train.csv test.csv failed.csv preprocess.json images/<image_id>.png
         <run>/                          RunFolder
             params.json results.json submission.csv report.html         step 05
+            judged_<name>/  the same of --predictions <name>            step 05
             test_<name>/                                                step 04
             fold<k>/                    FoldFolder, written by step 03
                 config.json manifest.json log.csv last.pt best.pt epoch<N>.pt
@@ -22,6 +23,8 @@ from typing import Any
 from cxr.settings import PlaceSettings
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
+
+DEFAULT_PREDICTIONS = "predictions"  # --predictions as it usually is
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,23 @@ class RunFolder:
             return self.test_predictions(name)
         return self.fold(fold).test_predictions(name)
 
+    def judged(self, name: str = DEFAULT_PREDICTIONS) -> JudgedFolder:
+        """What step 05 made of the predictions of this name; variants have folders of their own."""
+        if name == DEFAULT_PREDICTIONS:
+            return JudgedFolder(self.path)
+        return JudgedFolder(self.path / f"judged_{name}")
+
+    @property
+    def heat_maps(self) -> Path:
+        return self.path / "heat_maps"
+
+
+@dataclass(frozen=True)
+class JudgedFolder:
+    """working/<task>/<run>/, or judged_<name>/ in it: parameters, results and answer of step 05."""
+
+    path: Path
+
     @property
     def params(self) -> Path:
         return self.path / "params.json"
@@ -133,10 +153,6 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
-
-    @property
-    def heat_maps(self) -> Path:
-        return self.path / "heat_maps"
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def tiny_run(tmp_path_factory):
     train_folds(TINY_TASK, settings)
     run = RunFolder.of(settings.place)
     write_json(run.task.preprocess_record, {"size": 64})
-    write_json(run.params, {"threshold": 0.6, "gate": True})
+    write_json(run.judged().params, {"threshold": 0.6, "gate": True})
     return settings
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 from cxr.system.errors import InputError
 
-# Control characters (among them the escape sequences of terminals), separators of lines, marks
-# that reverse the direction of what follows, and halves of characters.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Categories of Unicode: control characters (among them the escape sequences of terminals), marks
+# that hide or reverse what follows, halves of characters, separators of lines.
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+JOINERS = "\u200c\u200d"  # marks that words of Persian or Hindi need
 # As in "cannot identify image file <_io.BytesIO object at 0x7f...>".
 ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>")
 PLUGINS_FAILED = "Unable to decode as exceptions were raised by all available plugins: "
@@ -18,7 +20,14 @@ LONGEST_REASON = 300  # characters
 
 def printable(text: object) -> str:
     """The text with question marks in place of what is no visible character."""
-    return UNPRINTABLE.sub("?", str(text))
+    return "".join(map(visible, str(text)))
+
+
+def visible(character: str) -> str:
+    """The character, or a question mark."""
+    if unicodedata.category(character) in HIDDEN and character not in JOINERS:
+        return "?"
+    return character
 
 
 def describe_error(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from cxr.inference.run import as_trained, fold_checkpoints, load_model, predict_
 from cxr.methods.base import ImageFacts, Labels
 from cxr.methods.evaluation import Rule
 from cxr.networks.network import Network
-from cxr.run_folder import RunFolder
+from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings
 from cxr.system.disk import read_json
 from cxr.system.errors import InputError
@@ -56,10 +56,11 @@ class Predictor:
         self.labels = learned_labels(task, self.settings)
         self.notes: list[str] = []
         self.params = None
-        if self.run.params.exists():
-            self.params = read_json(self.run.params)
+        judged = self.run.judged(settings.prediction.predictions)
+        if judged.params.exists():
+            self.params = read_json(judged.params)
         else:
-            self.notes.append(without_params(self.run))
+            self.notes.append(without_params(judged))
         self.rule = make_rule(task, self.params, self.settings, self.labels)
         maker_class = RESULT_MAKERS[task.method.name]
         self.result_maker = maker_class(self.rule, self.labels)
@@ -180,11 +181,12 @@ def choose_folds(settings: Settings) -> list[int]:
     return folds
 
 
-def without_params(run: RunFolder) -> str:
+def without_params(judged: JudgedFolder) -> str:
     """A note on the plainest parameters, which serve where step 05 was not run."""
     return (
-        f"{run.params} is missing, since step 05 was not run: thresholds are plain defaults that "
-        "were fitted to nothing, so judge by the scores rather than by what is above a threshold"
+        f"{judged.params} is missing, since step 05 was not run: thresholds are plain defaults "
+        "that were fitted to nothing, so judge by the scores rather than by what is above a "
+        "threshold"
     )
 
 
@@ -195,7 +197,8 @@ def make_rule(
     try:
         return task.dataset.scorer.make_rule(params, settings, labels)
     except (TypeError, LookupError, ValueError) as error:
-        path = RunFolder.of(settings.place).params
+        name = settings.prediction.predictions
+        path = RunFolder.of(settings.place).judged(name).params
         raise InputError(
             f"{path} does not fit this run ({error}): run 05_postprocess.py again"
         ) from None

@@ -26,7 +26,7 @@ from cxr.data.batch import Batch, SampleContent, TargetMaker
 from cxr.data.samplers import ResumableSampler
 from cxr.methods.evaluation import Evaluation, Rule
 from cxr.networks.network import Network
-from cxr.run_folder import RunFolder
+from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings
 from cxr.system.runtime import Runtime
 
@@ -271,12 +271,13 @@ Cases = Callable[[], Iterator[Any]]  # yields each out-of-fold case, as often as
 class Judging:
     """What a scorer is told beside the cases.
 
-    table: the judged rows of train.csv. further_boxes: {image_id: Detections-like (boxes, scores)}
-    of --opacities for these rows; empty without.
+    folder: where the results belong. table: the judged rows of train.csv. further_boxes:
+    {image_id: (boxes, scores)} of --opacities for these rows; empty without.
     """
 
     settings: Settings
     run: RunFolder
+    folder: JudgedFolder
     labels: Labels
     table: pd.DataFrame
     further_boxes: Mapping[str, Any] = field(default_factory=dict)

@@ -150,10 +150,10 @@ def class_panels(curves: Mapping[str, ClassCurve], boxes: bool = True) -> list[P
     if boxes:
         panels.append(
             Panel(
-                "Findings found per false box, each class",
+                "FROC of each class",
                 partial(draw_class_froc, curves=curves, colours=colours),
-                "False boxes of the class in an image; the dotted lines are the rates of the "
-                "recall table.",
+                "Recall over the false boxes of the class in an image; the dotted lines are the "
+                "rates of the table of findings.",
             )
         )
     return panels

@@ -160,7 +160,10 @@ def value_limits(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
         return 0.0, 1.0
     middle = (known.min() + known.max()) / 2
     span = max(np.ptp(known), 0.1 * np.abs(known).max(), 0.001)
-    return middle - 0.62 * span, middle + 0.58 * span
+    low = middle - 0.62 * span
+    if known.min() >= 0:
+        low = max(low, -0.05 * span)  # what is never negative needs no room below 0
+    return low, middle + 0.58 * span
 
 
 def draw_box(

@@ -208,6 +208,7 @@ def judge(cases, boxes=None, settings=SETTINGS):
     judging = Judging(
         settings=settings,
         run=RunFolder.of(settings.place),
+        folder=RunFolder.of(settings.place).judged(),
         labels=LABELS,
         table=pd.DataFrame({"fold": [case.fold for case in cases]}),
         further_boxes=boxes or {},

@@ -198,7 +198,7 @@ def test_other_parameters_are_written_anew(exported):
     assert path.stat().st_size < 0.6 * exported.fp32.stat().st_size
 
     old = path.stat().st_mtime_ns
-    params = exported.run.params
+    params = exported.run.judged().params
     content = params.read_text()
     write_json(params, read_json(params) | {"threshold": 3.0})
     try:
@@ -214,7 +214,7 @@ def test_refusals_say_what_to_do(exported):
     flags = (*FLAGS, "--working", exported.settings.place.working)
     _, printed = run_here("06_export", *flags, "--tta", "flip+scale")
     assert printed.count("use --tta flip or none") == 1
-    params = exported.run.params
+    params = exported.run.judged().params
     hidden = params.rename(params.with_suffix(".hidden"))
     try:
         code, printed = run_here("06_export", *flags)

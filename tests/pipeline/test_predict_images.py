@@ -244,7 +244,7 @@ def test_without_step_05_plain_thresholds_and_a_note(settings, tmp_path, capsys)
 def test_parameters_of_something_else(settings, tmp_path, content):
     working = link_tree(settings.place.working, tmp_path / "working", "params.json")
     moved = settings.replace(working=working)
-    write_json(RunFolder.of(moved.place).params, content)
+    write_json(RunFolder.of(moved.place).judged().params, content)
     words = r"params.json does not fit this run .*: run 05_postprocess.py again"
     with pytest.raises(InputError, match=words):
         Predictor(TINY_TASK, moved)

@@ -136,11 +136,11 @@ def test_a_mask_is_the_mean_over_folds_and_views(mask_settings, scans):
 def test_a_mask_of_nothing(mask_settings, scans, tmp_path):
     """The rule without parameters finds nothing in what untrained networks say."""
     run = RunFolder.of(mask_settings.place)
-    hidden = run.params.rename(run.params.with_suffix(".hidden"))
+    hidden = run.judged().params.rename(run.judged().params.with_suffix(".hidden"))
     try:
         predictor = Predictor(TASKS["pneumothorax"], mask_settings)
     finally:
-        hidden.rename(run.params)
+        hidden.rename(run.judged().params)
     assert "step 05 was not run" in predictor.notes[0]
     [result] = predictor.predict(read_pictures(predictor, scans[:1]))
     assert result.area == 0

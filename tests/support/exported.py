@@ -86,7 +86,7 @@ def write_run(working, images=10):
     write_json(run.task.preprocess_record, {"size": STORED})
     for number in range(2):
         write_fold(run.fold(number), settings, pictures[:3])
-    write_json(run.params, asdict(PARAMS))
+    write_json(run.judged().params, asdict(PARAMS))
     return settings
 
 

@@ -38,5 +38,5 @@ def write_untrained_run(working, task_name, params=None, **changes):
         fold.write_config(settings.replace(fold=number).plain())
     write_json(run.task.preprocess_record, {"size": settings.data.size})
     if params is not None:
-        write_json(run.params, params)
+        write_json(run.judged().params, params)
     return settings

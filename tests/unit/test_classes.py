@@ -304,7 +304,7 @@ def evaluate(true=TRUE, predicted=PREDICTED, labels=LABELS, scorer=None, **value
             yield BoxCase(candidates, true[name], number % 2, group=name)
 
     run = RunFolder(Path("tiny/run"))
-    judging = Judging(settings_with(**values), run, labels, table_of(true))
+    judging = Judging(settings_with(**values), run, run.judged(), labels, table_of(true))
     return (scorer or ClassAP()).evaluate(read, judging)
 
 

@@ -35,7 +35,8 @@ def settings_with(**values):
 
 def judging_of(images, **values):
     table = pd.DataFrame({"fold": np.arange(images) % 2, "test_like": False})
-    return Judging(settings_with(**values), RunFolder(Path("tiny/run")), LABELS, table)
+    run = RunFolder(Path("tiny/run"))
+    return Judging(settings_with(**values), run, run.judged(), LABELS, table)
 
 
 def test_scores_are_those_of_detection_whatever_shares_a_merge(cases):

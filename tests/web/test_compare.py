@@ -30,7 +30,7 @@ def untrained_run(folder, results=None):
     run.fold(0).path.mkdir(parents=True)
     run.fold(0).config.write_text("{}")
     if results is not None:
-        run.results.write_text(json.dumps(results))
+        run.judged().results.write_text(json.dumps(results))
     return run
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_does_not_exist_is_refused(tmp_path):
 def test_null_scores_and_no_logs(tmp_path):
     run = RunFolder(tmp_path / "a")
     run.path.mkdir()
-    run.results.write_text('{"score": null, "interval": [null, null]}')
+    run.judged().results.write_text('{"score": null, "interval": [null, null]}')
     page = read_page(compare_runs(TASK, [run], tmp_path / "compare.html"))
     assert "not scored yet" in page
     assert not (tmp_path / "compare.png").exists()
@@ -106,7 +106,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 
 
 def write_results(run, **results):
-    run.results.write_text(json.dumps(results))
+    run.judged().results.write_text(json.dumps(results))
     return run
 
 

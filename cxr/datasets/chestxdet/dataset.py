@@ -64,7 +64,7 @@ class ChestXDet(Dataset):
         The path is that of the test images' if there are any. Where they are labelled, their
         scores go to results.json under `test`.
         """
-        run = request.judging.run
+        folder = request.judging.folder.path
         labels = request.judging.labels
         valid_table = request.judging.table
         valid = {}
@@ -76,20 +76,20 @@ class ChestXDet(Dataset):
                 valid[image_id], request.evaluation.predicted, image_id
             )
         valid_table = valid_table[valid_table["image_id"].isin(valid.keys())]
-        write_chestxdet_results(run.path / "valid_results", valid, valid_kept, valid_table)
+        write_chestxdet_results(folder / "valid_results", valid, valid_kept, valid_table)
         if not request.answers:
-            return Answer(run.path / "valid_results")
+            return Answer(folder / "valid_results")
 
         thresholds = np.array(list(request.evaluation.params["threshold"].values()))
-        test_table = self.select_rows(read_table(run.task.table("test")), labels)
+        test_table = self.select_rows(read_table(request.judging.run.task.table("test")), labels)
         test_kept = {}
         predicted = Boxes()
         for image_id, detections in request.answers.items():
             test_kept[image_id] = detections.scores > thresholds[detections.labels.astype(int)]
             predicted.put_detections(image_id, detections.above(thresholds))
-        write_chestxdet_results(run.path / "test_results", request.answers, test_kept, test_table)
+        write_chestxdet_results(folder / "test_results", request.answers, test_kept, test_table)
         if (test_table["label"] < 0).any():
-            return Answer(run.path / "test_results", predicted=predicted)
+            return Answer(folder / "test_results", predicted=predicted)
 
         truth = {}
         true = Boxes()
@@ -99,4 +99,4 @@ class ChestXDet(Dataset):
             truth[row["image_id"]] = marked
             true.put(row["image_id"], marked.boxes, marked.labels)
         scores = self.scorer.score_boxes(truth, request.answers, labels)
-        return Answer(run.path / "test_results", {"test": scores}, true, predicted)
+        return Answer(folder / "test_results", {"test": scores}, true, predicted)

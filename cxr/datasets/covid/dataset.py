@@ -104,8 +104,8 @@ class CovidStudies(CovidFiles):
             zip(test["image_id"], zip(test["width"], test["height"], strict=True), strict=True)
         )
         check_covid_submission(table, sample, sizes)
-        write_csv(run.submission, table)
-        return Answer(run.submission)
+        write_csv(request.judging.folder.submission, table)
+        return Answer(request.judging.folder.submission)
 
 
 def make_submission(
@@ -182,6 +182,6 @@ class CovidOpacities(CovidFiles):
         for image_id, detections in request.answers.items():
             for box, score in zip(detections.boxes, detections.scores, strict=True):
                 rows.append((image_id, *np.round(box, 1), round(float(score), 6)))
-        path = request.judging.run.path / "test_boxes.csv"
+        path = request.judging.folder.path / "test_boxes.csv"
         write_csv(path, pd.DataFrame(rows, columns=BOX_COLUMNS))
         return Answer(path)

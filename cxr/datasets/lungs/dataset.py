@@ -56,7 +56,7 @@ class Lungs(Dataset):
         """A csv of the test images' masks as run lengths."""
         if request.answers is None:
             return Answer(None)
-        path = request.judging.run.path / "test_masks.csv"
+        path = request.judging.folder.path / "test_masks.csv"
         masks = [runs or EMPTY for runs in request.answers.values()]
         write_csv(path, pd.DataFrame({"image_id": list(request.answers), "mask": masks}))
         return Answer(path)

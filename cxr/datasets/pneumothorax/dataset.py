@@ -71,5 +71,5 @@ class Pneumothorax(Dataset):
             )
         table = format_mask_submission(ids, request.answers)
         check_mask_submission(table, ids)
-        write_csv(run.submission, table)
-        return Answer(run.submission)
+        write_csv(request.judging.folder.submission, table)
+        return Answer(request.judging.folder.submission)

@@ -75,5 +75,5 @@ class Rsna(Dataset):
             request.warnings.append(
                 f"{absent} images of the sample submission have no picture and get no boxes."
             )
-        write_csv(run.submission, table)
-        return Answer(run.submission, predicted=predicted)
+        write_csv(request.judging.folder.submission, table)
+        return Answer(request.judging.folder.submission, predicted=predicted)

@@ -63,5 +63,5 @@ class VinBigData(Dataset):
                 positive[image_id] = detections
         table = files.format_vinbigdata_submission(ids, positive)
         files.check_vinbigdata_submission(table, ids)
-        write_csv(run.submission, table)
-        return Answer(run.submission)
+        write_csv(request.judging.folder.submission, table)
+        return Answer(request.judging.folder.submission)

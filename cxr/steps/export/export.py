@@ -187,13 +187,14 @@ def describe_run(
 ) -> dict[str, Any]:
     """All that a predictor must know beside the graph, as plain values."""
     run = RunFolder.of(settings.place)
-    if not run.params.exists():
+    judged = run.judged(settings.prediction.predictions)
+    if not judged.params.exists():
         raise InputError(
-            f"{run.params} is missing: run 05_postprocess.py first, which fits the thresholds"
+            f"{judged.params} is missing: run 05_postprocess.py first, which fits the thresholds"
         )
     labels = learned_labels(task, settings)
     network = as_detector(load_model(task, chosen[0].path, CPU))
-    rule = box_scorer(task).export_rule(read_json(run.params), settings, labels)
+    rule = box_scorer(task).export_rule(read_json(judged.params), settings, labels)
     return {
         "format": FORMAT,
         "name": f"{task.name} {run.name}",

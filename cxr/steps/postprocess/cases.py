@@ -187,7 +187,7 @@ def case_caption(row: Any, image_score: str) -> str:
     if isinstance(row.caption, str):
         return row.caption
     if np.isnan(row.score):
-        return "left out"
+        return "not counted" if image_score == "score" else f"no {image_score}"
     return f"{image_score} {row.score:.2f}"
 
 

@@ -138,8 +138,8 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def make_run_bar(name: str, run: RunFolder, logs: Mapping[int, pd.DataFrame]) -> RunBar:
     """The bar of one run; its score is nan where it is not scored yet."""
     results: dict[str, Any] = {}
-    if run.results.exists():
-        results = read_json(run.results)
+    if run.judged().results.exists():
+        results = read_json(run.judged().results)
     score = results.get("score")
     low, high = results.get("interval") or (None, None)
     epochs = sorted({len(log) for log in logs.values()})

@@ -16,8 +16,8 @@ from cxr.inference.opacity_boxes import Which, fused_boxes
 from cxr.inference.run import as_trained
 from cxr.methods.base import Judging
 from cxr.methods.evaluation import Evaluation
-from cxr.run_folder import RunFolder
-from cxr.settings import Settings
+from cxr.run_folder import JudgedFolder, RunFolder
+from cxr.settings import Settings, flag
 from cxr.steps.postprocess.answered_images import AnsweredImages
 from cxr.steps.postprocess.figures import (
     fingerprint,
@@ -30,7 +30,7 @@ from cxr.steps.postprocess.figures import (
     value_or_null,
 )
 from cxr.steps.postprocess.report import ReportInput, write_report
-from cxr.system.disk import write_json
+from cxr.system.disk import alone, read_json, write_json
 from cxr.system.errors import InputError
 from cxr.tasks import Task
 
@@ -72,54 +72,101 @@ class OutOfFold:
 def postprocess(task: Task, settings: Settings) -> Path | None:
     """params.json, results.json, submission or results, report.html; prints the main figures.
 
-    Returns the path of what was written for the test images, None without test predictions.
+    Returns the path of what was written for the test images, None without test predictions. Of
+    --predictions NAME all of it lies in a folder of its own.
     """
     task.check(settings)
-    dataset = task.dataset
     run = RunFolder.of(settings.place)
-    name = settings.prediction.predictions
     refuse_submission(task, settings, run)
 
     # What is there to judge: the folds whose predictions are whole, in the classes of the training.
+    name = settings.prediction.predictions
     train = read_table(run.task.table("train")).set_index("image_id", drop=False)
-    warnings: list[str] = []
-    folds = finished_folds(run, name, train, warnings)
-    warnings += run.task.read_notes()
+    folds = finished_folds(run, name, train, settings.place.fold)
     settings = as_trained(settings, task, run.fold(folds[0]))
     table = task.select_rows(train, settings)
     table = table[table["fold"].isin(folds)]
     out_of_fold = OutOfFold(task, run, name, folds, table, frozenset(train.index))
+    warnings = run.task.read_notes()
+    of_all = train["fold"].nunique()
+    if len(folds) < of_all:
+        warnings.append(f"Only {len(folds)} of {of_all} folds are judged; the score is of these.")
+
+    judged = run.judged(name)
+    with alone(judged.path):
+        return judge_and_answer(task, settings, judged, out_of_fold, warnings)
+
+
+def judge_and_answer(
+    task: Task,
+    settings: Settings,
+    judged: JudgedFolder,
+    out_of_fold: OutOfFold,
+    warnings: list[str],
+) -> Path | None:
+    """What `postprocess` writes and prints, and the path that it returns."""
+    run = out_of_fold.run
+    settings = keep_earlier(settings, judged)
 
     # Honest scores, and parameters for new images.
     judging = Judging(
         settings=settings,
         run=run,
+        folder=judged,
         labels=task.used_labels(settings),
-        table=table,
-        further_boxes=read_further_boxes(task, settings, run, "valid", table),
+        table=out_of_fold.table,
+        further_boxes=read_further_boxes(task, settings, run, "valid", out_of_fold.table),
     )
-    evaluation = dataset.scorer.evaluate(out_of_fold.cases, judging)
+    evaluation = task.dataset.scorer.evaluate(out_of_fold.cases, judging)
     warnings += evaluation.notes
     if settings.judging.leaderboard:
         evaluation.figures["leaderboard"] = settings.judging.leaderboard  # as entered
-    write_json(run.params, evaluation.params)
+    write_json(judged.params, evaluation.params)
 
     # The test images, in the form that the competition or data set wants.
     request = AnswerRequest(
-        answers=answer_test_images(task, run, name, evaluation, warnings),
+        answers=answer_test_images(task, settings, run, evaluation, warnings),
         cases=out_of_fold.cases,
         evaluation=evaluation,
         judging=judging,
         further_boxes=read_further_boxes(task, settings, run, "test"),
         warnings=warnings,
     )
-    answer = dataset.write_answer(request)
-    write_json(run.results, summarize(task, evaluation) | dict(answer.results))
+    answer = task.dataset.write_answer(request)
+    results = summarize(task, settings, evaluation) | dict(answer.results)
+    write_json(judged.results, results)
     report = write_report(
-        run.report, make_report_input(task, settings, judging, evaluation, answer, warnings)
+        judged.report, make_report_input(task, settings, judging, evaluation, answer, warnings)
     )
     print_result(task, evaluation, answer, report)
     return answer.path
+
+
+def keep_earlier(settings: Settings, judged: JudgedFolder) -> Settings:
+    """The settings with the leaderboard's score of an earlier step 05, where none is given now.
+
+    Runs that were mixed in then and are not now are said, since the results change.
+    """
+    if not judged.results.exists():
+        return settings
+    earlier = read_json(judged.results).get("asked_for", {})
+    now = asked_for(settings)
+    for name in ("stack", "opacities"):
+        if earlier.get(name) and not now.get(name):
+            print(
+                f"note: the earlier results had {flag(name)} {' '.join(earlier[name])} and these "
+                "do not: give it again to keep it"
+            )
+    score = earlier.get("leaderboard")
+    if score and not settings.judging.leaderboard:
+        return settings.replace(leaderboard=score)
+    return settings
+
+
+def asked_for(settings: Settings) -> dict[str, Any]:
+    """What was asked of this step and is worth remembering: further runs, Kaggle's score."""
+    values = settings.plain()
+    return {name: values.get(name) for name in ("stack", "opacities", "leaderboard")}
 
 
 def refuse_submission(task: Task, settings: Settings, run: RunFolder) -> None:
@@ -132,22 +179,22 @@ def refuse_submission(task: Task, settings: Settings, run: RunFolder) -> None:
             "competition"
         )
     name = settings.prediction.predictions
-    if not has_test_predictions(run, name):
+    if not has_test_predictions(run, name, settings.place.fold):
         raise InputError(
             f"{run.path} has no predictions named {name} of all test images, so there is nothing "
-            "to submit: train all folds and run 04_predict.py without --fold"
+            "to submit: run 04_predict.py with the same flags first"
         )
 
 
-def finished_folds(
-    run: RunFolder, name: str, train: pd.DataFrame, warnings: list[str]
-) -> list[int]:
-    """Folds with whole out-of-fold predictions; says in `warnings` if some are missing.
+def finished_folds(run: RunFolder, name: str, train: pd.DataFrame, chosen: int | None) -> list[int]:
+    """Folds with whole out-of-fold predictions, or the one of --fold among them.
 
     Raises InputError if there is none.
     """
     folds = []
     for fold in sorted(train["fold"].unique()):
+        if chosen is not None and fold != chosen:
+            continue
         images = int((train["fold"] == fold).sum())
         if is_whole(run.fold(fold).valid_predictions(name), images):
             folds.append(int(fold))
@@ -156,18 +203,13 @@ def finished_folds(
             f"{run.path} has no whole out-of-fold predictions named {name}: run 04_predict.py "
             "first, with the same flags"
         )
-    of_all = train["fold"].nunique()
-    if len(folds) < of_all:
-        warnings.append(
-            f"Only {len(folds)} of {of_all} folds are predicted; the score is of these."
-        )
     return folds
 
 
-def has_test_predictions(run: RunFolder, name: str) -> bool:
-    """Whether all test images are predicted."""
+def has_test_predictions(run: RunFolder, name: str, fold: int | None) -> bool:
+    """Whether all test images are predicted, by all folds or by that of --fold."""
     images = len(read_table(run.task.table("test")))
-    return is_whole(run.test_predictions(name), images)
+    return is_whole(run.chosen_test_predictions(name, fold), images)
 
 
 def read_further_boxes(
@@ -191,24 +233,29 @@ def read_further_boxes(
 
 
 def answer_test_images(
-    task: Task, run: RunFolder, name: str, evaluation: Evaluation, warnings: list[str]
+    task: Task, settings: Settings, run: RunFolder, evaluation: Evaluation, warnings: list[str]
 ) -> dict[str, Any] | None:
     """{image_id: what evaluation.detect says} of the test images, None if not all are there."""
-    if not has_test_predictions(run, name):
+    name = settings.prediction.predictions
+    fold = settings.place.fold
+    if not has_test_predictions(run, name, fold):
         warnings.append(
             "There are no test predictions of all folds yet, so no submission was written."
         )
         return None
+    if fold is not None:
+        warnings.append(f"The test images are answered by the networks of fold {fold} alone.")
     answers = {}
-    folder = run.test_predictions(name)
+    folder = run.chosen_test_predictions(name, fold)
     for prediction in read_predictions(folder, task.method.prediction_class):
         answers[prediction.image_id] = evaluation.detect(prediction)
     return answers
 
 
-def summarize(task: Task, evaluation: Evaluation) -> dict[str, Any]:
+def summarize(task: Task, settings: Settings, evaluation: Evaluation) -> dict[str, Any]:
     """The content of results.json."""
     return {
+        "asked_for": asked_for(settings),
         "task": task.name,
         "score": value_or_null(evaluation.score),
         "interval": [value_or_null(end) for end in evaluation.interval],
@@ -273,7 +320,7 @@ def make_report_input(
         fit_on=evaluation.fit_on,
         run=run,
         params=evaluation.params,
-        params_path=run.params,
+        params_path=judging.folder.params,
         submission_path=answer.path,
         answered=read_answered_images(run, answer),
         warnings=warnings,

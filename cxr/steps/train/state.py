@@ -165,7 +165,10 @@ class TrainingState:
             )
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
-        for network in {self.model, self.evaluated()}:
+        networks = [self.model]
+        if self.average is not None:
+            networks.append(self.average.module)  # type: ignore[arg-type]
+        for network in networks:
             network.restore_scale(state.get("input_scale"))
         for name in PROGRESS:
             setattr(self, name, state[name])
