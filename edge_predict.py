@@ -25,6 +25,7 @@ import mmap
 import os
 import re
 import sys
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -58,9 +59,11 @@ ORIENTATION_TAG = 274  # of EXIF
 TIFF_SIZES = {1: 1, 3: 2, 4: 4}  # of its whole numbers: BYTE, SHORT, LONG
 # In a scan FF is followed by 00, by a restart marker, or by more FF; anything else ends the scan.
 JPEG_NEXT = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
-# Control characters (escape sequences of terminals), marks that reverse the direction of what
-# follows, and halves of characters; addresses of objects, as in "<_io.BytesIO object at 0x7f...>".
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Categories of Unicode: control characters (escape sequences of terminals), marks that hide or
+# reverse what follows, halves of characters, separators of lines.
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+JOINERS = "\u200c\u200d"  # marks that words of Persian or Hindi need
+# As in "cannot identify image file <_io.BytesIO object at 0x7f...>".
 ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>")
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -556,7 +559,11 @@ def read_xray(path: Path) -> np.ndarray:
 
 def printable(text: object) -> str:
     """The text with question marks in place of what is no visible character."""
-    return UNPRINTABLE.sub("?", str(text))
+    characters = []
+    for character in str(text):
+        is_hidden = unicodedata.category(character) in HIDDEN and character not in JOINERS
+        characters.append("?" if is_hidden else character)
+    return "".join(characters)
 
 
 def read_picture(content: bytes) -> np.ndarray:

@@ -3,7 +3,10 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -87,6 +90,16 @@ def test_hostile_files_do_not_end_the_process(reader):
             reader.read(path, [16])
         except UnreadableImage:
             assert reader.start() is process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_mutated_files():
+    """More of them by `python tests/fuzz_readers.py`."""
+    script = Path(__file__).parents[1] / "fuzz_readers.py"
+    command = [sys.executable, str(script), "--count", "200", "--seed", "9"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "different pictures: 0" in done.stdout
 
 
 # ------------------------------------------------------- compressed pictures and their header
@@ -238,6 +251,9 @@ def test_printable():
     assert printable("\x1b[2Jx\ny\x07") == "?[2Jx?y?"
     assert printable(os.fsdecode(b"bytes\xff.png")) == "bytes?.png"
     assert printable("gnp.\u202eexe") == "gnp.?exe"
+    assert printable("1.2.\xad840") == "1.2.?840"
+    assert printable("胸\u3000部.png") == "胸\u3000部.png"
+    assert printable("می\u200cخواهم") == "می\u200cخواهم"
     words = describe_error(ValueError("cannot identify\n  <_io.BytesIO object at 0x7f12ab>"))
     assert words == "ValueError: cannot identify"
 
