@@ -1,4 +1,5 @@
-"""The five steps through their scripts: what they leave, what they refuse, and what a kill or a full disk does to them."""
+"""The five steps through their scripts: what they leave, what they refuse, and what a kill or a
+full disk does to them."""
 
 import json
 import os
@@ -35,6 +36,7 @@ from cxr.inference.checkpoint import load_state
 
 resource = pytest.importorskip("resource", reason="kills and limits of a process as POSIX has them")
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", ROOT.parent / "shared" / "data"))
+PART = "part-00000.npz"
 
 
 @pytest.fixture
@@ -49,125 +51,128 @@ def copy(pipeline, tmp_path):
     )
 
 
+def assert_refused(step, flags, words):
+    status, text = run_here(step, *flags)
+    assert status == 1, text
+    assert words in text
+
+
+def finish(step, *flags):
+    """What a step prints that must not fail."""
+    status, text = run_here(step, *flags)
+    assert status == 0, text
+    return text
+
+
+# ------------------------------------------------------------------------------- what steps leave
+
+
 def test_every_file_is_there(pipeline):
-    for name in (
-        "train.csv",
-        "test.csv",
-        "failed.csv",
-        "preprocess.json",
-        "overview.png",
-        "samples.png",
-    ):
+    of_task = ("train.csv", "test.csv", "failed.csv")
+    of_task += ("preprocess.json", "overview.png", "samples.png")
+    for name in of_task:
         assert (pipeline.task / name).stat().st_size, name
-    for fold in (0, 1):
-        for name in (
-            "config.json",
-            "manifest.json",
-            "log.csv",
-            "last.pt",
-            "best.pt",
-            "epoch001.pt",
-            "epoch002.pt",
-            "valid_predictions/part-00000.npz",
-        ):
-            assert (pipeline.run / f"fold{fold}" / name).stat().st_size, name
-        assert list((pipeline.run / f"fold{fold}").glob("events*"))
-    for name in (
-        "params.json",
-        "results.json",
-        "submission.csv",
-        "report.html",
-        "test_predictions/part-00000.npz",
-    ):
+    of_fold = ("config.json", "manifest.json", "log.csv", "last.pt", "best.pt")
+    of_fold += ("epoch001.pt", "epoch002.pt", f"valid_predictions/{PART}")
+    for fold in ("fold0", "fold1"):
+        for name in of_fold:
+            assert (pipeline.run / fold / name).stat().st_size, name
+        assert list((pipeline.run / fold).glob("events*"))
+    of_run = ("params.json", "results.json", "submission.csv", "report.html")
+    of_run += (f"test_predictions/{PART}",)
+    for name in of_run:
         assert (pipeline.run / name).stat().st_size, name
     assert not list(pipeline.working.rglob("*.tmp*"))
 
 
 def test_images_and_tables(pipeline):
-    train, test = (pd.read_csv(pipeline.task / name) for name in ("train.csv", "test.csv"))
-    assert len(train) == 24 and len(test) == 24 and sorted(train.fold.unique()) == [0, 1]
-    assert train.groupby("group").fold.nunique().max() == 1
-    assert {path.stem for path in (pipeline.task / "images").iterdir()} == {
-        *train.image_id,
-        *test.image_id,
-    }
-    image = cv2.imread(
-        str(pipeline.task / "images" / f"{train.image_id[0]}.png"), cv2.IMREAD_UNCHANGED
-    )
-    assert image.shape == (256, 256) and image.dtype == np.uint8
+    train = pd.read_csv(pipeline.task / "train.csv")
+    test = pd.read_csv(pipeline.task / "test.csv")
+    assert len(train) == 24
+    assert len(test) == 24
+    assert sorted(train["fold"].unique()) == [0, 1]
+    assert train.groupby("group")["fold"].nunique().max() == 1
+    images = pipeline.task / "images"
+    assert {path.stem for path in images.iterdir()} == {*train["image_id"], *test["image_id"]}
+    image = cv2.imread(str(images / f"{train['image_id'][0]}.png"), cv2.IMREAD_UNCHANGED)
+    assert image.shape == (256, 256)
+    assert image.dtype == np.uint8
 
 
 def test_log_has_a_row_for_each_epoch(pipeline):
     log = pd.read_csv(pipeline.run / "fold0" / "log.csv")
-    assert log.epoch.tolist() == [1, 2]
-    assert np.isfinite(log[["train_loss", "valid_loss", "metric", "lr", "images_per_second"]]).all(
-        axis=None
-    )
+    assert log["epoch"].tolist() == [1, 2]
+    figures = log[["train_loss", "valid_loss", "metric", "lr", "images_per_second"]]
+    assert np.isfinite(figures).all(axis=None)
 
 
 def test_submission_has_the_ids_of_the_sample(pipeline):
     submission = pd.read_csv(pipeline.run / "submission.csv")
     sample = pd.read_csv(pipeline.source / "stage_2_sample_submission.csv")
     assert list(submission.columns) == list(sample.columns)
-    assert submission.patientId.tolist() == sample.patientId.tolist()
+    assert submission["patientId"].tolist() == sample["patientId"].tolist()
 
 
 def test_last_lines_tell_where_the_results_are(pipeline):
     text = pipeline.printed["05_postprocess"]
-    assert (
-        str(pipeline.run / "submission.csv") in text and str(pipeline.run / "report.html") in text
-    )
-    assert "score 0." in text and "constant guess: 0." in text
+    assert str(pipeline.run / "submission.csv") in text
+    assert str(pipeline.run / "report.html") in text
+    assert "score 0." in text
+    assert "constant guess: 0." in text
 
 
 def test_report_is_self_contained(pipeline):
     page = (pipeline.run / "report.html").read_text(encoding="utf-8")
-    assert "<html" in page and "constant guess" in page
-    assert 'src="http' not in page and 'href="http' not in page.replace(
-        'href="https://www.kaggle.com', ""
-    )
+    assert "<html" in page
+    assert "constant guess" in page
+    assert 'src="http' not in page
+    without_kaggle = page.replace('href="https://www.kaggle.com', "")
+    assert 'href="http' not in without_kaggle
 
 
 def test_input_is_never_written(pipeline):
     assert digest(pipeline.input) == pipeline.before
 
 
+WORDS_OF_SECOND_RUN = {
+    "01_download": "already in",
+    "02_preprocess": "is complete",
+    "03_train": "nothing to do",
+    "04_predict": "nothing to do",
+    "05_postprocess": "submission",
+}
+
+
+def inodes(copy):
+    """{file: its number on the disk} of what steps 02 to 04 write; a new file has another one."""
+    numbers = {}
+    for path in copy.task.rglob("*"):
+        if path.suffix in (".pt", ".npz", ".csv") and path.parent != copy.run:
+            numbers[path] = path.stat().st_ino
+    return numbers
+
+
 def test_second_run_does_nothing(copy):
-    """All steps again: nothing is computed, and the files of steps 02 to 04 are not even touched."""
-    files = [
-        path
-        for path in copy.task.rglob("*")
-        if path.suffix in (".pt", ".npz", ".csv") and path.parent != copy.run
-    ]
-    before = {path: path.stat().st_ino for path in files}
-    words = {
-        "01_download": "already in",
-        "02_preprocess": "is complete",
-        "03_train": "nothing to do",
-        "04_predict": "nothing to do",
-        "05_postprocess": "submission",
-    }
+    """All steps again: nothing is computed; files of steps 02 to 04 are not even touched."""
+    before = inodes(copy)
     for step in STEPS:
-        status, text = run_here(step, *copy.flags)
-        assert status == 0 and words[step] in text, text
-    assert {path: path.stat().st_ino for path in files} == before
+        assert WORDS_OF_SECOND_RUN[step] in finish(step, *copy.flags)
+    assert inodes(copy) == before
+
+
+# ------------------------------------------------------------------------------- wrong order
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_unknown_words(step):
-    status, text = run_here(step, "--no-such-flag")
-    assert status == 1
-    assert "error: --no-such-flag is no flag of any step" in text
-    status, text = run_here(step, "--preset", "big")
-    assert status == 1 and "error: unknown --preset big" in text
-    status, text = run_here(step, "--fold", "9")
-    assert status == 1 and "--fold 9 does not exist" in text
+    assert_refused(step, ["--no-such-flag"], "error: --no-such-flag is no flag of any step")
+    assert_refused(step, ["--preset", "big"], "error: unknown --preset big")
+    assert_refused(step, ["--fold", "9"], "--fold 9 does not exist")
 
 
 def test_help_tells_how_to_run():
     for step in STEPS:
-        status, text = run_here(step, "--help")
-        assert status == 0
+        text = finish(step, "--help")
         assert f"python {step}.py" in text
         assert "--working" in text
 
@@ -182,10 +187,11 @@ def test_help_tells_how_to_run():
     ],
 )
 def test_steps_before_their_predecessor(step, words, tmp_path):
-    status, text = run_here(
-        step, *DEMO, "--input", tmp_path / "input", "--working", tmp_path / "working"
-    )
-    assert status == 1 and words in text and text.count("error: ") == 1
+    folders = ("--input", tmp_path / "input", "--working", tmp_path / "working")
+    status, text = run_here(step, *DEMO, *folders)
+    assert status == 1
+    assert words in text
+    assert text.count("error: ") == 1
 
 
 @pytest.mark.parametrize(
@@ -197,48 +203,58 @@ def test_steps_before_their_predecessor(step, words, tmp_path):
 )
 def test_steps_before_training(pipeline, tmp_path, step, words):
     link_tree(pipeline.task, tmp_path / "rsna", "tiny", "images")
-    status, text = run_here(step, *DEMO, "--input", pipeline.input, "--working", tmp_path)
-    assert status == 1 and words in text
+    flags = (*DEMO, "--input", pipeline.input, "--working", tmp_path)
+    assert_refused(step, flags, words)
 
 
 def test_postprocess_before_predict(copy):
-    for fold in (0, 1):
-        shutil.rmtree(copy.run / f"fold{fold}" / "valid_predictions")
-    status, text = run_here("05_postprocess", *copy.flags)
-    assert status == 1 and "run 04_predict.py first" in text
+    for fold in ("fold0", "fold1"):
+        shutil.rmtree(copy.run / fold / "valid_predictions")
+    assert_refused("05_postprocess", copy.flags, "run 04_predict.py first")
 
 
 def test_training_that_is_not_finished_is_not_predicted(copy):
-    state = torch.load(copy.run / "fold1" / "last.pt", weights_only=True)
-    (copy.run / "fold1" / "last.pt").unlink()
-    torch.save(state | {"done": False}, copy.run / "fold1" / "last.pt")
-    status, text = run_here("04_predict", *copy.flags)
-    assert status == 1 and "fold1 is not finished" in text
-    status, text = run_here("04_predict", *copy.flags, "--partial")
-    assert status == 0 and "nothing to do" in text
+    last = copy.run / "fold1" / "last.pt"
+    state = load_state(last)
+    last.unlink()
+    torch.save(state | {"done": False}, last)
+    assert_refused("04_predict", copy.flags, "fold1 is not finished")
+    assert "nothing to do" in finish("04_predict", *copy.flags, "--partial")
 
 
 def test_fold_that_the_tables_do_not_have(copy):
-    status, text = run_here("03_train", *copy.flags, "--folds", "3", "--fold", "2")
-    assert status == 1 and "fold 2 is not in the table" in text
+    flags = (*copy.flags, "--folds", "3", "--fold", "2")
+    assert_refused("03_train", flags, "fold 2 is not in the table")
 
 
-def test_what_later_steps_would_refuse_is_refused_before_the_training(copy):
-    shutil.rmtree(copy.run)
-    for flags, words in (
+@pytest.mark.parametrize(
+    "flags, words",
+    [
         (("--folds", "3"), "fold 2 is not in the table"),
         (("--tta", "flips"), "--tta flips is not for"),
-    ):
-        status, text = run_here("03_train", *copy.flags, *flags)
-        assert status == 1 and words in text and not copy.run.exists()
+    ],
+)
+def test_what_later_steps_would_refuse_is_refused_before_the_training(copy, flags, words):
+    shutil.rmtree(copy.run)
+    assert_refused("03_train", (*copy.flags, *flags), words)
+    assert not copy.run.exists()
+
+
+def test_nothing_to_submit(copy):
+    shutil.rmtree(copy.run / "test_predictions")
+    flags = (*copy.flags, "--submit", "hello")
+    assert_refused("05_postprocess", flags, "there is nothing to submit")
+
+
+# ------------------------------------------------------------------------------- processes
 
 
 def test_two_trainings_of_a_fold(copy, monkeypatch):
     shutil.rmtree(copy.run / "fold1")
     monkeypatch.setattr("cxr.steps.train.engine.LET_GO", 0.1)
     with FileLock(copy.run / "fold0" / ".lock"):
-        status, text = run_here("03_train", *copy.flags)
-    assert status == 1 and "another process works in" in text and not (copy.run / "fold1").exists()
+        assert_refused("03_train", copy.flags, "another process works in")
+    assert not (copy.run / "fold1").exists()
 
 
 def test_damaged_png_found_by_the_loaders_process(copy):
@@ -246,10 +262,8 @@ def test_damaged_png_found_by_the_loaders_process(copy):
     path = next((copy.task / "images").glob("*.png"))
     rewrite(path, b"")
     ended = run("03_train", *copy.flags, "--workers", "1")
-    assert (
-        ended.returncode == 1
-        and f"error: {path} is missing or not a picture: delete it" in ended.stdout
-    )
+    assert ended.returncode == 1
+    assert f"error: {path} is missing or not a picture: delete it" in ended.stdout
     assert "Traceback" not in ended.stdout
 
 
@@ -265,101 +279,94 @@ if __name__ == "__main__":
 
 def test_spawned_loader_processes_give_the_same(copy, tmp_path):
     """As on macOS and Windows."""
-    (tmp_path / "spawned.py").write_text(SPAWNED)
-    weights = load_state(copy.run / "fold1" / "epoch002.pt")["model"]
-    predictions = digest(copy.run / "fold1" / "valid_predictions")
-    shutil.rmtree(copy.run / "fold1")
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    fold = copy.run / "fold1"
+    weights = load_state(fold / "epoch002.pt")["model"]
+    before = digest(fold / "valid_predictions")
+    shutil.rmtree(fold)
     for step in ("03_train", "04_predict"):
-        words = [
-            sys.executable,
-            tmp_path / "spawned.py",
-            *command(step, *copy.flags, "--workers", 1, "--fold", 1)[1:],
-        ]
-        ended = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+        _, *words = command(step, *copy.flags, "--workers", 1, "--fold", 1)
+        spawned = [sys.executable, str(script), *words]
+        ended = subprocess.run(spawned, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-    again = load_state(copy.run / "fold1" / "epoch002.pt")["model"]
-    assert all(torch.equal(again[name], weights[name]) for name in weights)
-    found = digest(copy.run / "fold1" / "valid_predictions")
-    assert predictions.keys() == found.keys()
-    parts = [name for name in found if name.startswith("part-")]
-    assert parts and all(found[name] == predictions[name] for name in parts)
+    again = load_state(fold / "epoch002.pt")["model"]
+    for name, tensor in weights.items():
+        assert torch.equal(again[name], tensor), name
+    after = digest(fold / "valid_predictions")
+    assert after.keys() == before.keys()
+    parts = [name for name in after if name.startswith("part-")]
+    assert parts
+    for name in parts:
+        assert after[name] == before[name], name
 
 
 def test_torchrun_with_flags_of_its_own_names(copy):
     """`--` ends torchrun's own flags, for whose beginnings it takes --run and --start otherwise."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    _, *words = command("04_predict", *copy.flags)
     ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "--",
-            *command("04_predict", *copy.flags)[1:],
-        ],
-        capture_output=True,
-        text=True,
+        [*torchrun, "--nproc-per-node", "2", "--", *words], capture_output=True, text=True
     )
-    assert ended.returncode == 0 and ended.stdout.count("nothing to do") == 3, (
-        ended.stdout + ended.stderr
-    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("nothing to do") == 3, ended.stdout + ended.stderr
 
 
-def test_input_that_is_gone_when_the_submission_is_written(pipeline, copy, tmp_path):
-    source, before = input_copy(pipeline, tmp_path / "input"), digest(copy.run)["submission.csv"]
-    facts = json.loads((copy.task / "preprocess.json").read_text()) | {"input": str(source)}
-    rewrite(copy.task / "preprocess.json", json.dumps(facts).encode())
-    shutil.rmtree(source)
-    status, text = run_here("05_postprocess", *copy.flags)
-    assert status == 1 and f"{source} is missing, and the ids of a submission are in it" in text
-    assert digest(copy.run)["submission.csv"] == before
-
-
-def test_nothing_to_submit(copy):
-    shutil.rmtree(copy.run / "test_predictions")
-    status, text = run_here("05_postprocess", *copy.flags, "--submit", "hello")
-    assert status == 1 and "there is nothing to submit" in text
-
-
-def test_run_with_other_settings_is_not_continued(copy):
-    status, text = run_here("03_train", *copy.flags, "--lr", "0.1")
-    assert status == 1 and "other settings (lr)" in text
-    status, text = run_here("04_predict", *copy.flags, "--lr", "0.1")
-    assert status == 1 and "other values of lr" in text
-    status, text = run_here("02_preprocess", *copy.flags, "--seed", "1")
-    assert status == 1 and "was made with seed 42, not 1" in text
-
-
-def test_predictions_of_other_views_are_not_mixed(copy):
-    status, text = run_here("04_predict", *copy.flags, "--tta", "none")
-    assert status == 1 and "made with other tta" in text
+# ------------------------------------------------------------------------------- other settings
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "step, flags, words",
     [
-        (lambda state: state | {"task": "bones"}, "belongs to task bones, not rsna"),
-        (lambda state: {"weights": state["model"]}, "is no checkpoint of step 03"),
+        ("03_train", ("--lr", "0.1"), "other settings (lr)"),
+        ("04_predict", ("--lr", "0.1"), "other values of lr"),
+        ("02_preprocess", ("--seed", "1"), "was made with seed 42, not 1"),
     ],
 )
-def test_checkpoint_of_something_else(copy, content, words):
+def test_run_with_other_settings_is_not_continued(copy, step, flags, words):
+    assert_refused(step, (*copy.flags, *flags), words)
+
+
+def test_predictions_of_other_views_are_not_mixed(copy):
+    assert_refused("04_predict", (*copy.flags, "--tta", "none"), "made with other tta")
+
+
+def of_another_task(state):
+    return state | {"task": "bones"}
+
+
+def weights_alone(state):
+    return {"weights": state["model"]}
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (of_another_task, "belongs to task bones, not rsna"),
+        (weights_alone, "is no checkpoint of step 03"),
+    ],
+)
+def test_checkpoint_of_something_else(copy, change, words):
     path = copy.run / "fold0" / "epoch002.pt"
-    state = torch.load(path, weights_only=True)
+    state = load_state(path)
     path.unlink()
-    torch.save(content(state), path)
+    torch.save(change(state), path)
     shutil.rmtree(copy.run / "fold0" / "valid_predictions")
     status, text = run_here("04_predict", *copy.flags)
-    assert status == 1 and words in text and str(path) in text
+    assert status == 1
+    assert words in text
+    assert str(path) in text
 
 
 def test_run_of_another_task(copy):
-    for fold in (0, 1):
-        path = copy.run / f"fold{fold}" / "config.json"
+    for fold in ("fold0", "fold1"):
+        path = copy.run / fold / "config.json"
         rewrite(path, path.read_bytes().replace(b'"task": "rsna"', b'"task": "bones"'))
     for step in ("03_train", "04_predict"):
-        status, text = run_here(step, *copy.flags)
-        assert status == 1 and "task bones" in text
+        assert_refused(step, copy.flags, "task bones")
+
+
+# ------------------------------------------------------------------------------- damaged files
 
 
 @pytest.mark.parametrize(
@@ -368,7 +375,7 @@ def test_run_of_another_task(copy):
         ("03_train", "last.pt"),
         ("04_predict", "epoch002.pt"),
         ("04_predict", "last.pt"),
-        ("05_postprocess", "valid_predictions/part-00000.npz"),
+        ("05_postprocess", f"valid_predictions/{PART}"),
     ],
 )
 @pytest.mark.parametrize("share", [0, 0.5])
@@ -379,15 +386,19 @@ def test_truncated_files(copy, step, name, share):
     if step == "04_predict":
         shutil.rmtree(copy.run / "fold0" / "valid_predictions")
     status, text = run_here(step, *copy.flags)
-    assert status == 1 and str(path) in text and "delete it" in text
+    assert status == 1
+    assert str(path) in text
+    assert "delete it" in text
 
 
-@pytest.mark.parametrize("name", ["train.csv", "test.csv"])
-def test_tables_without_rows_or_columns(copy, name):
-    """Half-written tables cannot occur; edited ones must not end in a traceback that names no file."""
-    rewrite(copy.task / name, b"")
-    status, text = run_here("03_train" if name == "train.csv" else "04_predict", *copy.flags)
-    assert status == 1 and str(copy.task / name) in text
+@pytest.mark.parametrize(
+    "step, name", [("03_train", "train.csv"), ("04_predict", "test.csv")], ids=["train", "test"]
+)
+def test_tables_without_rows_or_columns(copy, step, name):
+    """Half-written tables cannot occur, but edited ones: no traceback that names no file."""
+    path = copy.task / name
+    rewrite(path, b"")
+    assert_refused(step, copy.flags, str(path))
 
 
 def input_copy(pipeline, folder):
@@ -395,6 +406,16 @@ def input_copy(pipeline, folder):
     source = link_tree(pipeline.source, folder / SLUG)
     unprotect(source)
     return source
+
+
+def read_record(copy):
+    return json.loads((copy.task / "preprocess.json").read_text())
+
+
+def change_record(copy, **facts):
+    """As if step 02 had made the copy from another input."""
+    record = read_record(copy) | facts
+    rewrite(copy.task / "preprocess.json", json.dumps(record).encode())
 
 
 @pytest.mark.parametrize(
@@ -408,69 +429,89 @@ def input_copy(pipeline, folder):
 )
 def test_missing_column(pipeline, tmp_path, table, column):
     source = input_copy(pipeline, tmp_path / "input")
-    changed = pd.read_csv(source / table).rename(columns={column: "other"}).to_csv(index=False)
-    rewrite(source / table, changed.encode())
-    status, text = run_here(
-        "02_preprocess", *TINY, "--input", tmp_path / "input", "--working", tmp_path / "working"
-    )
-    assert status == 1 and f"{table} lacks the column {column}" in text
+    changed = pd.read_csv(source / table).rename(columns={column: "other"})
+    rewrite(source / table, changed.to_csv(index=False).encode())
+    flags = (*TINY, "--input", tmp_path / "input", "--working", tmp_path / "working")
+    assert_refused("02_preprocess", flags, f"{table} lacks the column {column}")
     assert not (tmp_path / "working" / "rsna" / "train.csv").exists()
 
 
+# ------------------------------------------------------------------------------- test images
+
+
+def test_input_that_is_gone_when_the_submission_is_written(pipeline, copy, tmp_path):
+    source = input_copy(pipeline, tmp_path / "input")
+    change_record(copy, input=str(source))
+    shutil.rmtree(source)
+    before = digest(copy.run)["submission.csv"]
+    words = f"{source} is missing, and the ids of a submission are in it"
+    assert_refused("05_postprocess", copy.flags, words)
+    assert digest(copy.run)["submission.csv"] == before
+
+
 def test_sample_submission_decides_the_ids(pipeline, copy, tmp_path):
-    """An id without a picture gets an empty prediction and a warning; an id that is not asked for is left out."""
+    """An id without a picture gets an empty prediction and a warning; an id that is not asked for
+    is left out."""
     source = input_copy(pipeline, tmp_path / "input")
     path = source / "stage_2_sample_submission.csv"
     sample = pd.read_csv(path, dtype=str)
     sample.loc[0, "patientId"] = "no-picture"
     rewrite(path, sample.to_csv(index=False).encode())
-    facts = json.loads((copy.task / "preprocess.json").read_text()) | {"input": str(source)}
-    rewrite(copy.task / "preprocess.json", json.dumps(facts).encode())
-    status, text = run_here("05_postprocess", *copy.flags)
-    assert status == 0, text
+    change_record(copy, input=str(source))
+    finish("05_postprocess", *copy.flags)
     submission = pd.read_csv(copy.run / "submission.csv", keep_default_na=False)
-    assert submission.patientId.tolist() == sample.patientId.tolist()
-    assert submission.PredictionString[0] == ""
+    assert submission["patientId"].tolist() == sample["patientId"].tolist()
+    assert submission["PredictionString"][0] == ""
     assert "have no picture" in (copy.run / "report.html").read_text(encoding="utf-8")
 
 
 def test_no_test_images(pipeline, copy, tmp_path):
     source = input_copy(pipeline, tmp_path / "input")
     rewrite(source / "stage_2_sample_submission.csv", b"patientId,PredictionString\n")
-    facts = json.loads((copy.task / "preprocess.json").read_text()) | {"input": str(source)}
-    rewrite(copy.task / "preprocess.json", json.dumps(facts).encode())
-    rewrite(
-        copy.task / "test.csv", (copy.task / "test.csv").read_bytes().splitlines(keepends=True)[0]
-    )
+    counts = read_record(copy)["counts"] | {"test": 0}
+    change_record(copy, input=str(source), counts=counts)
+    table = copy.task / "test.csv"
+    header, *_ = table.read_bytes().splitlines(keepends=True)
+    rewrite(table, header)
     shutil.rmtree(copy.run / "test_predictions")
     for step in ("04_predict", "05_postprocess"):
-        status, text = run_here(step, *copy.flags)
-        assert status == 0, text
+        finish(step, *copy.flags)
     assert (copy.run / "submission.csv").read_text() == "patientId,PredictionString\n"
 
 
 def test_one_fold_alone(copy):
-    """--fold 0 through steps 04 and 05: a score of this fold, no submission."""
+    """A score of this fold; no submission but what its networks alone say, if that is asked for."""
     shutil.rmtree(copy.run / "fold1")
     shutil.rmtree(copy.run / "test_predictions")
-    (copy.run / "submission.csv").unlink()
+    submission = copy.run / "submission.csv"
+    submission.unlink()
+    assert "not written" in finish("05_postprocess", *copy.flags)
+    assert not submission.exists()
+    assert json.loads((copy.run / "results.json").read_text())["n_images"] == 12
+
     for step in ("03_train", "04_predict", "05_postprocess"):
-        status, text = run_here(step, *copy.flags, "--fold", "0")
-        assert status == 0, text
-    assert "not written" in text and not (copy.run / "submission.csv").exists()
+        text = finish(step, *copy.flags, "--fold", "0")
+    assert str(submission) in text
+    assert submission.exists()
     assert json.loads((copy.run / "results.json").read_text())["n_images"] == 12
 
 
 def test_runs_side_by_side(copy):
     link_tree(copy.run, copy.task / "other")
-    status, text = run_here("05_postprocess", *copy.flags, "--compare", "tiny", "other")
-    assert status == 0 and (copy.task / "compare.html").stat().st_size
-    status, text = run_here("05_postprocess", *copy.flags, "--compare", "tiny", "third")
-    assert status == 1 and "third does not exist" in text
+    finish("05_postprocess", *copy.flags, "--compare", "tiny", "other")
+    assert (copy.task / "compare.html").stat().st_size
+    flags = (*copy.flags, "--compare", "tiny", "third")
+    assert_refused("05_postprocess", flags, "third does not exist")
+
+
+# ------------------------------------------------------------------------------- kills
 
 
 def kill_when(condition, step, *flags):
-    """Start a step, kill it with all its children as soon as condition() holds; it must not have ended before."""
+    """Start a step, and kill it with all its children as soon as condition() holds.
+
+    It must not have ended before.
+    """
     process = subprocess.Popen(
         command(step, *flags),
         stdout=subprocess.PIPE,
@@ -481,18 +522,13 @@ def kill_when(condition, step, *flags):
     )
     while process.poll() is None and not condition():
         time.sleep(0.002)
-    ended = process.poll()
-    assert ended is None, (
-        f"{step} ended with {ended} before it was killed:\n{process.stdout.read()}"
-    )
+    status = process.poll()
+    if status is not None:
+        text = process.stdout.read()
+        raise AssertionError(f"{step} ended with {status} before it was killed:\n{text}")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-
-
-def finish(step, *flags):
-    status, text = run_here(step, *flags)
-    assert status == 0, text
 
 
 def test_kill_while_drawing_the_demo(pipeline, tmp_path):
@@ -506,13 +542,13 @@ def test_kill_while_drawing_the_demo(pipeline, tmp_path):
 
 def test_kill_while_converting(pipeline, tmp_path):
     flags = (*DEMO, "--input", pipeline.input, "--working", tmp_path)
-    kill_when(lambda: len(list(tmp_path.glob("rsna/images/*.png"))) > 5, "02_preprocess", *flags)
+    images = tmp_path / "rsna" / "images"
+    kill_when(lambda: len(list(images.glob("*.png"))) > 5, "02_preprocess", *flags)
     assert not (tmp_path / "rsna" / "train.csv").exists()
     finish("02_preprocess", *flags)
-    kept = {
-        name: value for name, value in digest(pipeline.task).items() if not name.startswith("tiny/")
-    }
-    assert digest(tmp_path / "rsna") == kept
+    checksums = digest(pipeline.task)
+    of_step = {name: value for name, value in checksums.items() if not name.startswith("tiny/")}
+    assert digest(tmp_path / "rsna") == of_step
 
 
 def same(one, other):
@@ -521,7 +557,7 @@ def same(one, other):
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
+    if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other
 
@@ -532,56 +568,57 @@ def test_same():
     assert not same(state, {"a": [torch.ones(2), 1], "b": {"c": torch.tensor([1e-30])}})
 
 
+def assert_same_state(path, uninterrupted):
+    """Two checkpoints, but for the paths in their settings."""
+    ours = load_state(path)
+    theirs = load_state(uninterrupted)
+    assert ours.keys() == theirs.keys()
+    for key in ours.keys() - {"config"}:
+        assert same(ours[key], theirs[key]), f"{path.name} {key}"
+
+
+def read_log(folder):
+    """Log of a fold without what depends on the clock."""
+    return pd.read_csv(folder / "log.csv").drop(columns=["seconds", "images_per_second"])
+
+
 @pytest.mark.parametrize("save_minutes, epoch", [(0, 2), (60, 1)])
 def test_kill_while_training(pipeline, tmp_path, save_minutes, epoch):
     """Killed inside an epoch, once where the state was saved in it and once where it was not."""
     link_tree(pipeline.task, tmp_path / "rsna", "tiny")
-    flags = (
-        *DEMO,
-        "--input",
-        pipeline.input,
-        "--working",
-        tmp_path,
-        "--fold",
-        "0",
-        "--save-minutes",
-        save_minutes,
-    )
+    flags = (*DEMO, "--input", pipeline.input, "--working", tmp_path)
+    flags += ("--fold", "0", "--save-minutes", save_minutes)
     folder = tmp_path / "rsna" / "tiny" / "fold0"
-    seen = set()
+    save_times = set()
 
     def inside_the_epoch():
         if epoch == 1:
             return (folder / "manifest.json").exists()
         if (folder / "log.csv").exists() and (folder / "last.pt").exists():
-            seen.add((folder / "last.pt").stat().st_mtime_ns)
-        return len(seen) > 3
+            save_times.add((folder / "last.pt").stat().st_mtime_ns)
+        return len(save_times) > 3
 
     kill_when(inside_the_epoch, "03_train", *flags)
     assert not (folder / "epoch002.pt").exists()
-    status, text = run_here("03_train", *flags)
-    assert status == 0 and ("goes on at epoch 2" in text) == (epoch == 2), text
+    text = finish("03_train", *flags)
+    assert ("goes on at epoch 2" in text) == (epoch == 2), text
+    uninterrupted = pipeline.run / "fold0"
     for name in ("last.pt", "epoch001.pt", "epoch002.pt"):
-        ours, uninterrupted = (
-            torch.load(f / name, weights_only=True) for f in (folder, pipeline.run / "fold0")
-        )
-        parts = ours.keys() - {"config"}  # holds the paths
-        assert parts == uninterrupted.keys() - {"config"}
-        assert all(same(ours[part], uninterrupted[part]) for part in parts), name
-    ours, uninterrupted = (pd.read_csv(f / "log.csv") for f in (folder, pipeline.run / "fold0"))
-    timed = ["seconds", "images_per_second"]
-    pd.testing.assert_frame_equal(ours.drop(columns=timed), uninterrupted.drop(columns=timed))
+        assert_same_state(folder / name, uninterrupted / name)
+    pd.testing.assert_frame_equal(read_log(folder), read_log(uninterrupted))
 
 
 def predictions(run):
     """{part: {column: array}} of every prediction folder of a run."""
-    return {
-        str(path.relative_to(run)): dict(np.load(path)) for path in sorted(run.rglob("part-*.npz"))
-    }
+    columns_of_parts = {}
+    for path in sorted(run.rglob("part-*.npz")):
+        columns_of_parts[str(path.relative_to(run))] = dict(np.load(path))
+    return columns_of_parts
 
 
 def assert_same_predictions(ours, others):
-    assert ours.keys() == others.keys() and len(ours) == 3
+    assert ours.keys() == others.keys()
+    assert len(ours) == 3
     for part, columns in ours.items():
         for name, values in columns.items():
             np.testing.assert_array_equal(values, others[part][name], err_msg=f"{part} {name}")
@@ -591,7 +628,7 @@ def test_kill_while_predicting(pipeline, tmp_path):
     link_tree(pipeline.task, tmp_path / "rsna", "*predictions")
     flags = (*DEMO, "--input", pipeline.input, "--working", tmp_path)
     run = tmp_path / "rsna" / "tiny"
-    kill_when((run / "fold0" / "valid_predictions" / "part-00000.npz").exists, "04_predict", *flags)
+    kill_when((run / "fold0" / "valid_predictions" / PART).exists, "04_predict", *flags)
     assert len(predictions(run)) < 3
     finish("04_predict", *flags)
     assert_same_predictions(predictions(run), predictions(pipeline.run))
@@ -610,6 +647,9 @@ def test_kill_while_postprocessing(pipeline, tmp_path):
     assert (run / "report.html").exists()
 
 
+# ------------------------------------------------------------------------------- full disk
+
+
 @pytest.fixture
 def full_disk():
     """No file may grow above 20 kB."""
@@ -620,70 +660,63 @@ def full_disk():
 
 
 @pytest.mark.parametrize(
-    "step, missing",
+    "step, left_out, missing",
     [
-        ("01_download", SLUG),
-        ("02_preprocess", "rsna/train.csv"),
-        ("03_train", "rsna/tiny/fold0/epoch001.pt"),
-        ("04_predict", "rsna/tiny/fold0/valid_predictions/part-00000.npz"),
-        ("05_postprocess", "rsna/tiny/report.html"),
+        ("01_download", None, SLUG),
+        ("02_preprocess", None, "rsna/train.csv"),
+        ("03_train", "tiny", "rsna/tiny/fold0/epoch001.pt"),
+        ("04_predict", "*predictions", f"rsna/tiny/fold0/valid_predictions/{PART}"),
+        ("05_postprocess", "report.html", "rsna/tiny/report.html"),
     ],
 )
-def test_full_disk(pipeline, tmp_path, step, missing, full_disk):
-    parts = {
-        "03_train": ("tiny",),
-        "04_predict": ("*predictions",),
-        "05_postprocess": ("report.html",),
-    }
-    if step in parts:
-        link_tree(pipeline.task, tmp_path / "rsna", *parts[step])
+def test_full_disk(pipeline, tmp_path, step, left_out, missing, full_disk):
+    if left_out is not None:
+        link_tree(pipeline.task, tmp_path / "rsna", left_out)
     source = tmp_path if step == "01_download" else pipeline.input
     status, text = run_here(step, *DEMO, "--input", source, "--working", tmp_path)
-    assert status == 1 and "error: " in text and "free" in text, text
-    assert not (tmp_path / missing).exists() and not list(tmp_path.rglob("*.tmp*"))
+    assert status == 1
+    assert "error: " in text
+    assert "free" in text
+    assert not (tmp_path / missing).exists()
+    assert not list(tmp_path.rglob("*.tmp*"))
 
 
+# ------------------------------------------------------------------------------- real images
+
+
+@pytest.mark.sample
 @pytest.mark.skipif(not (SHARED / SLUG).is_dir(), reason=f"no real sample in {SHARED / SLUG}")
 def test_real_sample(tmp_path):
     """Steps 01 to 05 on 24 real images, half of them with opacities, and four test images."""
-    real, source = SHARED / SLUG, tmp_path / "input" / SLUG
+    real = SHARED / SLUG
+    source = tmp_path / "input" / SLUG
     labels = pd.read_csv(real / "stage_2_train_labels.csv", dtype=str)
-    ids = [
-        image_id
-        for target in "01"
-        for image_id in labels[labels.Target == target].patientId.unique()[:12]
-    ]
-    tests = pd.read_csv(real / "stage_2_sample_submission.csv", dtype=str)[:4]
-    for folder, names in (("stage_2_train_images", ids), ("stage_2_test_images", tests.patientId)):
+    train_ids = []
+    for target in "01":
+        train_ids += labels[labels["Target"] == target]["patientId"].unique()[:12].tolist()
+    sample = pd.read_csv(real / "stage_2_sample_submission.csv", dtype=str)[:4]
+    test_ids = sample["patientId"].tolist()
+    for folder, ids in (("stage_2_train_images", train_ids), ("stage_2_test_images", test_ids)):
         (source / folder).mkdir(parents=True)
-        for name in names:
-            (source / folder / f"{name}.dcm").symlink_to(real / folder / f"{name}.dcm")
+        for image_id in ids:
+            (source / folder / f"{image_id}.dcm").symlink_to(real / folder / f"{image_id}.dcm")
     for name in ("stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"):
         table = pd.read_csv(real / name, dtype=str)
-        table[table.patientId.isin(ids)].to_csv(source / name, index=False)
-    tests.to_csv(source / "stage_2_sample_submission.csv", index=False)
+        table[table["patientId"].isin(train_ids)].to_csv(source / name, index=False)
+    sample.to_csv(source / "stage_2_sample_submission.csv", index=False)
     flags = (
         *TINY,
-        "--preset",
-        "small",
-        "--pretrain",
-        "0",
-        "--epochs",
-        "1",
-        "--image-size",
-        "192",
-        "--tta",
-        "flip",
-        "--input",
-        tmp_path / "input",
-        "--working",
-        tmp_path / "working",
+        *("--preset", "small", "--pretrain", "0", "--epochs", "1"),
+        *("--image-size", "192", "--tta", "flip"),
+        *("--input", tmp_path / "input", "--working", tmp_path / "working"),
     )
     for step in STEPS:
-        status, text = run_here(step, *flags)
-        assert status == 0, text
+        finish(step, *flags)
     run = tmp_path / "working" / "rsna" / "tiny"
-    assert pd.read_csv(run / "submission.csv").patientId.tolist() == tests.patientId.tolist()
+    submission = pd.read_csv(run / "submission.csv")
+    assert submission["patientId"].tolist() == test_ids
     train = pd.read_csv(run.parent / "train.csv")
-    assert len(train) == 24 and (train.n_boxes > 0).sum() == 12 and train.age.notna().all()
+    assert len(train) == 24
+    assert (train["n_boxes"] > 0).sum() == 12
+    assert train["age"].notna().all()
     assert json.loads((run / "results.json").read_text())["n_images"] == 24
