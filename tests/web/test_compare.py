@@ -39,7 +39,9 @@ def test_scores_curves_and_differing_settings(tmp_path):
     big = write_run(tmp_path / "big", folds=(0,), epochs=1, encoder="dpn92")
     empty = RunFolder(tmp_path / "empty")
     empty.path.mkdir()
-    small.results.write_text(json.dumps({"score": 0.321, "interval": [0.3, 0.35], "n_images": 600}))
+    small.judged().results.write_text(
+        json.dumps({"score": 0.321, "interval": [0.3, 0.35], "n_images": 600})
+    )
     page = read_page(compare_runs(TASK, [small, big, empty], tmp_path / "compare.html"))
     assert "0.321" in page
     assert page.count("not scored yet") == 2

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -595,8 +596,16 @@ def test_test_images_without_labels_have_pictures_and_no_scores(tmp_path, png):
     page = page_of(tmp_path, report_input(image_table(2), answered=answered_images(png)))
     section = page.split('<section id="test">')[1].split("</section>")[0]
     assert "What is marked in them is not known" in section
+    assert "by the networks of all folds together" in section
     assert "1 of 3 images" in section
     assert "marked, 1 predicted" not in section
+
+
+def test_test_images_of_one_fold_are_said_to_be_of_one_fold(tmp_path, png):
+    answered = replace(answered_images(png), fold=2)
+    page = page_of(tmp_path, report_input(image_table(2), answered=answered))
+    assert "predicted by the networks of fold 2 alone" in page
+    assert "all folds together" not in page
 
 
 def test_without_test_predictions_there_is_no_such_section(tmp_path):

@@ -27,12 +27,21 @@ class AnsweredImages:
     true: what is marked, in original pixels; empty where the test images are not labelled.
     predicted: what was answered.
     scores: the entry `test` of results.json; empty where nothing is known.
+    fold: the one whose networks alone predicted them; None: those of all folds together.
     """
 
     table: pd.DataFrame
     true: Boxes = field(default_factory=Boxes)
     predicted: Boxes = field(default_factory=Boxes)
     scores: Mapping[str, Any] = field(default_factory=dict)
+    fold: int | None = None
+
+    @property
+    def networks(self) -> str:
+        """Which networks predicted them."""
+        if self.fold is None:
+            return "the networks of all folds together"
+        return f"the networks of fold {self.fold} alone"
 
     @property
     def labelled(self) -> bool:

@@ -322,12 +322,12 @@ def make_report_input(
         params=evaluation.params,
         params_path=judging.folder.params,
         submission_path=answer.path,
-        answered=read_answered_images(run, answer),
+        answered=read_answered_images(run, answer, settings.place.fold),
         warnings=warnings,
     )
 
 
-def read_answered_images(run: RunFolder, answer: Answer) -> AnsweredImages | None:
+def read_answered_images(run: RunFolder, answer: Answer, fold: int | None) -> AnsweredImages | None:
     """The test images with what was answered, None where nothing of it can be drawn."""
     if not answer.predicted.corners:
         return None
@@ -335,7 +335,8 @@ def read_answered_images(run: RunFolder, answer: Answer) -> AnsweredImages | Non
     table = table[table["image_id"].isin(answer.predicted.corners)]
     pictures = [str(run.task.image(image_id)) for image_id in table["image_id"]]
     scores = answer.results.get("test", {})
-    return AnsweredImages(table.assign(png=pictures), answer.true, answer.predicted, scores)
+    table = table.assign(png=pictures)
+    return AnsweredImages(table, answer.true, answer.predicted, scores, fold)
 
 
 def print_result(task: Task, evaluation: Evaluation, answer: Answer, report: Path) -> None:
