@@ -3,6 +3,7 @@ and the rule for new images that follows from it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
@@ -32,6 +33,13 @@ def held_out_units(folds: ArrayLike, groups: ArrayLike) -> np.ndarray:
         return folds
     patients = np.unique(np.asarray(groups, str), return_inverse=True)[1]
     return patients % 2
+
+
+def json_number(value: float) -> float | None:
+    """A number for a JSON file, which has no nan."""
+    if math.isnan(value):
+        return None
+    return float(value)
 
 
 @dataclass(frozen=True)

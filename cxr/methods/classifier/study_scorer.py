@@ -15,8 +15,16 @@ from cxr.geometry.detections import Detections
 from cxr.methods.base import Cases, Judging, Labels, Scorer
 from cxr.methods.classifier.mixture import mix_runs
 from cxr.methods.classifier.records import ClassPrediction, StudyCase
-from cxr.methods.detector.class_scorer import fit_threshold, known
-from cxr.methods.evaluation import Baseline, Boxes, Evaluation, FoldResult, Rule, held_out_units
+from cxr.methods.detector.class_scorer import fit_threshold
+from cxr.methods.evaluation import (
+    Baseline,
+    Boxes,
+    Evaluation,
+    FoldResult,
+    Rule,
+    held_out_units,
+    json_number,
+)
 from cxr.methods.wording import describe_fit, describe_images
 from cxr.metrics.bootstrap import Interval
 from cxr.metrics.pooled_boxes import ClassRanking, f1
@@ -165,7 +173,7 @@ class StudyAP(Scorer):
             names = [judging.run.name, *stack]
             params = {"weights": dict(zip(names, mixture.weights.tolist(), strict=True))}
         true, predicted = collect_boxes(judged, judging.further_boxes)
-        average_precisions = {name: known(competition[f"ap_{name}"]) for name in ALL_CLASSES}
+        average_precisions = {name: json_number(competition[f"ap_{name}"]) for name in ALL_CLASSES}
         return Evaluation(
             score=scores["metric"],
             interval=intervals[-1],

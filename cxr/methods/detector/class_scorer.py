@@ -3,7 +3,6 @@ for each class."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -30,6 +29,7 @@ from cxr.methods.evaluation import (
     FoldResult,
     Rule,
     held_out_units,
+    json_number,
 )
 from cxr.methods.wording import describe_fit, describe_images, describe_marks
 from cxr.metrics.average_precision import class_average_precisions
@@ -114,7 +114,7 @@ class ClassAP(BoxScorer):
             kept = self._count_kept(true, predicted, label)
             rows.append(class_row(name, rankings[label], intervals[label], final[label], kept))
         results = measures(rows)
-        results["f1"] = {row["name"]: known(row["f1"]) for row in rows}
+        results["f1"] = {row["name"]: json_number(row["f1"]) for row in rows}
 
         # Curves of all boxes, and of the classes that there are.
         curve = pool.of_class(None).curve()
@@ -318,7 +318,7 @@ class ClassAP(BoxScorer):
             rows.append(
                 {"name": name, "ap": ranking.average_precision(), "recalls": ranking.recalls()}
             )
-        score = known(mean_known([ranking.average_precision() for ranking in rankings]))
+        score = json_number(mean_known([ranking.average_precision() for ranking in rankings]))
         return {"score": score, "n_images": len(detections), **measures(rows)}
 
 
@@ -419,10 +419,10 @@ def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     recalls = np.array([row["recalls"] for row in rows])
     means = [mean_known(column) for column in recalls.T]
     return {
-        "ap": {row["name"]: known(row["ap"]) for row in rows},
+        "ap": {row["name"]: json_number(row["ap"]) for row in rows},
         "recall": {row["name"]: recall_by_rate(row["recalls"]) for row in rows},
         "mean_recall": recall_by_rate(means),
-        "avgrecall": known(float(np.mean(means))),
+        "avgrecall": json_number(float(np.mean(means))),
     }
 
 
@@ -430,15 +430,8 @@ def recall_by_rate(recalls: Sequence[float] | np.ndarray) -> dict[str, float | N
     """{false positives per image: recall} of recalls (r,) at RATES."""
     by_rate = {}
     for rate, recall in zip(RATES, recalls, strict=True):
-        by_rate[str(rate)] = known(recall)
+        by_rate[str(rate)] = json_number(recall)
     return by_rate
-
-
-def known(value: float) -> float | None:
-    """A number for a JSON file, which has no nan."""
-    if math.isnan(value):
-        return None
-    return float(value)
 
 
 def absent_classes(names: Sequence[str], rankings: Sequence[ClassRanking]) -> list[str]:

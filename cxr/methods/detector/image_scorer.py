@@ -3,7 +3,6 @@ bring."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -39,7 +38,14 @@ from cxr.methods.detector.search import (
     sensitivity,
     transfer,
 )
-from cxr.methods.evaluation import Baseline, Boxes, Evaluation, FoldResult, Rule
+from cxr.methods.evaluation import (
+    Baseline,
+    Boxes,
+    Evaluation,
+    FoldResult,
+    Rule,
+    json_number,
+)
 from cxr.methods.wording import describe_measurement
 from cxr.metrics.average_precision import precision_recall
 from cxr.metrics.bootstrap import bootstrap_interval
@@ -139,7 +145,7 @@ class RsnaMap(BoxScorer):
             sensitivity=sensitivity_lines(tally, best),
             folds=fold_results(judged, outcome),
             operating=operating_point(judged),
-            results={"score_test_like": known_score(outcome.score_test_like)},
+            results={"score_test_like": json_number(outcome.score_test_like)},
         )
 
     def _choose_estimate(self, judging: Judging) -> Callable[[Tally], Outcome]:
@@ -305,11 +311,6 @@ def score_baselines(
         interval = bootstrap_interval(table[name], table["group"])
         baselines.append(Baseline(name, outcome.score, interval))
     return baselines
-
-
-def known_score(score: float) -> float | None:
-    """A score for a JSON file, which has no nan."""
-    return None if math.isnan(score) else score
 
 
 def sensitivity_lines(tally: Tally, best: Params) -> dict[str, SensitivityLine]:
