@@ -94,12 +94,14 @@ class RowBoxes:
     """Boxes of a row, [x1, y1, x2, y2] in original pixels, and their classes.
 
     clipped: how many reached out of the image and were cut. left_out: how many had nothing in it.
+    repeated: how many stood there before, with the same class.
     """
 
     boxes: list[list[float]]
     labels: list[int]
     clipped: int = 0
     left_out: int = 0
+    repeated: int = 0
 
 
 def keep_classes(table: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -153,6 +155,9 @@ def finish_table(
         notes.append(
             f"{left_out} boxes lie wholly outside their image or have no size and were left out"
         )
+    repeated = sum(row.repeated for row in rows)
+    if repeated:
+        notes.append(f"{repeated} boxes stand twice in the labels of their image and count once")
     return in_order(with_boxes(table, rows))
 
 
@@ -182,14 +187,24 @@ def refuse_other_frames(table: pd.DataFrame) -> None:
 def boxes_inside(
     boxes: Sequence[Sequence[float]], labels: Sequence[Any], width: int, height: int
 ) -> RowBoxes:
-    """The boxes [x1, y1, x2, y2] with an area inside an image of this size, cut at its edges."""
+    """The boxes [x1, y1, x2, y2] with an area inside an image of this size, cut at its edges.
+
+    A box that stands twice with the same class counts once.
+    """
     given = np.array(boxes, np.float64).reshape(-1, 4)
     inside = clip_boxes(given, width, height)
-    kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+    has_area = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+    is_first = np.ones(len(given), bool)
+    known = set()
+    for i, entry in enumerate(zip(map(tuple, given.tolist()), labels, strict=True)):
+        is_first[i] = entry not in known
+        known.add(entry)
+    kept = has_area & is_first
     moved = kept & (inside != given).any(axis=1)
     return RowBoxes(
         boxes=inside[kept].tolist(),
         labels=[label for label, is_kept in zip(labels, kept, strict=True) if is_kept],
         clipped=int(moved.sum()),
-        left_out=int((~kept).sum()),
+        left_out=int((~has_area).sum()),
+        repeated=int((has_area & ~is_first).sum()),
     )

@@ -64,3 +64,12 @@ def test_no_boxes_inside():
     inside = boxes_inside([], [], 100, 50)
     assert inside.boxes == inside.labels == []
     assert inside.clipped == inside.left_out == 0
+
+
+def test_a_box_that_stands_twice_with_its_class_counts_once():
+    boxes = [[1, 2, 30, 40], [1, 2, 30, 40], [1, 2, 30, 40], [5, 5, 9, 9]]
+    inside = boxes_inside(boxes, [0, 0, 1, 0], 100, 50)
+    assert inside.boxes == [[1, 2, 30, 40], [1, 2, 30, 40], [5, 5, 9, 9]]
+    assert inside.labels == [0, 1, 0]
+    assert inside.repeated == 1
+    assert inside.left_out == 0

@@ -37,7 +37,7 @@ from cxr.steps.train.pretraining import learned_weights, lesson_settings, lesson
 from cxr.steps.train.schedules import after_epoch
 from cxr.steps.train.state import TrainingState
 from cxr.system import distributed
-from cxr.system.disk import write_json
+from cxr.system.disk import read_json, write_json
 from cxr.system.errors import STOPPED, InputError
 from cxr.system.manifest import make_manifest
 from cxr.system.metric_log import EpochFigures, MetricLog
@@ -70,6 +70,7 @@ def train_folds(task: Task, settings: Settings) -> int:
 
     with open_runtime(settings.machine) as runtime:
         runtime.say(f"run {run.path}: {settings.training.encoder}, {runtime.describe()}")
+        say_enlarged(settings, run, runtime)
         if needs_first_lessons(settings, run, folds):
             status = train_first_lessons(task, settings, runtime)
             if status:
@@ -81,6 +82,18 @@ def train_folds(task: Task, settings: Settings) -> int:
             if status:
                 return status
     return 0
+
+
+def say_enlarged(settings: Settings, run: RunFolder, runtime: Runtime) -> None:
+    """Say so where the network sees more pixels than step 02 has kept."""
+    record = run.task.preprocess_record
+    stored = read_json(record).get("size") if record.exists() else None
+    image_size = settings.training.image_size
+    if stored and image_size > stored:
+        runtime.say(
+            f"note: pictures are stored with {stored} pixels and enlarged to {image_size}, which "
+            f"adds no detail: run step 02 with --size {image_size} into another --working for it"
+        )
 
 
 def needs_first_lessons(settings: Settings, run: RunFolder, folds: list[int]) -> bool:
