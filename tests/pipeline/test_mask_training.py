@@ -111,6 +111,18 @@ def test_the_teacher_leaves_the_students_statistics_alone(working):
     assert all(parameter.grad is None for parameter in state.average.module.parameters())
 
 
+def test_student_and_teacher_read_gray_values_as_saved(working, tmp_path):
+    settings = taught_settings(working, "scale")
+    runtime = single_runtime(settings.machine)
+    before = TrainingState(TINY_MASKS, settings, 0, runtime, 2, False)
+    before.model.restore_scale((0.4, 0.3))
+    before.save(tmp_path / "last.pt")
+    resumed = TrainingState(TINY_MASKS, settings, 0, runtime, 2, True)
+    resumed.load(tmp_path / "last.pt")
+    assert resumed.model.scale == (0.4, 0.3)
+    assert resumed.average.module.scale == (0.4, 0.3)
+
+
 def test_a_folder_without_pictures(working, tmp_path):
     settings = taught_settings(working, "none", unlabelled=str(tmp_path))
     with pytest.raises(InputError, match="holds no PNG pictures"):
