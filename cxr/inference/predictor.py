@@ -56,13 +56,13 @@ class Predictor:
         self.labels = learned_labels(task, self.settings)
         self.notes: list[str] = []
         self.params = None
+        maker_class = RESULT_MAKERS[task.method.name]
         judged = self.run.judged(settings.prediction.predictions)
         if judged.params.exists():
             self.params = read_json(judged.params)
-        else:
+        elif maker_class.has_thresholds:
             self.notes.append(without_params(judged))
         self.rule = make_rule(task, self.params, self.settings, self.labels)
-        maker_class = RESULT_MAKERS[task.method.name]
         self.result_maker = maker_class(self.rule, self.labels)
 
     @cached_property

@@ -22,10 +22,12 @@ MOST_LISTED = 50  # boxes of an image; those above their threshold are never lef
 class ResultMaker(ABC):
     """Makes results of one run by its rule.
 
-    result_name: what an image gets: boxes, mask or classes. labels: those that the run has learned.
+    result_name: what an image gets: boxes, mask or classes. has_thresholds: whether results depend
+    on parameters that step 05 fits. labels: those that the run has learned.
     """
 
     result_name: ClassVar[str]
+    has_thresholds: ClassVar[bool] = True
 
     def __init__(self, rule: Rule, labels: Labels) -> None:
         self.rule = rule
@@ -109,6 +111,7 @@ class ClassResultMaker(ResultMaker):
     """Of a classifier."""
 
     result_name = "classes"
+    has_thresholds = False
 
     @property
     def findings(self) -> tuple[str, ...]:

@@ -77,14 +77,14 @@ def test_unmarked_images_are_counted_and_predicted_but_not_judged(pipeline):
         folder = pipeline.run.fold(fold).valid_predictions("predictions")
         predicted += [candidates.image_id for candidates in read_predictions(folder, Candidates)]
     assert sorted(predicted) == sorted(pipeline.train.image_id)
-    results = json.loads(pipeline.run.results.read_text())
+    results = json.loads(pipeline.run.judged().results.read_text())
     assert results["n_images"] == len(pipeline.train) - len(unknown)
-    page = pipeline.run.report.read_text(encoding="utf-8")
+    page = pipeline.run.judged().report.read_text(encoding="utf-8")
     assert "have no box: the detector neither learns" in page
 
 
 def test_average_precision_of_opacity(pipeline):
-    results = json.loads(pipeline.run.results.read_text())
+    results = json.loads(pipeline.run.judged().results.read_text())
     assert results["score"] == results["ap"]["Opacity"]
     assert 0 <= results["score"] <= 1
     log = pd.read_csv(pipeline.run.fold(0).log)
