@@ -171,7 +171,14 @@ def draw_ages(axis: Axes, train: pd.DataFrame) -> None:
             continue
         label = f"{sex or '?'} ({len(ages)})"
         axis.hist(ages, edges, histtype="stepfilled", alpha=0.35, color=colour)
-        axis.hist(ages, edges, histtype="step", color=colour, linewidth=1.5, label=label)
+        axis.hist(
+            ages,
+            edges,
+            histtype="step",
+            color=colour,
+            linewidth=1.5,
+            label=label,
+        )
     unknown = len(train) - len(known)
     axis.set(
         xlabel=f"age in years, in steps of 5 ({unknown} unknown)", ylabel="images", xlim=(0, OLDEST)
@@ -197,7 +204,14 @@ def draw_views(axis: Axes, train: pd.DataFrame, test: pd.DataFrame) -> None:
         if not counts.any():
             continue
         shares = counts / totals
-        bars = axis.barh(list(views), shares, left=left, height=0.5, color=colour, label=view)
+        bars = axis.barh(
+            list(views),
+            shares,
+            left=left,
+            height=0.5,
+            color=colour,
+            label=view,
+        )
         labels = np.where(shares > 0.06, counts.astype(str), "")  # a narrow part has no room
         axis.bar_label(bars, labels, label_type="center", color="white", fontweight="bold")
         left += shares
@@ -233,7 +247,14 @@ def draw_box_sizes(axis: Axes, boxes: np.ndarray) -> None:
     heights = boxes[:, 3] - boxes[:, 1]
     limit = min(1.0, 1.05 * max(widths.max(), heights.max()))
     opacity = max(0.08, min(0.5, 300 / len(boxes)))
-    axis.scatter(widths, heights, s=9, alpha=opacity, color=COLOURS[0], linewidths=0)
+    axis.scatter(
+        widths,
+        heights,
+        s=9,
+        alpha=opacity,
+        color=COLOURS[0],
+        linewidths=0,
+    )
     axis.plot([0, limit], [0, limit], color=SOFT_COLOUR, linewidth=0.8, linestyle="--")
 
     middle_width = np.median(widths)
@@ -270,7 +291,12 @@ def draw_box_positions(axis: Axes, boxes: np.ndarray) -> None:
         return
     heat = box_heat(boxes, HEAT_CELLS)
     picture = axis.imshow(
-        heat, cmap="magma", extent=(0, 1, 1, 0), vmin=0, vmax=heat.max(), interpolation="bilinear"
+        heat,
+        cmap="magma",
+        extent=(0, 1, 1, 0),
+        vmin=0,
+        vmax=heat.max(),
+        interpolation="bilinear",
     )
     bar = axis.figure.colorbar(picture, ax=axis, shrink=0.9, label="share of the boxes here")
     bar.outline.set_visible(False)
@@ -336,7 +362,13 @@ def write_samples(
         drawn = []
         for line, (name, of_class) in zip(lines, samples.items(), strict=True):
             title = f"{name} ({of_class.total} images)"
-            line.suptitle(title, fontsize=11, fontweight="bold", x=0.005, ha="left")
+            line.suptitle(
+                title,
+                fontsize=11,
+                fontweight="bold",
+                x=0.005,
+                ha="left",
+            )
             for place, (_, row) in enumerate(of_class.rows.iterrows(), start=1):
                 axis = line.add_subplot(1, columns, place)
                 draw_sample(axis, row, folder)
@@ -355,7 +387,13 @@ def draw_sample(axis: Axes, row: Mapping[str, Any], folder: Path) -> None:
     """
     image = read_png(folder / f"{row['image_id']}.png")
     width, height = row["width"], row["height"]
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    axis.imshow(
+        image,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        extent=(0, width, height, 0),
+    )
     for box, label in zip(*boxes_in_frame(row, original_frame(row)), strict=True):
         draw_box(axis, box, BRIGHT[label % len(BRIGHT)], linewidth=1.6)
     if "mask" in row:

@@ -199,7 +199,13 @@ def write_gallery(
         drawn = []
         for line, group in zip(lines, groups, strict=True):
             words = f"{group.title} ({group.total} in all)"
-            line.suptitle(words, fontsize=10, fontweight="bold", x=0.01, ha="left")
+            line.suptitle(
+                words,
+                fontsize=10,
+                fontweight="bold",
+                x=0.01,
+                ha="left",
+            )
             for place, case in enumerate(group.cases[:ACROSS], start=1):
                 axis = line.add_subplot(1, ACROSS, place)
                 draw_gallery_case(axis, case)
@@ -213,7 +219,13 @@ def write_gallery(
 def draw_gallery_case(axis: Axes, case: GalleryCase) -> None:
     """The picture in the original's proportions, marks, caption."""
     frame = (0, case.width, case.height, 0)
-    axis.imshow(case.pixels, cmap="gray", vmin=0, vmax=255, extent=frame)
+    axis.imshow(
+        case.pixels,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        extent=frame,
+    )
     axis.set_axis_off()
     axis.set_title(case.caption, fontsize=8.5, fontweight="normal", pad=3)
     for mark in case.true:

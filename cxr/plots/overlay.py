@@ -44,8 +44,8 @@ def draw_overlay(
     corners = []
     texts = []
     for box in boxes:
-        corner = np.array([box["x1"], box["y1"], box["x2"], box["y2"]]) * scale
-        corners.append(np.rint(corner).astype(int).tolist())
+        original = [box["x1"], box["y1"], box["x2"], box["y2"]]
+        corners.append(np.rint(original * scale).astype(int).tolist())
         score = f"{box['score']:.2f}"
         texts.append(f"{box['finding']} {score}" if len(colours) > 1 else score)
 

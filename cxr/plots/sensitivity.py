@@ -65,7 +65,12 @@ def draw_number_line(axis: Axes, line: SensitivityLine, fold_values: Sequence[An
     scores = np.asarray(line.scores, float)
     order = np.argsort(values)
     axis.plot(
-        values[order], scores[order], color=COLOURS[0], linewidth=1.8, marker="o", markersize=3.5
+        values[order],
+        scores[order],
+        color=COLOURS[0],
+        linewidth=1.8,
+        marker="o",
+        markersize=3.5,
     )
     if is_number(line.chosen):
         nearest = np.abs(values - line.chosen).argmin()

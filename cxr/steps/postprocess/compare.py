@@ -111,12 +111,11 @@ def compare_runs(task: Task, folders: Sequence[RunFolder], path: Path) -> Path:
 
 def find_runs(task: TaskFolder, names: Sequence[str]) -> list[RunFolder]:
     """The named runs of a task; all that were trained for the one name `all`."""
-    if tuple(names) != ALL:
-        return [task.run(name) for name in names]
-    trained = task.run_names()
-    if not trained:
-        raise InputError(f"{task.path} holds no run: train one with step 03")
-    return [task.run(name) for name in trained]
+    if tuple(names) == ALL:
+        names = task.run_names()
+        if not names:
+            raise InputError(f"{task.path} holds no run: train one with step 03")
+    return [task.run(name) for name in names]
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -171,9 +170,9 @@ def mean_lowest(logs: Mapping[int, pd.DataFrame], column: str) -> float:
 def different_images(bars: Sequence[RunBar]) -> str:
     """A sentence that names runs judged on different images; empty where all are the same."""
     scored = [bar for bar in bars if bar.images is not None]
-    by_number = len({bar.images for bar in scored}) > 1
-    known = {bar.judged_images for bar in scored if bar.judged_images is not None}
-    if not by_number and len(known) < 2:
+    numbers = {bar.images for bar in scored}
+    fingerprints = {bar.judged_images for bar in scored} - {None}
+    if len(numbers) < 2 and len(fingerprints) < 2:
         return ""
     runs = [
         f"{bar.label} on {bar.images:,} images of the folds {bar.judged_folds}" for bar in scored

@@ -46,7 +46,11 @@ def recall_figures(results: Mapping[str, Any]) -> dict[str, float | None]:
 
 def with_value(figures: Mapping[str, float | None]) -> dict[str, float]:
     """Those that are numbers."""
-    return {name: value for name, value in figures.items() if has_value(value)}  # type: ignore[misc]
+    known = {}
+    for name, value in figures.items():
+        if value is not None and math.isfinite(value):
+            known[name] = value
+    return known
 
 
 def has_value(number: float | None) -> bool:
