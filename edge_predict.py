@@ -320,10 +320,23 @@ class Predictor:
         unit = self.size[anchor]
         scale = np.array(frame) / self.side
         centre = self.centre[anchor] + deltas[..., :2].mean(0) * unit
-        low, high = np.quantile(deltas[..., 2:], [0.2, 0.8], axis=0)
+        low, high = self.size_percentiles(deltas[..., 2:])
         size20 = unit * np.exp(np.minimum(low, LIMIT)) * scale
         size80 = unit * np.exp(np.minimum(high, LIMIT)) * scale
         return Candidates(centre * scale, size20, size80, score.astype(np.float64), label)
+
+    def size_percentiles(self, votes: np.ndarray) -> Sequence[np.ndarray]:
+        """20th and 80th percentile (n, 2) of the votes (N, n, 2) of all models x views for sizes.
+
+        As step 04: within each fold, then averaged, or over all of them.
+        """
+        groups = [votes]
+        folds = self.settings.get("folds")
+        if folds and self.settings.get("size_votes") == "fold":
+            of_votes = np.array([folds[model] for model in self.models] * len(self.flips))
+            groups = [votes[of_votes == fold] for fold in dict.fromkeys(of_votes.tolist())]
+        quantiles = [np.quantile(group, [0.2, 0.8], axis=0) for group in groups]
+        return np.mean(quantiles, axis=0)
 
 
 def cell_shapes(head: str) -> np.ndarray:

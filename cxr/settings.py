@@ -232,6 +232,12 @@ class ImageSettings:
     dicom_sr: bool = setting(
         False, "with --images, write a DICOM Structured Report for each DICOM, too", needs="images"
     )
+    only_chest: bool = setting(
+        False,
+        "leave out images that are no frontal chest X-rays by their headers, which are predicted "
+        "and marked otherwise",
+        needs="images",
+    )
 
 
 @dataclass(frozen=True)
@@ -330,6 +336,13 @@ class DetectorSettings(MethodSettings):
         0.01, "score above which step 04 keeps an anchor for step 05, which uses those above 0.025"
     )
     candidates: int = setting(1000, "anchors that step 04 keeps of an image and class")
+    size_votes: str = setting(
+        "fold",
+        "percentiles of the sizes that networks and views vote for: within each fold, then "
+        "averaged (fold), so that the shrink means the same where it is fitted and where it is "
+        "used; over all of them, as published (all)",
+        choices=("fold", "all"),
+    )
 
 
 @dataclass(frozen=True)

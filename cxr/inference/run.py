@@ -144,6 +144,7 @@ def load_model(task: Task, path: Path, device: torch.device) -> Network:
     labels = task.used_labels(settings)
     model = task.method.build_model(settings, labels, load_weights=False)
     model.load_state_dict(state["model"])
+    model.fold = int(state.get("fold", 0))
     model.restore_scale(state.get("input_scale"))
     model.prepare_for_prediction()
     return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

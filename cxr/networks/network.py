@@ -32,6 +32,7 @@ class Network(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.pretrained = pretrained
+        self.fold = 0  # whose images it has not learned; set where a checkpoint is loaded
         self.input_mean = scale.mean
         self.input_std = scale.std
         self.cam_layer: nn.Module | None = None

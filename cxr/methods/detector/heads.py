@@ -9,7 +9,7 @@ models and views, and what is kept of an image, are the same.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,12 +41,14 @@ class ViewOutputs:
     """What a network says of a view, at the locations of the unchanged images.
 
     scores: (B, A, K) probabilities. category: (B, C) probabilities of the image classes. deltas_at:
-    boxes as deltas from the network's anchors, asked for only where they are wanted.
+    boxes as deltas from the network's anchors, asked for only where they are wanted. fold: of the
+    network.
     """
 
     scores: Tensor
     category: Tensor
     deltas_at: DeltasAt
+    fold: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,8 @@ class MergedLocations:
     """The best locations of one image over N models and views, by descending score.
 
     score: (n,) mean probability. label: (n,) class. location: (n,) its number. deltas: (N, n, 4) of
-    all models and views. category: (C,) mean probabilities of the image classes.
+    all models and views, of whose folds are `folds`. category: (C,) mean probabilities of the image
+    classes.
     """
 
     score: Tensor
@@ -62,6 +65,7 @@ class MergedLocations:
     location: Tensor
     deltas: Tensor
     category: Tensor
+    folds: tuple[int, ...] = ()
 
 
 class BestPairs(NamedTuple):
@@ -179,25 +183,30 @@ class Head(ABC):
                     location=pairs.location,
                     deltas=deltas_by_image[i],
                     category=category[i],
+                    folds=tuple(view.fold for view in views),
                 )
             )
         return merged
 
     def make_candidates(
-        self, merged: MergedLocations, image: ImageFacts, model: DetectorNetwork
+        self,
+        merged: MergedLocations,
+        image: ImageFacts,
+        model: DetectorNetwork,
+        size_votes: str = "fold",
     ) -> Candidates:
         """What step 05 needs of an image, in its original pixels.
 
         dx, dy are averaged; of dw, dh the 20th and 80th percentile over models and views are kept
         (the 2nd place's merge: a size below most votes imitates the smaller boxes of the test
-        labels).
+        labels). size_votes: see `size_percentiles`.
         """
         deltas = merged.deltas
         if deltas.numel():
             shift = deltas[..., :2].mean(0)
-            growth = deltas[..., 2:]
-            low = torch.cat([shift, growth.quantile(0.2, dim=0)], -1)
-            high = torch.cat([shift, growth.quantile(0.8, dim=0)], -1)
+            low_size, high_size = size_percentiles(deltas[..., 2:], merged.folds, size_votes)
+            low = torch.cat([shift, low_size], -1)
+            high = torch.cat([shift, high_size], -1)
         else:  # torch.quantile refuses the empty tensor of an image without any candidate
             low = deltas[0]
             high = deltas[0]
@@ -236,6 +245,24 @@ class Head(ABC):
             )
             predictions[row] = QuickDetections(detections, side)
         return predictions
+
+
+def size_percentiles(
+    growth: Tensor, folds: Sequence[int], size_votes: str
+) -> tuple[Tensor, Tensor]:
+    """20th and 80th percentile (n, 2) of the votes (N, n, 2) of N models and views for sizes.
+
+    size_votes "fold": within each fold, then averaged over the folds. The shrink is fitted where
+    one fold votes, and networks of one fold agree more than those of four, so it means the same
+    for the test images only this way. "all": over all votes, as published.
+    """
+    groups = [growth]
+    if size_votes == "fold" and len(folds) == len(growth):
+        numbers = torch.tensor(folds, device=growth.device)
+        groups = [growth[numbers == fold] for fold in dict.fromkeys(folds)]
+    low = torch.stack([votes.quantile(0.2, dim=0) for votes in groups]).mean(0)
+    high = torch.stack([votes.quantile(0.8, dim=0) for votes in groups]).mean(0)
+    return low, high
 
 
 def best_pairs(scores: Tensor, count: int, floor: float) -> BestPairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -130,14 +131,19 @@ class Detector(Method):
 
     def undo_view(self, outputs: Outputs, view: View, model: Network) -> ViewOutputs:
         network = as_detector(model)
-        return HEADS[network.head_name].undo_view(outputs, view, network)
+        undone = HEADS[network.head_name].undo_view(outputs, view, network)
+        return replace(undone, fold=network.fold)
 
     def merge(self, outputs: Iterable[ViewOutputs], settings: Settings) -> list[MergedLocations]:
         return head_of(settings).merge(outputs, settings)
 
     def kept_settings(self, settings: Settings) -> dict[str, Any]:
         method = settings.method
-        return {"candidates": method.candidates, "candidate_floor": method.candidate_floor}
+        return {
+            "candidates": method.candidates,
+            "candidate_floor": method.candidate_floor,
+            "size_votes": method.size_votes,
+        }
 
     def kept_boxes(self, prediction: Candidates) -> np.ndarray:
         half = prediction.size80 / 2
@@ -151,7 +157,8 @@ class Detector(Method):
     def to_prediction(
         self, merged: MergedLocations, image: ImageFacts, model: Network, settings: Settings
     ) -> Candidates:
-        return head_of(settings).make_candidates(merged, image, as_detector(model))
+        votes = settings.method.size_votes
+        return head_of(settings).make_candidates(merged, image, as_detector(model), votes)
 
 
 def head_of(settings: Settings) -> Head:

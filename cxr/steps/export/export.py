@@ -200,6 +200,8 @@ def describe_run(
         "name": f"{task.name} {run.name}",
         "checkpoints": fingerprints([each.path for each in chosen], run.path),
         "models": len(chosen),
+        "folds": [each.fold for each in chosen],  # of the models
+        "size_votes": settings.method.size_votes,
         "flip": settings.prediction.tta == "flip",
         "image_size": settings.training.image_size,
         "head": network.head_name,
