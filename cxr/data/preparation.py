@@ -14,7 +14,7 @@ from cxr.data.duplicates import leakage_report
 from cxr.data.folds import assign_folds
 from cxr.data.image_table import Tables
 from cxr.data.loader import count_workers
-from cxr.data.tables import finish_table, in_order
+from cxr.data.tables import finish_table, in_order, note_unusual_headers
 from cxr.run_folder import TaskFolder
 from cxr.settings import Settings
 from cxr.system.disk import alone, read_json, sync_all, write_json
@@ -88,6 +88,7 @@ def _prepare(
     converted = convert_all(files, folder.images, settings.data.size, workers)
     train = finish_table(train, converted.headers, notes)
     test = finish_table(tables.test, converted.headers, notes)
+    note_unusual_headers(converted.headers, notes)
     if dataset.groups_by_picture:
         train = dataset.group_rows(train, folder.path, notes)
         train = in_order(_with_folds(train, settings))

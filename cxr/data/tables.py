@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.geometry.boxes import clip_boxes
-from cxr.images.header import Header
+from cxr.images.header import Header, why_not_frontal_chest
 from cxr.system.disk import read_json
 from cxr.system.errors import InputError
 
@@ -159,6 +159,24 @@ def finish_table(
     if repeated:
         notes.append(f"{repeated} boxes stand twice in the labels of their image and count once")
     return in_order(with_boxes(table, rows))
+
+
+def note_unusual_headers(headers: Mapping[str, Header], notes: list[str]) -> None:
+    """A note on images that are no frontal chest X-rays by their headers, if there are some.
+
+    headers: by image_id.
+    """
+    reasons = {}
+    for image_id, header in headers.items():
+        reason = why_not_frontal_chest(header)
+        if reason:
+            reasons[image_id] = reason
+    if reasons:
+        image_id, reason = next(iter(reasons.items()))
+        notes.append(
+            f"{len(reasons)} images are no frontal chest X-rays by their headers and were kept, "
+            f"such as {image_id}: {reason}"
+        )
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -204,21 +204,30 @@ def write_rows(
 ) -> None:
     """A row for each box or mask; an image without one has a row with empty cells.
 
-    columns: what is written of a box or mask.
+    columns: what is written of a box or mask. The last column, not_frontal_chest, says why an
+    image is no frontal chest X-ray.
     """
     table = csv.writer(file)
     probability_columns = [f"probability of {name}" for name in image_classes]
-    table.writerow(["image", "path", "width", "height", *columns, *probability_columns])
+    table.writerow(
+        ["image", "path", "width", "height", *columns, *probability_columns, "not_frontal_chest"]
+    )
     nothing = dict.fromkeys(columns, "")
     for record in records:
         image = printable(record["image"])
         path = printable(record["source"])
         facts = [image, path, record["width"], record["height"]]
         probabilities = [record["probabilities"][name] for name in image_classes]
+        mark = mark_of(record)
         findings = record["boxes"] or [record.get("mask", nothing)]
         for finding in findings:
             cells = [finding[column] for column in columns]
-            table.writerow([*facts, *cells, *probabilities])
+            table.writerow([*facts, *cells, *probabilities, mark])
+
+
+def mark_of(record: Record) -> str:
+    """Why the image is no frontal chest X-ray; "" where it is one, or nobody has looked."""
+    return record.get("not_frontal_chest", "")
 
 
 def public(record: Record) -> Record:

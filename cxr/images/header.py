@@ -27,7 +27,8 @@ YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0, "": 1
 LONGEST_CODE = 16  # characters of a code string (PS3.5, table 6.2-1)
 TEXT_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI")
 X_RAYS = ("CR", "DX", "RG", "DR")  # modalities of single X-rays
-CHEST_WORDS = ("CHEST", "THORAX", "TORAX", "LUNG")
+# The last ones stand in the SIIM COVID-19 data, the question mark for a letter that was lost.
+CHEST_WORDS = ("CHEST", "THORAX", "TORAX", "LUNG", "PECHO", "T?RAX", "TÓRAX", "TÒRAX")
 # Views from the side and from half the side (PS3.3 C.8.1.3), as the standard and others call them.
 SIDE_VIEWS = ("LL", "RL", "LAT", "LLAT", "RLAT", "LLO", "RLO", "OBL")
 SIDE_WORDS = ("LATERAL", "OBLIQUE")

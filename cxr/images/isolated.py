@@ -25,7 +25,7 @@ import numpy as np
 
 from cxr.images import gdcm_process
 from cxr.images.deep import Deep, read_deep
-from cxr.images.header import Header
+from cxr.images.header import Header, why_not_frontal_chest
 from cxr.images.limits import TOO_MUCH_MEMORY, limit_memory, take_stdout
 from cxr.images.messages import Arrays, Facts, receive, send
 from cxr.images.picture_file import PICTURE_STARTS
@@ -62,6 +62,11 @@ class Picture:
     @property
     def height(self) -> int:
         return self.header.height
+
+    @property
+    def not_frontal_chest(self) -> str:
+        """Why it is no frontal chest X-ray by its header, else ""."""
+        return why_not_frontal_chest(self.header)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class BoxResultMaker(ResultMaker):
             self.name_probabilities(prediction.category),
             detections.take(is_above | is_among_best),
             self.rule.thresholds,
+            not_frontal_chest=picture.not_frontal_chest,
         )
 
 
@@ -104,6 +105,7 @@ class MaskResultMaker(ResultMaker):
             levels=prediction.picture(),
             mask=decode_runs(runs, picture.height, picture.width),
             image_score=prediction.head,
+            not_frontal_chest=picture.not_frontal_chest,
         )
 
 
@@ -120,7 +122,13 @@ class ClassResultMaker(ResultMaker):
     def make(self, prediction: object, picture: Picture) -> ClassResult:
         assert isinstance(prediction, ClassPrediction)
         probabilities = self.name_probabilities(self.rule.detect(prediction))
-        return ClassResult(picture.width, picture.height, picture.shown, probabilities)
+        return ClassResult(
+            picture.width,
+            picture.height,
+            picture.shown,
+            probabilities,
+            not_frontal_chest=picture.not_frontal_chest,
+        )
 
 
 RESULT_MAKERS: dict[str, type[ResultMaker]] = {

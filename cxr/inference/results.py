@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,25 +28,32 @@ class Result(ABC):
 
     width, height: the original picture's. shown: the picture to look at, (h, w) uint8 with the same
     aspect, perhaps smaller. probabilities: {class of the whole image: 0 ... 1}; empty where the run
-    has learned none.
+    has learned none. not_frontal_chest: why the image is no frontal chest X-ray by its header, else
+    ""; the networks have learned nothing else.
     """
 
     width: int
     height: int
     shown: np.ndarray
     probabilities: Mapping[str, float]
+    not_frontal_chest: str = field(default="", kw_only=True)
 
     @abstractmethod
     def overlay(self) -> np.ndarray:
         """RGB picture (h, w, 3) uint8 of the X-ray with what was found in it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON's own types: {"probabilities": {class: p}, "boxes": [...]}, and "mask" of masks.
+        """As JSON's own types: {"probabilities": {class: p}, "not_frontal_chest": words,
+        "boxes": [...]}, and "mask" of masks.
 
         A box is {finding, score, above_threshold, x1, y1, x2, y2}, in original pixels.
         """
         probabilities = {name: round(value, 6) for name, value in self.probabilities.items()}
-        return {"probabilities": probabilities, "boxes": []}
+        return {
+            "probabilities": probabilities,
+            "not_frontal_chest": self.not_frontal_chest,
+            "boxes": [],
+        }
 
     def mask_picture(self) -> np.ndarray | None:
         """The mask as RGB picture (height, width, 3) in original pixels, white where it is set.

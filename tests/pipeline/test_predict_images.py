@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from steps import ROOT, link_tree, run_here
-from test_images import ODD
+from test_images import ODD, make_dataset, save
 from tiny_task import TINY_TASK
 from xrays import READABLE, UNREADABLE, png, write_messy_folder, xray
 
@@ -67,6 +67,7 @@ def test_a_messy_folder(settings, messy, capsys):
     assert table.columns.tolist() == [
         *("image", "path", "width", "height", "finding", "score", "above_threshold", *CORNERS),
         *("probability of none", "probability of other", "probability of box"),
+        "not_frontal_chest",
     ]
     boxes = table.dropna(subset="score")
     assert (boxes.x1 >= 0).all()
@@ -258,13 +259,65 @@ def test_a_run_that_was_moved_alone(settings, tmp_path):
 
 
 def test_nothing_can_be_read(settings, messy):
-    words = r"none of 2 images could be read, see .*failed.csv; the first: "
+    words = r"none of 2 images could be predicted, see .*failed.csv; the first: "
     with pytest.raises(InputError, match=words):
         predict(settings, messy / "cut.png", messy / "text.dcm")
     out = settings.images.out
     assert len(pd.read_csv(out / "failed.csv")) == 2
     assert read_images(out) == []
     assert read_predictions_csv(settings).empty
+
+
+LATERAL = "the view is LL, which is not frontal"
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder of a frontal X-ray, a lateral one, and a picture without a header."""
+    folder = tmp_path / "mixed"
+    png(folder / "plain.png", xray())
+    tags = {
+        "Modality": "CR",
+        "BodyPartExamined": "CHEST",
+        "StudyInstanceUID": "1.2.3.4",
+        "SeriesInstanceUID": "1.2.3.4.5",
+    }
+    save(folder / "frontal.dcm", make_dataset(xray(), **tags, ViewPosition="PA"))
+    save(folder / "lateral.dcm", make_dataset(xray(), **tags, ViewPosition="LL"))
+    return folder
+
+
+def test_other_images_are_predicted_and_marked(settings, mixed, capsys):
+    page = predict(settings.replace(dicom_sr=True), mixed)
+    out = settings.images.out
+    marks = {image["image"]: image["not_frontal_chest"] for image in read_images(out)}
+    assert marks == {"plain.png": "", "frontal.dcm": "", "lateral.dcm": LATERAL}
+    table = read_predictions_csv(settings)
+    marked_rows = table[table["not_frontal_chest"].notna()]
+    assert set(marked_rows["image"]) == {"lateral.dcm"}
+    assert set(marked_rows["not_frontal_chest"]) == {LATERAL}
+    words = "1 of 3 images are no frontal chest X-rays by their headers"
+    assert words in capsys.readouterr().out
+    text = page.read_text()
+    assert words in text
+    assert text.count(f"no frontal chest X-ray: {LATERAL}") == 1
+    assert LATERAL.encode() in (out / "structured_reports" / "lateral.dcm.dcm").read_bytes()
+    assert b"frontal" not in (out / "structured_reports" / "frontal.dcm.dcm").read_bytes()
+
+
+def test_other_images_are_left_out(settings, mixed, capsys):
+    out = settings.images.out
+    predict(settings, mixed / "lateral.dcm", mixed / "plain.png")  # marked, in the same folder
+    predict(settings.replace(only_chest=True), mixed)
+    assert {image["image"] for image in read_images(out)} == {"plain.png", "frontal.dcm"}
+    assert set(read_predictions_csv(settings)["image"]) == {"plain.png", "frontal.dcm"}
+    [failure] = pd.read_csv(out / "failed.csv").itertuples()
+    assert failure.image == "lateral.dcm"
+    assert failure.reason == f"left out with --only-chest, since {LATERAL}"
+    words = "1 of 3 images are no frontal chest X-rays by their headers and were left out"
+    assert words in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"none of 1 images could be predicted.*left out"):
+        predict(settings.replace(only_chest=True), mixed / "lateral.dcm")
 
 
 def test_strange_names(settings, tmp_path):

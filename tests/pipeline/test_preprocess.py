@@ -174,6 +174,18 @@ def test_everything_else_it_leaves(root, capsys):
     assert "0 patients are in more than one fold" in printed
 
 
+def test_images_that_are_no_frontal_chest_x_rays_are_counted(root):
+    for name, tags in {"i03": {"ViewPosition": "LL"}, "t1": {"Modality": "CT"}}.items():
+        path = root / "input" / "made-up" / f"{name}.dcm"
+        save(path, make_dataset(np.zeros((40, 32), np.uint8), **tags))
+    record = prepare_made_up(root)
+    assert record["counts"] == {"train": 12, "test": 2, "failed": 0}
+    assert record["notes"][-1] == (
+        "2 images are no frontal chest X-rays by their headers and were kept, such as i03: the "
+        "view is LL, which is not frontal"
+    )
+
+
 def test_groups_that_only_pictures_show(root):
     record = prepare_made_up(root, GroupedByPicture())
     train = read_table(root / "working" / "task" / "train.csv")

@@ -114,6 +114,15 @@ def test_the_whole_image_comes_back(image):
     assert group.source_images[0].referenced_sop_instance_uid == UIDS["SOPInstanceUID"]
 
 
+def test_what_is_no_frontal_chest_is_said(image):
+    mark = "the modality is MR, and X-rays are CR, DX, RG, DR"
+    report = report_of(image, FOUND | {"not_frontal_chest": mark})
+    group = report.content.get_image_measurement_groups()[0]
+    comments = [item.TextValue for item in group[0].ContentSequence if item.ValueType == "TEXT"]
+    expected = f"The header says that this is no frontal chest X-ray: {mark}"
+    assert [text for text in comments if "frontal" in text] == [expected]
+
+
 def test_an_image_without_boxes(image):
     report = report_of(image, EMPTY)
     assert not report.content.get_planar_roi_measurement_groups()

@@ -79,10 +79,12 @@ def send(port, content, **headers):
 def files(tmp_path):
     """{name: bytes} of images that can be read."""
     deep = make_dataset(xray().astype(np.uint16) * 16, bits=12)
+    lateral = make_dataset(xray(), ViewPosition="LL")
     return {
         "png": png(tmp_path / "a.png", xray()).read_bytes(),
         "dicom": save(tmp_path / "a.dcm", make_dataset(xray())).read_bytes(),
         "deep": save(tmp_path / "deep.dcm", deep).read_bytes(),
+        "lateral": save(tmp_path / "lateral.dcm", lateral).read_bytes(),
     }
 
 
@@ -100,6 +102,13 @@ def test_the_answer_is_that_of_step_04(port, files, tiny_run, tmp_path):
     assert (answer["width"], answer["height"]) == (96, 128)
     assert answer["deep"] is None
     assert answer["picture"].startswith("data:image/png;base64,")
+
+
+def test_what_is_no_frontal_chest_is_said(port, tmp_path):
+    lateral = save(tmp_path / "l.dcm", make_dataset(xray(), ViewPosition="LATERAL"))
+    _, answer = send(port, lateral.read_bytes())
+    assert answer["not_frontal_chest"] == "the view is LATERAL, which is not frontal"
+    assert answer["boxes"]
 
 
 def test_deep_values_travel(port, files):
@@ -335,6 +344,21 @@ def write_files(folder, files):
         path.write_bytes(content)
         paths.append(path)
     return paths
+
+
+@needs_chromium
+def test_the_page_marks_what_is_no_frontal_chest(port, files, tmp_path):
+    paths = write_files(tmp_path, {"lateral": files["lateral"], "png": files["png"]})
+    with Browser(tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("run")
+        page.choose_files("#files", *paths)
+        page.wait("items.length === 2 && !working")
+        words = page.run("$('other').textContent")
+        assert words.startswith("No frontal chest X-ray by its header: the view is LL,")
+        assert not page.run("$('other').hidden")
+        page.run("choose(items[1])")
+        assert page.run("$('other').hidden")
 
 
 @needs_chromium

@@ -185,7 +185,7 @@ def look(task: Task, settings: Settings) -> Path:
 def trained_lungs(task: Task, settings: Settings, fold: int) -> str:
     """Name of the run of lungs that cut the images in training, "" where nothing was cut."""
     folder = RunFolder.of(settings.place).fold(fold)
-    return task.method.lungs_run(as_trained(settings, task, folder))
+    return as_trained(settings, task, folder).method.lungs
 
 
 def out_of_fold_probabilities(task: Task, settings: Settings, train: pd.DataFrame) -> np.ndarray:
@@ -315,12 +315,16 @@ def look_at_files(task: Task, settings: Settings) -> Path:
         if isinstance(picture, UnreadableImage):
             print(f"left out: {picture}")
             continue
+        if picture.not_frontal_chest:
+            print(f"{item.name} is no frontal chest X-ray: {picture.not_frontal_chest}")
+            if images.only_chest:
+                continue
         explanation = explain_picture(explainer, item.name, picture, cutter)
         rows.append(explanation.record)
         cases.append((item.name, replace(explanation.case, crop=lung_finder is not None)))
     if not rows:
         raise InputError(
-            f"none of {len(items)} images could be read: name other files with --images"
+            f"none of {len(items)} images could be explained: name other files with --images"
         )
     return write_heat_maps(images.out, run.name, rows, cases)
 

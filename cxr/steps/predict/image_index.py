@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cxr.images.folder import Record
+from cxr.images.folder import Record, mark_of
 from cxr.images.printable import printable
 from cxr.plots.page import render_page
 from cxr.plots.panels import BRIGHT, colours_of
@@ -49,7 +49,8 @@ def make_card(record: Record, result: str) -> dict[str, Any]:
     """What the page shows of an image. result: what an image gets: boxes, mask or classes.
 
     score: the best of any box, that of the mask, or the highest class probability; 0 without any.
-    marked: boxes above their thresholds, or the mask if it is not empty.
+    marked: boxes above their thresholds, or the mask if it is not empty. mark: why the image is no
+    frontal chest X-ray, else "".
     """
     scores = [box["score"] for box in record["boxes"]]
     marked = [box for box in record["boxes"] if box["above_threshold"]]
@@ -67,4 +68,5 @@ def make_card(record: Record, result: str) -> dict[str, Any]:
         "height": record["height"],
         "marked": marked,
         "probabilities": record["probabilities"],
+        "mark": mark_of(record),
     }

@@ -15,6 +15,7 @@ from cxr.images.folder import (
     Item,
     Record,
     find_image_files,
+    mark_of,
     read_record,
     write_prediction_tables,
     write_record,
@@ -32,6 +33,8 @@ from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime, open_runtime
 from cxr.tasks import Task
+
+LEFT_OUT = "frontal chest X-ray"  # what failed.csv says is missing in place of an image
 
 
 class Failure(NamedTuple):
@@ -68,7 +71,7 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     claim_out_folder(images.out, predictor.record(), runtime)
     waiting = []
     for item in items:
-        if read_record(images.out, item, images.dicom_sr) is None:
+        if read_done_record(item, images, images.dicom_sr) is None:
             waiting.append(item)
     left_alone = f"; {others} other files were left alone" if others else ""
     runtime.say(f"{len(items)} images, {len(items) - len(waiting)} of them done before{left_alone}")
@@ -85,8 +88,8 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
 
     if len(failures) == len(items):
         raise InputError(
-            f"none of {len(items)} images could be read, see {images.out / 'failed.csv'}; the "
-            f"first: {failures[0].reason}"
+            f"none of {len(items)} images could be predicted, see {images.out / 'failed.csv'}; "
+            f"the first: {failures[0].reason}"
         )
     return images.out / "index.html"
 
@@ -128,13 +131,16 @@ def predict_items(predictor: Predictor, items: Sequence[Item], settings: Setting
 def predict_read_items(
     predictor: Predictor, batch: Sequence[ReadItem], images: ImageSettings
 ) -> list[Failure]:
-    """Predict and write what could be read of a batch; returns the rest."""
+    """Predict and write what could be read of a batch, and is wanted; returns the rest."""
     failures = []
     readable_items = []
     pictures = []
     for item, picture in batch:
         if isinstance(picture, UnreadableImage):
             failures.append(Failure(item.name, item.path, "image", picture.reason))
+        elif images.only_chest and picture.not_frontal_chest:
+            reason = f"left out with --only-chest, since {picture.not_frontal_chest}"
+            failures.append(Failure(item.name, item.path, LEFT_OUT, reason))
         else:
             readable_items.append(item)
             pictures.append(picture)
@@ -195,32 +201,59 @@ def write_results(
 ) -> None:
     """Tables and page of all images that are done."""
     out = images.out
-    records = partial(read_done_records, out, items)
+    records = partial(read_done_records, items, images)
+    left_out = sum(failure.what == LEFT_OUT for failure in failures)
     failures = sorted([*failures, *missing_reports(out, records())])
+    notes = [*predictor.notes, *note_other_images(records(), left_out, len(items))]
     header = {
         "run": str(predictor.run.path),
         "task": predictor.task.name,
         "result": predictor.result_maker.result_name,
-        "notes": predictor.notes,
+        "notes": notes,
         "findings": list(predictor.result_maker.findings),
         "thresholds": predictor.rule.thresholds,
         "image_classes": list(predictor.image_classes),
     }
     write_prediction_tables(out, records, failures, header)
     page = write_index(out, records(), failures, header)
-    for note in predictor.notes:
+    for note in notes:
         print(note)
     if failures:
         print(f"{len(failures)} things failed, see {out / 'failed.csv'}")
     print(f"to look at: {page}, tables beside it")
 
 
-def read_done_records(out: Path, items: Iterable[Item]) -> Iterator[Record]:
+def note_other_images(records: Iterable[Record], left_out: int, total: int) -> list[str]:
+    """Sentences on images that are no frontal chest X-rays, predicted or left out."""
+    notes = []
+    marked = sum(bool(mark_of(record)) for record in records)
+    if marked:
+        notes.append(
+            f"{marked} of {total} images are no frontal chest X-rays by their headers, and the run "
+            "has learned nothing else: they are predicted and marked; --only-chest leaves them out"
+        )
+    if left_out:
+        notes.append(
+            f"{left_out} of {total} images are no frontal chest X-rays by their headers and were "
+            "left out"
+        )
+    return notes
+
+
+def read_done_records(items: Iterable[Item], images: ImageSettings) -> Iterator[Record]:
     """Yield the record of each image that is done."""
     for item in items:
-        record = read_record(out, item, dicom_sr=False)
+        record = read_done_record(item, images, dicom_sr=False)
         if record is not None:
             yield record
+
+
+def read_done_record(item: Item, images: ImageSettings, dicom_sr: bool) -> Record | None:
+    """The record of an image that is done and wanted. dicom_sr: done only with its report."""
+    record = read_record(images.out, item, dicom_sr)
+    if record is None or (images.only_chest and mark_of(record)):
+        return None
+    return record
 
 
 def missing_reports(out: Path, records: Iterable[Record]) -> Iterator[Failure]:

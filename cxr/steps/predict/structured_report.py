@@ -25,6 +25,7 @@ from cxr.system.errors import InputError
 
 MAKER = "Chest X-ray competition systems"
 NOT_FOR_DIAGNOSIS = "Research output, not for diagnosis"
+NOT_FRONTAL = "The header says that this is no frontal chest X-ray"
 SCHEME = "99CXR"  # our own codes, for what no public list that we can check has a code for
 # One identity for all reports, as PS3.5 B.2 allows.
 DEVICE = UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, MAKER).int}")
@@ -64,7 +65,8 @@ def write_structured_report(
     """Write the report of the DICOM file `source` at `path`.
 
     findings: {"boxes": [{finding, score, above_threshold, x1, y1, x2, y2}], "probabilities":
-    {class: p}}, boxes in original pixels, as `Result.to_dict` gives it; model: name of the run.
+    {class: p}, "not_frontal_chest": words}, boxes in original pixels, as `Result.to_dict` gives it;
+    model: name of the run.
     Raises InputError, saying why, where the image lacks what a report needs.
     """
     import highdicom  # heavy, and only for those who ask for reports
@@ -137,7 +139,11 @@ class ReportBuilder:
     def measurement_report(self, findings: Mapping[str, Any]) -> Any:
         """The root of the tree, of findings as `write_structured_report` takes them."""
         marked_boxes = [box for box in findings["boxes"] if box["above_threshold"]]
-        groups = [self.whole_image(findings["probabilities"], len(marked_boxes))]
+        whole_image = self.whole_image(findings["probabilities"], len(marked_boxes))
+        mark = findings.get("not_frontal_chest", "")
+        if mark:
+            whole_image[0].ContentSequence.append(self.comment(f"{NOT_FRONTAL}: {mark}"))
+        groups = [whole_image]
         for number, box in enumerate(marked_boxes, start=1):
             groups.append(self.region(box, number))
         return self.sr.MeasurementReport(
@@ -193,6 +199,13 @@ class ReportBuilder:
             finding_type=finding,
             algorithm_id=self.algorithm,
             measurements=[certainty],
+        )
+
+    def comment(self, sentence: str) -> Any:
+        return self.sr.TextContentItem(
+            name=codes.DCM.Comment,
+            value=sentence,
+            relationship_type=self.sr.RelationshipTypeValues.CONTAINS,
         )
 
     def tracking_identifier(self, name: str) -> Any:

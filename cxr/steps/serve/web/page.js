@@ -197,7 +197,10 @@ function showChosen() {
   $("message").textContent = chosen.error ?? state;
   $("message").classList.toggle("waiting", !chosen.error);
   $("result").hidden = !answer;
+  $("other").hidden = !answer?.not_frontal_chest;
   if (!answer) return;
+  $("other").textContent = `No frontal chest X-ray by its header: ${answer.not_frontal_chest}. `
+    + "The networks have learned nothing else.";
   drawPicture();
   drawMarks();
   showMarks();
