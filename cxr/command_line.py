@@ -31,10 +31,10 @@ READS = {
     "download": ("place", "data"),
     "preprocess": ("place", "data", "dataset", "machine"),
     "train": ("place", "data", "training", "method", "machine"),
-    "predict": ("place", "prediction", "images", "machine"),
+    "predict": ("place", "prediction", "images", "method", "machine"),
     "postprocess": ("place", "judging", "prediction", "method"),
     "export": ("place", "prediction", "extra"),
-    "grad_cam": ("place", "extra", "images", "prediction"),
+    "grad_cam": ("place", "extra", "images", "prediction", "machine"),
     "serve": ("place", "prediction", "extra", "machine"),
     "inspect": ("place", "prediction"),
 }

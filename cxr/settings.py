@@ -277,7 +277,16 @@ class ExtraSettings:
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """What a method reads beside the areas."""
+    """What a method reads beside the areas.
+
+    The fields here are no flags: they are what a method without such a flag has.
+    """
+
+    paste: float = 0.0
+    lungs: str = ""
+    pseudo: str = ""
+    stack: tuple[str, ...] = ()
+    opacities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -590,7 +599,7 @@ def make_settings(
     areas: dict[str, Any] = {}
     for area_name, area in [*AREAS.items(), ("method", method), ("dataset", dataset)]:
         types = setting_types(area)
-        mine = {name: _typed(values[name], types[name]) for name in types if name in values}
+        mine = {name: convert(name, values[name], types[name]) for name in types if name in values}
         areas[area_name] = area(**mine)
     return Settings(**areas, given=given)
 
@@ -603,19 +612,39 @@ def _plain_value(value: Any) -> Any:
     return value
 
 
-def _typed(value: Any, wanted: Any) -> Any:
-    """A value of a JSON or YAML file, or of a flag, as the field's own type."""
-    if wanted is Path:
+def convert(name: str, value: Any, wanted: Any) -> Any:
+    """A value of a flag, or of a JSON or YAML file, as the field's own type.
+
+    Raises InputError for one that cannot be meant.
+    """
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted is Path and isinstance(value, str | Path):
         return Path(value)
-    if wanted == tuple[str, ...]:
-        return tuple(value)
-    if wanted is float and isinstance(value, int):
-        return float(value)
-    if wanted is str and isinstance(
-        value, int | float
-    ):  # YAML reads `augmentation: 20` as a number
-        return str(value)
-    return value
+    if wanted == tuple[str, ...] and isinstance(value, list | tuple):
+        return tuple(str(word) for word in value)
+    if wanted == (int | None) and value is None:
+        return None
+    if wanted is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)  # YAML reads `augmentation: 20` as a number
+    if wanted in (int, float, int | None) and not isinstance(value, bool):
+        number = _as_number(value, float if wanted is float else int)
+        if number is not None:
+            return number
+    kinds = {bool: "true or false", Path: "a path", str: "a text", float: "a number"}
+    kinds[tuple[str, ...]] = "a list of names"
+    raise InputError(f"{name} must be {kinds.get(wanted, 'a whole number')}, not {value!r}")
+
+
+def _as_number(value: Any, wanted: type[int] | type[float]) -> int | float | None:
+    """The number that a value is or, as YAML has 1e-4, says; None where it is or says none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if wanted is float:
+        return number
+    return int(number) if number.is_integer() else None
 
 
 def run_name(base: Settings, settings: Settings) -> str:

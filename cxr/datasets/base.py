@@ -1,4 +1,4 @@
-"""What a data set must say: facts and files. It knows no network and no step.
+"""What a data set must say: facts and files. It imports no network and no step.
 
 A new one is a folder with one such class (docs/add_a_dataset.md shows it).
 """
@@ -39,7 +39,7 @@ class AnswerRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was written: path (None if nothing), and further entries of results.json.
+    """What was written: path (None if nothing, with the reason), further entries of results.json.
 
     true, predicted: what is marked in the test images, where that is known, and what was answered,
     for the pictures of the report.
@@ -47,6 +47,7 @@ class Answer:
 
     path: Path | None
     results: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = "test predictions are missing"
     true: Boxes = field(default_factory=Boxes)
     predicted: Boxes = field(default_factory=Boxes)
 

@@ -11,7 +11,8 @@ Each frame holds the whole picture, so going from one to another is plain scalin
 x and one for y. Where a picture is cut to a crop first, the crop takes the place of the picture:
 boxes are shifted into it (`shift_boxes` in cxr/geometry/crops.py), and its width and height are
 those of the frame. In training the way from stored to network is one warp with the augmentation in
-it (`warp_boxes` in cxr/geometry/boxes.py).
+it (`warp_boxes` in cxr/geometry/boxes.py). Out of the network the heads of the detector and the
+segmenter go straight to original pixels.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Predictor:
     @cached_property
     def lung_finder(self) -> LungFinder | None:
         """What cuts the images to their lungs, where the run was trained with --lungs."""
-        lungs = self.task.method.lungs_run(self.settings)
+        lungs = self.settings.method.lungs
         if not lungs:
             return None
         working = self.run.task.path.parent

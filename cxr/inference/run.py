@@ -124,6 +124,7 @@ def as_trained(settings: Settings, task: Task, folder: FoldFolder) -> Settings:
     """The settings with the training values of a run, which no flag can change afterwards."""
     if not folder.config.exists():
         return settings
+    refuse_other_training(settings, folder)
     stored = task.make_settings(folder.read_config())
     return settings.replace(**stored.training_values())
 

@@ -1,6 +1,6 @@
 """What a method must say: how networks learn and answer one kind of target.
 
-A method knows no data set and no step. The steps ask it in this order:
+A method imports no data set and no step. The steps ask it in this order:
 
     training    check, select_rows, sample_content, make_target, train_sampler, build_model,
                 network_inputs, loss, quick_predictions
@@ -50,8 +50,20 @@ MIRRORED = View(mirrored=True)
 VIEW_SETS: dict[str, tuple[View, ...]] = {
     "none": (PLAIN,),
     "flip": (PLAIN, MIRRORED),
-    "flip+scale": (PLAIN, MIRRORED, View(1), View(1, True), View(-1), View(-1, True)),
-    "flips": (PLAIN, MIRRORED, View(0, False, True), View(0, True, True)),
+    "flip+scale": (
+        PLAIN,
+        MIRRORED,
+        View(thirds=1),
+        View(thirds=1, mirrored=True),
+        View(thirds=-1),
+        View(thirds=-1, mirrored=True),
+    ),
+    "flips": (
+        PLAIN,
+        MIRRORED,
+        View(upside_down=True),
+        View(mirrored=True, upside_down=True),
+    ),
 }
 
 
@@ -154,30 +166,10 @@ class Method(ABC):
         """What samples carry in validation, where there are no pseudo labels."""
         return replace(self.sample_content(settings), soft_label=False)
 
-    def pseudo_run(self, settings: Settings) -> str:
-        """The run of --pseudo, "" without one or where the method learns no pseudo labels."""
-        del settings
-        return ""
-
-    def lungs_run(self, settings: Settings) -> str:
-        """The run of --lungs, "" without one or where the method cuts no images."""
-        del settings
-        return ""
-
-    def box_runs(self, settings: Settings) -> tuple[str, ...]:
-        """The runs of --opacities, of a detection task; () where the method takes none."""
-        del settings
-        return ()
-
     def learns_image_classes(self, settings: Settings) -> bool:
         """Whether the class of the whole image means anything: a head needs a loss."""
         del settings
         return True
-
-    def paste_probability(self, settings: Settings) -> float:
-        """How likely a training image gets boxes of another one, too."""
-        del settings
-        return 0.0
 
     def make_target(self, settings: Settings) -> TargetMaker | None:
         """A picklable callable for the loader's processes; None where the losses need no more."""

@@ -112,7 +112,7 @@ def write_fold(fold, settings, pictures):
     state = {
         "task": "rsna",
         "config": settings.plain(),
-        "fold": fold,
+        "fold": fold.number,
         "model": lively_network(settings, pictures).state_dict(),
     }
     for epoch in (1, 2):

@@ -297,3 +297,29 @@ def test_words_that_the_console_does_not_know_are_no_traceback():
 def test_other_errors_keep_their_traceback(error):
     with pytest.raises(type(error)):
         run_step("download", fail(error), "A step.", [])
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("epochs: ten", "epochs must be a whole number, not 'ten'"),
+        ("epochs: 2.5", "epochs must be a whole number, not 2.5"),
+        ("merge: runA", "merge must be a list of names, not 'runA'"),
+        ('demo: "no"', "demo must be true or false, not 'no'"),
+        ("lr: [1]", r"lr must be a number, not \[1\]"),
+    ],
+)
+def test_values_of_the_wrong_type_in_a_file(tmp_path, content, sentence):
+    path = tmp_path / "settings.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=sentence):
+        parse("--config", path)
+
+
+def test_numbers_as_yaml_has_them(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("lr: 1e-4\nepochs: 3.0\nmerge: [a, 2]\n")
+    settings = parse("--config", path)
+    assert settings.training.lr == 1e-4
+    assert settings.training.epochs == 3
+    assert settings.prediction.merge == ("a", "2")

@@ -99,4 +99,5 @@ class ChestXDet(Dataset):
             truth[row["image_id"]] = marked
             true.put(row["image_id"], marked.boxes, marked.labels)
         scores = self.scorer.score_boxes(truth, request.answers, labels)
-        return Answer(folder / "test_results", {"test": scores}, true, predicted)
+        results = {"test": scores}
+        return Answer(folder / "test_results", results, true=true, predicted=predicted)

@@ -48,15 +48,6 @@ class Classifier(Method):
             crop=bool(settings.method.lungs),
         )
 
-    def pseudo_run(self, settings: Settings) -> str:
-        return settings.method.pseudo
-
-    def lungs_run(self, settings: Settings) -> str:
-        return settings.method.lungs
-
-    def box_runs(self, settings: Settings) -> tuple[str, ...]:
-        return settings.method.opacities
-
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
     ) -> ResumableSampler:

@@ -114,7 +114,7 @@ class RsnaMap(BoxScorer):
     def evaluate(self, cases: Cases, judging: Judging) -> Evaluation:
         estimate = self._choose_estimate(judging)
         progress = tqdm(cases(), total=len(judging.table), desc="search", mininterval=5)
-        tally = search(progress, Grid(), self.gate_weights)
+        tally = search(progress, grid_of(judging), self.gate_weights)
         outcome = estimate(tally)
         judged = judge_images(cases, outcome.params_for, self.gate_weights)
         scores = judged.images["score"]
@@ -215,6 +215,15 @@ class RsnaMap(BoxScorer):
             of_image = detections[image_id]
             scores.append(image_score(true_boxes, of_image["boxes"][of_image["kept"]]))
         return mean_score(scores)
+
+
+def grid_of(judging: Judging) -> Grid:
+    """The values to search; the gate only where the head for the whole image was trained."""
+    method = judging.settings.method
+    base = Params(nms_iou=method.nms_iou)
+    if method.global_weight > 0:
+        return Grid(base=base)
+    return Grid(base=base, gate=(False,))
 
 
 def judge_images(

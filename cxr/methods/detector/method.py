@@ -77,9 +77,6 @@ class Detector(Method):
     def make_target(self, settings: Settings) -> TargetMaker:
         return head_of(settings).make_target(settings)
 
-    def paste_probability(self, settings: Settings) -> float:
-        return settings.method.paste
-
     def learns_image_classes(self, settings: Settings) -> bool:
         return settings.method.global_weight > 0
 

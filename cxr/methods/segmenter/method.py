@@ -68,12 +68,6 @@ class Segmenter(Method):
     def sample_content(self, settings: Settings) -> SampleContent:
         return SampleContent(mask="runs", crop=bool(settings.method.lungs))
 
-    def pseudo_run(self, settings: Settings) -> str:
-        return settings.method.pseudo
-
-    def lungs_run(self, settings: Settings) -> str:
-        return settings.method.lungs
-
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
     ) -> ResumableSampler:

@@ -223,7 +223,7 @@ def read_further_boxes(
 
     Of validation images out of fold. Without a table: of the test images.
     """
-    runs = task.method.box_runs(settings)
+    runs = settings.method.opacities
     if not runs:
         return {}
     if table is None:
@@ -239,8 +239,10 @@ def answer_test_images(
     name = settings.prediction.predictions
     fold = settings.place.fold
     if not has_test_predictions(run, name, fold):
+        networks = "all folds" if fold is None else f"fold {fold}"
         warnings.append(
-            "There are no test predictions of all folds yet, so no submission was written."
+            f"There are no test predictions of {networks} yet, so no {task.dataset.answer_name} "
+            "of the test images was written."
         )
         return None
     if fold is not None:
@@ -356,5 +358,5 @@ def print_result(task: Task, evaluation: Evaluation, answer: Answer, report: Pat
         print(f"{test_scores['n_images']} labelled test images: {format_figures(figures)}")
     for note in evaluation.notes:
         print(note)
-    written = answer.path or "not written: test predictions are missing"
+    written = answer.path or f"not written: {answer.reason}"
     print(f"{task.dataset.answer_name:<11} {written}\nreport      {report}")

@@ -125,12 +125,12 @@ def fold_tables(
 ) -> FoldTables:
     """The fold's rows, with what --pseudo adds and the boxes of --lungs."""
     train, valid = split_fold(table, fold)
-    pseudo = task.method.pseudo_run(settings)
+    pseudo = settings.method.pseudo
     if pseudo:
         teacher = settings.replace(run=pseudo, merge=()).without_given()
         predictions = predict_test_by_fold(task, teacher, fold, runtime)
         train = task.method.add_pseudo_labels(train, predictions)
-    lungs = task.method.lungs_run(settings)
+    lungs = settings.method.lungs
     if lungs:
         folder = RunFolder.of(settings.place).task
         workers = settings.machine.workers
@@ -181,7 +181,7 @@ def train_fold(
                 evaluated = evaluate_fold(task, state, valid_loader, runtime)
                 figures = epoch_figures(state, evaluated, sampler, seconds, images)
                 finish_epoch(task, state, figures, folder, log)
-            stopped = runtime.is_past_deadline()
+            stopped = not finished or runtime.is_past_deadline()
         distributed.barrier()  # nobody goes on before the first process has written everything
     if state.done:
         return 0
@@ -234,7 +234,7 @@ def make_train_loader(
         augmentation=settings.training.augmentation,
         seed=settings.data.seed,
         make_target=task.method.make_target(settings),
-        paste=task.method.paste_probability(settings),
+        paste=settings.method.paste,
     )
     workers = count_workers(settings.machine.workers)
     return make_loader(dataset, sampler, workers, runtime.pins_memory)
@@ -328,7 +328,7 @@ def finish_epoch(
     results = {f"valid_{name}": value for name, value in figures.valid.items()}
     results |= figures.metrics
     after_epoch(state.scheduler, training, results, task.method.plateau_term)
-    is_best = state.finish_epoch(figures.metrics["metric"])
+    is_best = state.next_epoch(figures.metrics["metric"])
     if log is None:
         return
     log.write(figures)

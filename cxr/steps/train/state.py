@@ -23,9 +23,10 @@ from cxr.system.runtime import Runtime
 from cxr.tasks import Task
 
 MOMENTUM = 0.9  # of SGD, the usual value
-# What the state remembers beside its parts; `more` may be missing in files of older versions.
+# What the state remembers beside its parts; the second line may be missing in files of older
+# versions.
 PROGRESS = ("epoch", "step", "best", "best_epoch", "done", "totals")
-FURTHER_PROGRESS = ("norm_total", "norm_count")
+FURTHER_PROGRESS = ("norm_total", "norm_count", "world")
 
 
 class TrainingState:
@@ -78,6 +79,7 @@ class TrainingState:
         self.totals: dict[str, Tensor | float] = {}
         self.norm_total: Tensor | float = 0.0
         self.norm_count = 0
+        self.world = runtime.world
         self.moment = 0.0
 
     def evaluated(self) -> Network:
@@ -120,7 +122,7 @@ class TrainingState:
         """Mean over the updates of the present epoch so far, before clipping."""
         return float(self.norm_total) / max(1, self.norm_count)
 
-    def finish_epoch(self, metric: float) -> bool:
+    def next_epoch(self, metric: float) -> bool:
         """Move on to the next epoch; True if this one was the best by its metric."""
         training = self.settings.training
         self.epoch += 1
@@ -173,7 +175,12 @@ class TrainingState:
         for name in PROGRESS:
             setattr(self, name, state[name])
         for name in FURTHER_PROGRESS:
-            setattr(self, name, state.get(name, 0))
+            setattr(self, name, state.get(name, getattr(self, name)))
+        if self.world != self.runtime.world and not self.done:
+            raise InputError(
+                f"{path} was written by {self.world} processes, which share the images of an epoch "
+                f"otherwise than {self.runtime.world} do: go on with --nproc-per-node {self.world}"
+            )
 
 
 def make_optimizer(
