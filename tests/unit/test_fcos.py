@@ -377,6 +377,7 @@ def test_an_exported_file_says_the_same(network, tmp_path, engine):
     assert boxes["labels"][kept].tolist() == expected.labels.tolist()
 
 
+@pytest.mark.slow
 def test_two_images_are_learned_by_heart():
     """The losses fall, and the boxes are found."""
     settings = settings_with(image_size=192, lr=1e-3)

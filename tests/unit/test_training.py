@@ -118,6 +118,7 @@ def test_an_epoch_that_is_trained_again_replaces_itself_and_what_follows(tmp_pat
     assert list(tmp_path.glob("events*"))
 
 
+@pytest.mark.slow
 def test_the_real_network_learns_one_batch_by_heart():
     """RetinaNet on two images: the white rectangle on one is found, and nothing on the other."""
     values = {"encoder": "tu-resnet10t", "weights": "none", "levels": "4-6", "channels": 16}
