@@ -8,13 +8,15 @@ image is done.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from cxr.images.isolated import Picture
 from cxr.images.picture_file import PICTURE_STARTS
@@ -52,28 +54,44 @@ class Item:
         return {"bytes": facts.st_size, "modified": facts.st_mtime_ns}
 
 
-def find_image_files(paths: Sequence[str | Path], out: str | Path) -> tuple[list[Item], int]:
-    """([Item] sorted by name, number of other files that were left alone).
+class ImageFiles(NamedTuple):
+    """items: the images, sorted by name. passed_over: how much of what was left alone, by words."""
 
-    A file that is named is always taken. In a folder, and the folders in it, those that end like an
-    X-ray or begin like one are; hidden files and the folder `out` are not. InputError where a path
-    does not exist or there is no image.
+    items: list[Item]
+    passed_over: Counter[str]
+
+    def describe_passed_over(self) -> str:
+        """Words for the console, "" where nothing was left alone."""
+        if not self.passed_over:
+            return ""
+        counts = [f"{count} {words}" for words, count in self.passed_over.items()]
+        return f"; {', '.join(counts)} were left alone"
+
+
+def find_image_files(paths: Sequence[str | Path], out: str | Path) -> ImageFiles:
+    """The images among these files and in these folders.
+
+    A file that is named is always taken. In a folder, and the folders in it or linked there, those
+    that end like an X-ray or begin like one are; hidden files and the folder `out` are not.
+    InputError where a path does not exist or there is no image.
     """
     absolute_paths = [Path(os.path.abspath(path)) for path in paths]
     out = Path(os.path.abspath(out))
     files: set[Path] = set()
-    others = 0
+    passed_over: Counter[str] = Counter()
     for path in absolute_paths:
         if not path.exists():
             raise InputError(f"{path} does not exist: --images takes files and folders of X-rays")
         if not path.is_dir():
             files.add(path)
             continue
-        for file in walk(path, out):
+        search = FolderSearch(out)
+        for file in search.files_below(path):
             if looks_like_image(file):
                 files.add(file)
             else:
-                others += 1
+                search.passed_over["other files"] += 1
+        passed_over += search.passed_over
     if not files:
         searched = ", ".join(str(path) for path in paths)
         raise InputError(f"there is no DICOM, PNG or JPEG file in {searched}")
@@ -81,19 +99,75 @@ def find_image_files(paths: Sequence[str | Path], out: str | Path) -> tuple[list
     base = common_folder(absolute_paths)
     items = [Item(file.relative_to(base).as_posix(), file) for file in files]
     items.sort(key=lambda item: item.name)
-    return items, others
+    return ImageFiles(items, passed_over)
 
 
-def walk(folder: Path, out: Path) -> Iterator[Path]:
-    """Every file below a folder, in the order of the names; not what is hidden or in `out`."""
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and Path(parent, name) != out
-        ]
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield Path(parent, name)
+class FolderSearch:
+    """Walks through a folder and those linked there, each once, so that no loop catches it.
+
+    Hidden things and the folder `out` are left alone. passed_over: how much of what.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.passed_over: Counter[str] = Counter()
+        self.visited = {identity(out)}
+
+    def files_below(self, folder: Path) -> Iterator[Path]:
+        """Every file, in the order of the names; those of linked folders come last."""
+        self.visited.discard(identity(folder))  # the folder that was named is looked into anyway
+        waiting = deque([folder])
+        while waiting:
+            start = waiting.popleft()
+            for parent, folders, files in os.walk(start, onerror=self.count_unreadable):
+                if identity(Path(parent)) in self.visited:
+                    self.passed_over["links to folders that were looked into"] += 1
+                    folders.clear()
+                    continue
+                self.visited.add(identity(Path(parent)))
+                visible = [name for name in sorted(folders) if not self.is_hidden(name)]
+                paths = [Path(parent, name) for name in visible]
+                waiting.extend(path for path in paths if path.is_symlink() and path != self.out)
+                # A link is not descended into from here, but walked through when its turn comes.
+                folders[:] = [path.name for path in paths if path != self.out]
+                for name in sorted(files):
+                    if not self.is_hidden(name):
+                        yield Path(parent, name)
+
+    def is_hidden(self, name: str) -> bool:
+        """Whether it is, which is counted."""
+        hidden = name.startswith(".")
+        if hidden:
+            self.passed_over["hidden files and folders"] += 1
+        return hidden
+
+    def count_unreadable(self, error: OSError) -> None:
+        """What os.walk calls for a folder that it cannot list."""
+        del error
+        self.passed_over["folders that cannot be read"] += 1
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What is the same for all names of a file or folder, None where there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def is_too_long(path: Path) -> bool:
+    """Whether the file system refuses a name of this length. Makes the folder that it lies in."""
+    try:
+        # Where the folder is missing, that is all that the file system says.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return True
+        if error.errno != errno.ENOENT:
+            raise
+    return False
 
 
 def looks_like_image(path: Path) -> bool:
@@ -120,14 +194,20 @@ def common_folder(paths: Iterable[Path]) -> Path:
         ) from None
 
 
+def record_path(out: Path, item: Item) -> Path:
+    """Where the record of an image is; its name is the longest of what is made of the image."""
+    return item.in_folder(out / "boxes", ".json")
+
+
 def read_record(out: Path, item: Item, dicom_sr: bool) -> Record | None:
     """What an earlier run wrote about an image.
 
     None if it was not done, the file has changed since, or (`dicom_sr`) no report was made of it.
     """
-    path = item.in_folder(out / "boxes", ".json")
+    path = record_path(out, item)
     overlay = item.in_folder(out / "overlays", ".png")
-    if not path.exists() or not overlay.exists():
+    # Of os.path, which also says no where a name is too long.
+    if not os.path.exists(path) or not os.path.exists(overlay):
         return None
     record = read_json(path)
     if record["source"] != os.fspath(item.path):
@@ -156,7 +236,7 @@ def write_record(
         **prediction,
         "structured_report": structured_report,
     }
-    write_json(item.in_folder(out / "boxes", ".json"), record)
+    write_json(record_path(out, item), record)
 
 
 def write_prediction_tables(

@@ -26,16 +26,16 @@ def messy(tmp_path):
 
 
 def names_of(*paths, out="nowhere"):
-    items, others = find_image_files(paths, out)
+    items, passed_over = find_image_files(paths, out)
     assert all(item.path.is_absolute() for item in items)
-    return [item.name for item in items], others
+    return [item.name for item in items], dict(passed_over)
 
 
 def test_images_are_found_in_nested_folders(messy):
     names, others = names_of(messy)
     assert set(names) == READABLE | UNREADABLE
     assert names == sorted(names)
-    assert others == 1
+    assert others == {"other files": 1, "hidden files and folders": 2}
 
 
 def test_the_output_is_no_input(messy):
@@ -63,7 +63,29 @@ def test_things_that_are_no_files(tmp_path):
     png(tmp_path / "a.png", xray())
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone")
-    assert names_of(tmp_path) == (["a.png"], 2)
+    assert names_of(tmp_path) == (["a.png"], {"other files": 2})
+
+
+def test_linked_folders_are_looked_into_once(tmp_path):
+    png(tmp_path / "in" / "a" / "1.png", xray())
+    png(tmp_path / "elsewhere" / "deep" / "2.png", xray())
+    (tmp_path / "in" / "0 link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "elsewhere" / "deep" / "back").symlink_to(tmp_path)
+    (tmp_path / "in" / "lost").symlink_to(tmp_path / "gone")
+    names, passed_over = names_of(tmp_path / "in")
+    assert names == ["0 link/deep/2.png", "a/1.png"]
+    # again, loop, and what lies below back: in and elsewhere
+    assert passed_over["links to folders that were looked into"] == 4
+    assert passed_over["other files"] == 1
+
+
+def test_a_link_to_the_output_is_no_input(tmp_path):
+    png(tmp_path / "in" / "a.png", xray())
+    png(tmp_path / "out" / "overlays" / "a.png.png", xray())
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    assert names_of(tmp_path / "in", out=tmp_path / "out")[0] == ["a.png"]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_before_training(pipeline, settings, tmp_path, capsys):
 
 
 def test_an_unknown_id_is_shown_how_ids_look(settings, tmp_path):
-    with pytest.raises(InputError, match="abc is in neither train.csv nor test.csv"):
+    with pytest.raises(InputError, match=r"abc is in neither train.csv nor test.csv"):
         inspect_image(RSNA, settings, "abc", tmp_path)
 
 

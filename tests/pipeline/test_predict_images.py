@@ -98,7 +98,8 @@ def test_a_messy_folder(settings, messy, capsys):
     assert "Not for diagnosis" in text
     assert "http" not in text.replace("http://www.w3.org", "")
     printed = capsys.readouterr().out
-    assert "13 images, 0 of them done before; 1 other files were left alone" in printed
+    left_alone = "2 hidden files and folders, 1 other files were left alone"
+    assert f"13 images, 0 of them done before; {left_alone}" in printed
 
 
 def test_boxes_are_drawn_where_the_table_says(settings, tmp_path):
@@ -318,6 +319,18 @@ def test_other_images_are_left_out(settings, mixed, capsys):
     assert words in capsys.readouterr().out
     with pytest.raises(InputError, match=r"none of 1 images could be predicted.*left out"):
         predict(settings.replace(only_chest=True), mixed / "lateral.dcm")
+
+
+def test_a_name_that_is_too_long_costs_only_itself(settings, tmp_path):
+    long = "x" * 250 + ".png"  # 254 of 255 letters that a name may have
+    png(tmp_path / "in" / "a.png", xray())
+    png(tmp_path / "in" / long, xray())
+    for _ in range(2):
+        predict(settings, tmp_path / "in")
+        assert {image["image"] for image in read_images(settings.images.out)} == {"a.png"}
+        [failure] = pd.read_csv(settings.images.out / "failed.csv").itertuples()
+        assert failure.image == long
+        assert failure.reason.startswith("has too long a name for the files that are made of it")
 
 
 def test_strange_names(settings, tmp_path):

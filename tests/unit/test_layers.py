@@ -165,7 +165,7 @@ def words_of_data_sets():
 
 
 def spoken(path):
-    """Identifiers and strings of a file in lower case; comments and docstrings may name examples."""
+    """Identifiers and strings of a file in lower case, without comments and docstrings."""
     text = path.read_text(encoding="utf-8")
     docstrings = set()
     for node in ast.walk(ast.parse(text)):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
+import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,7 +29,7 @@ from cxr.system.kaggle import (
 )
 
 ATTEMPTS = 2  # a damaged archive is downloaded once more
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError)
 
 
 def obtain(dataset: Dataset, place: PlaceSettings, demo_images: int) -> Path:
@@ -86,9 +89,8 @@ def unpack_pictures(archive: Path, target: Path) -> None:
     """Unzip an archive; its folder with the most PNG files becomes the folder `target`."""
     print(f"unpacking {archive}")
     building = being_unzipped(target)
-    shutil.rmtree(building, ignore_errors=True)
     try:
-        with zipfile.ZipFile(archive) as content:
+        with open_archive(archive, target) as content:
             content.extractall(building)
     except DAMAGED as error:
         raise InputError(
@@ -164,6 +166,34 @@ def download(
     )
 
 
+@contextmanager
+def open_archive(archive: Path, target: Path) -> Iterator[zipfile.ZipFile]:
+    """An archive, to be unzipped into `being_unzipped(target)`, which is empty before.
+
+    Nothing stays there where that fails: with one of DAMAGED, or InputError for an archive that
+    can be unpacked by another program only.
+    """
+    building = being_unzipped(target)
+    shutil.rmtree(building, ignore_errors=True)
+    is_whole = False
+    try:
+        with zipfile.ZipFile(archive) as content:
+            yield content
+        is_whole = True
+    except RuntimeError as error:  # encrypted, or, as NotImplementedError, packed by new methods
+        raise InputError(
+            f"{archive} cannot be unpacked here ({error}): unpack it into {target} by the program "
+            "that packed it, with its password if it has one, and delete it"
+        ) from None
+    except OSError as error:
+        if error.errno is not None:  # of the disk
+            raise
+        raise zipfile.BadZipFile(str(error)) from None  # of bz2
+    finally:
+        if not is_whole:
+            shutil.rmtree(building, ignore_errors=True)
+
+
 def being_unzipped(folder: Path) -> Path:
     """The hidden folder in which the content of `folder` grows until it is whole."""
     return folder.with_name(f".{folder.name}.unzipping")
@@ -185,8 +215,7 @@ def check_space(archive: Path, zip_bytes: float, extracted_bytes: float) -> None
 def unzip(archive: Path, folder: Path, expected: Sequence[str]) -> None:
     """Unzip with check sums, then rename. Raises one of DAMAGED if the archive is damaged."""
     building = being_unzipped(folder)
-    shutil.rmtree(building, ignore_errors=True)
-    with zipfile.ZipFile(archive) as content:
+    with open_archive(archive, folder) as content:
         for member in tqdm(content.infolist(), desc="unzip", unit="file", mininterval=1):
             content.extract(member, building)
     missing = missing_names(building, expected)

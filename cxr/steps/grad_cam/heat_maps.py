@@ -24,7 +24,7 @@ from cxr.data.tables import read_table
 from cxr.geometry.crops import crop_at
 from cxr.geometry.frames import Frame
 from cxr.geometry.lung_box import paste
-from cxr.images.folder import find_image_files
+from cxr.images.folder import find_image_files, is_too_long
 from cxr.images.isolated import Picture, read_all
 from cxr.images.printable import UnreadableImage
 from cxr.images.resize import resize
@@ -296,7 +296,7 @@ def look_at_files(task: Task, settings: Settings) -> Path:
     Returns the path of the sheet.
     """
     images = settings.images
-    items, _ = find_image_files(images.images, images.out)
+    items = find_image_files(images.images, images.out).items
     runtime = single_runtime(settings.machine)
     run = RunFolder.of(settings.place)
     fold = choose_folds(settings)[0]
@@ -314,6 +314,9 @@ def look_at_files(task: Task, settings: Settings) -> Path:
     for item, picture in zip(items, pictures, strict=True):
         if isinstance(picture, UnreadableImage):
             print(f"left out: {picture}")
+            continue
+        if is_too_long(item.in_folder(images.out, ".png")):
+            print(f"left out: {item.name} has too long a name for its heat map")
             continue
         if picture.not_frontal_chest:
             print(f"{item.name} is no frontal chest X-ray: {picture.not_frontal_chest}")

@@ -15,8 +15,10 @@ from cxr.images.folder import (
     Item,
     Record,
     find_image_files,
+    is_too_long,
     mark_of,
     read_record,
+    record_path,
     write_prediction_tables,
     write_record,
 )
@@ -34,6 +36,7 @@ from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime, open_runtime
 from cxr.tasks import Task
 
+TOO_LONG = "has too long a name for the files that are made of it: give it a shorter one"
 LEFT_OUT = "frontal chest X-ray"  # what failed.csv says is missing in place of an image
 
 
@@ -66,15 +69,17 @@ def predict_images(task: Task, settings: Settings) -> Path:
 def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     """The same by the processes of a runtime, which share the images out."""
     images = settings.images
-    items, others = find_image_files(images.images, images.out)
+    image_files = find_image_files(images.images, images.out)
+    items = image_files.items
     predictor = Predictor(task, settings, runtime)
     claim_out_folder(images.out, predictor.record(), runtime)
     waiting = []
     for item in items:
         if read_done_record(item, images, images.dicom_sr) is None:
             waiting.append(item)
-    left_alone = f"; {others} other files were left alone" if others else ""
-    runtime.say(f"{len(items)} images, {len(items) - len(waiting)} of them done before{left_alone}")
+    done_before = len(items) - len(waiting)
+    left_alone = image_files.describe_passed_over()
+    runtime.say(f"{len(items)} images, {done_before} of them done before{left_alone}")
 
     # All processes have seen what is done before one of them does more.
     distributed.barrier()
@@ -138,6 +143,8 @@ def predict_read_items(
     for item, picture in batch:
         if isinstance(picture, UnreadableImage):
             failures.append(Failure(item.name, item.path, "image", picture.reason))
+        elif is_too_long(record_path(images.out, item)):
+            failures.append(Failure(item.name, item.path, "image", TOO_LONG))
         elif images.only_chest and picture.not_frontal_chest:
             reason = f"left out with --only-chest, since {picture.not_frontal_chest}"
             failures.append(Failure(item.name, item.path, LEFT_OUT, reason))
