@@ -5,6 +5,7 @@ A local HTTP server answers the real client, and client objects fail to order.
 
 import io
 import os
+import struct
 import sys
 import threading
 import urllib.request
@@ -470,6 +471,66 @@ def test_archive_cannot_write_outside(folder):
     get(folder)
     assert not (folder.parent.parent / "escaped.txt").exists()
     assert not (folder.parent / "escaped.txt").exists()
+
+
+def with_entry_facts(content, flags=0, method=0):
+    """The zip with these flags and this method in all its headers (APPNOTE.TXT 4.3.7, 4.3.12)."""
+    facts = struct.pack("<HH", flags, method)
+    changed = bytearray(content)
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.find(signature)
+        while start >= 0:
+            changed[start + offset : start + offset + 4] = facts
+            start = content.find(signature, start + 4)
+    return bytes(changed)
+
+
+def make_packed_zip(method):
+    """A zip of a PNG file whose packed bytes are damaged."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a.png", bytes(100_000))
+    content = bytearray(buffer.getvalue())
+    content[50:60] = b"\xff" * 10
+    return bytes(content)
+
+
+UNUSUAL = [
+    (with_entry_facts(GOOD, flags=1), "cannot be unpacked here .*encrypted.*unpack it into"),
+    (with_entry_facts(GOOD, method=99), "cannot be unpacked here .*method.*unpack it into"),
+]
+DAMAGED = [
+    (make_packed_zip(zipfile.ZIP_DEFLATED), "is damaged or not complete"),
+    (make_packed_zip(zipfile.ZIP_BZIP2), "is damaged or not complete"),
+    (make_packed_zip(zipfile.ZIP_LZMA), "is damaged or not complete"),
+    (GOOD[:60_000], "is damaged or not complete"),
+]
+
+
+@pytest.mark.parametrize("content, sentence", [*UNUSUAL, *DAMAGED])
+def test_archives_of_a_person_that_cannot_be_unpacked(tmp_path, content, sentence):
+    (tmp_path / "images.zip").write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        download.unpack_archives(tmp_path, ["images"])
+    assert [path.name for path in tmp_path.iterdir()] == ["images.zip"]
+
+
+@pytest.mark.parametrize("content, sentence", UNUSUAL)
+def test_archives_for_another_program(folder, content, sentence):
+    folder.parent.mkdir()
+    archive = folder.with_name(f"{SLUG}.zip")
+    archive.write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        get(folder, Failing(AssertionError("not needed")))
+    assert list(folder.parent.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_of_every_method_is_downloaded_again(server, folder, method):
+    folder.parent.mkdir()
+    folder.with_name(f"{SLUG}.zip").write_bytes(make_packed_zip(method))
+    get(folder, StandIn(server.url))
+    assert is_complete(folder)
 
 
 def test_kill_while_unzipping(folder, monkeypatch):
