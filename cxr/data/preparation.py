@@ -48,6 +48,8 @@ def prepare(
     images that failed are tried again. InputError: input missing, another input or setting than
     the folder was made with, too many failures, disk full.
     """
+    if not folder.preprocess_record.exists():
+        _refuse_missing(source)  # before the lock makes a folder
     try:
         with alone(folder.path):
             return _prepare(dataset, source, folder, settings)
@@ -67,11 +69,7 @@ def _prepare(
     if earlier is not None and _is_finished(earlier, folder):
         _say_finished(earlier, origin, source, folder)
         return earlier
-    if not source.is_dir():
-        raise InputError(
-            f"{source} is missing: run 01_download.py first, or point --input at the folder that "
-            f"holds {source.name}"
-        )
+    _refuse_missing(source)
     tables = dataset.read_tables(source, settings)
     train = tables.train
     notes = tables.notes
@@ -103,6 +101,15 @@ def _prepare(
     print("\n".join([*notes, *fold_summary(train)]))
     _check_failures(converted.failed, counts, settings.data.max_failed_share, folder)
     return record
+
+
+def _refuse_missing(source: Path) -> None:
+    """Raises InputError where the data set's folder is not there."""
+    if not source.is_dir():
+        raise InputError(
+            f"{source} is missing: run 01_download.py first, or point --input at the folder that "
+            f"holds {source.name}"
+        )
 
 
 def _with_folds(train: pd.DataFrame, settings: Settings) -> pd.DataFrame:
