@@ -1,4 +1,4 @@
-"""All five steps inside a Kaggle kernel without internet; README.md beside this tells how.
+"""All five steps inside a Kaggle kernel without internet; docs/kaggle.md tells how.
 
 Needs, attached and read-only below /kaggle/input: this project's code, its wheels, the
 competition's data and, to go on where an earlier session stopped, the output of that session.
@@ -41,7 +41,7 @@ def find_code() -> Path:
     if not first_steps:
         sys.exit(
             f"error: no attached data set below {INPUT} holds {STEPS[0]}: attach the code as "
-            "README.md tells"
+            "docs/kaggle.md tells"
         )
     return first_steps[0].parent
 

@@ -4,8 +4,7 @@
     python kaggle_kernel/make_kernel.py USER --no-wheels  only the code or the flags have changed
     python kaggle_kernel/make_kernel.py USER --preset small --max-hours 2   with flags of the steps
 
-Writes working/kaggle/: code/, wheels/, kernel/. README.md beside this file tells what to do with
-them.
+Writes working/kaggle/: code/, wheels/, kernel/. docs/kaggle.md tells what to do with them.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+GUIDE = ROOT / "docs" / "kaggle.md"
 sys.path.insert(0, str(ROOT))
 
 # Found through the line above.
@@ -178,9 +178,9 @@ def main() -> None:
         print(
             f"NOTE: --weights {weights} are downloaded, and the kernel has no internet: name a "
             "file in an attached data set, or train from random weights, see "
-            f"{HERE / 'README.md'}"
+            f"{GUIDE}"
         )
-    print(f"wrote {arguments.output}; {HERE / 'README.md'} tells how to send it to Kaggle")
+    print(f"wrote {arguments.output}; {GUIDE} tells how to send it to Kaggle")
 
 
 if __name__ == "__main__":

@@ -324,12 +324,13 @@ def test_two_outputs_are_refused(pipeline, built, tmp_path):
     assert "attach the last one only" in done.stdout
 
 
-def test_readme_names_what_there_is():
-    text = (ROOT / "kaggle_kernel" / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_names_what_there_is():
+    text = (ROOT / "docs" / "kaggle.md").read_text(encoding="utf-8")
     constants = make_kernel_names()
     names = ["cxr_working", "CXR_KAGGLE_INPUT", "--no-wheels"]
     for name in [*names, constants["CODE_NAME"], constants["KERNEL_NAME"]]:
         assert name in text
     for path in re.findall(r"`((?:tests|kaggle_kernel)/[\w./]+)`", text):
         assert (ROOT / path).exists(), path
+    assert "docs/kaggle.md" in (ROOT / "kaggle_kernel" / "README.md").read_text(encoding="utf-8")
     assert TASKS["rsna"].dataset.slug == SLUG
