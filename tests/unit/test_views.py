@@ -125,6 +125,7 @@ def bare_model():
         levels=LEVELS,
         image_size=256,
         anchors=make_anchors(256, LEVELS),
+        fold=0,
     )
 
 
