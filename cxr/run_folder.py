@@ -85,6 +85,10 @@ class TaskFolder:
         """The boxes of the lungs that a run of the task lungs found in the images."""
         return self.path / f"crops-{run}.csv"
 
+    def crops_record(self, run: str) -> Path:
+        """Which checkpoints of that run found them."""
+        return self.path / f"crops-{run}.json"
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -20,14 +20,14 @@ from cxr.data.loader import make_prediction_loader
 from cxr.geometry.crops import Crop, crop_at, cut
 from cxr.geometry.lung_box import lung_box
 from cxr.images.resize import resize
-from cxr.inference.checkpoint import load_state
+from cxr.inference.checkpoint import fingerprints, load_state
 from cxr.methods.base import Labels
 from cxr.methods.segmenter.method import Segmenter
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder, TaskFolder
 from cxr.settings import SegmenterSettings, make_settings
 from cxr.system import distributed
-from cxr.system.disk import alone
+from cxr.system.disk import alone, read_json, write_json
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime
 from cxr.system.tables import write_csv
@@ -35,6 +35,8 @@ from cxr.system.tables import write_csv
 LUNGS_TASK = "lungs"  # whose runs --lungs and --lungs-run name
 CORNERS = ["crop_x1", "crop_y1", "crop_x2", "crop_y2"]
 BATCH = 8
+# From which on the run is useless: of the films of its own collections nearly all show lungs.
+MOST_WITHOUT_LUNGS = 0.9  # share of the images
 ONLY_PICTURES = SampleContent(annotated=False)
 
 
@@ -93,21 +95,62 @@ def with_crops(
     CORNERS: the box of the lungs in each image, in original pixels. crop_fallback: True where no
     lungs were found and the box is the whole image. Boxes are kept in the task's folder, and only
     images that are not there are looked at, by the last weights of all folds of the run `run` of
-    the task `lungs`. Raises InputError where it has none.
+    the task `lungs`. Raises InputError where it has none, where the boxes that are kept were found
+    by other weights, and where nearly all images show no lungs.
     """
     path = folder.crops(run)
     if runtime.is_main:
         # Another fold, trained beside this one, would write the same file.
         with alone(folder.path):
+            refuse_other_networks(folder, run)
             known = read_boxes_file(path)
             missing = table[~table["image_id"].isin(known["image_id"])]
             if len(missing):
                 finder = LungFinder.of_run(folder.path.parent, run, runtime.device)
                 boxes = find_boxes(missing, folder, finder, workers)
-                write_csv(path, pd.concat([known, boxes], ignore_index=True))
+                known = pd.concat([known, boxes], ignore_index=True)
+                refuse_blind_run(known, run)
+                # First, so that boxes without it are only those of releases that wrote none.
+                record = {"checkpoints": lung_fingerprints(folder, run)}
+                write_json(folder.crops_record(run), record)
+                write_csv(path, known)
     distributed.barrier()
     boxes = read_boxes_file(path)
     return table.merge(boxes, on="image_id", how="left", validate="1:1")
+
+
+def lung_fingerprints(folder: TaskFolder, run: str) -> dict[str, int]:
+    """{checkpoint: fingerprint} of the networks of a lungs run; empty where they are not here."""
+    lungs_folder = folder.sibling(LUNGS_TASK).run(run)
+    return fingerprints(last_checkpoints(lungs_folder), lungs_folder.path)
+
+
+def refuse_other_networks(folder: TaskFolder, run: str) -> None:
+    """InputError where the boxes that are kept were found by other networks of the run.
+
+    Where its networks are no longer there, or the boxes do not say whose they are, they count.
+    """
+    record = folder.crops_record(run)
+    if not record.exists() or not folder.crops(run).exists():
+        return
+    checkpoints = lung_fingerprints(folder, run)
+    if checkpoints and checkpoints != read_json(record)["checkpoints"]:
+        raise InputError(
+            f"{folder.crops(run)} was made by other networks than those of the run {run} of the "
+            f"task {LUNGS_TASK} now: bring those back, or delete that file and train the runs with "
+            f"--lungs {run} again under another --run"
+        )
+
+
+def refuse_blind_run(boxes: pd.DataFrame, run: str) -> None:
+    """InputError where a run finds no lungs in nearly all images. boxes: as of `find_boxes`."""
+    count = int(boxes["crop_fallback"].sum())
+    if count > MOST_WITHOUT_LUNGS * len(boxes):
+        raise InputError(
+            f"the run {run} of the task {LUNGS_TASK} finds no lungs in {count} of {len(boxes)} "
+            "images, so nothing would be cut: train it longer or on other masks, or leave out "
+            "--lungs"
+        )
 
 
 def read_boxes_file(path: Path) -> pd.DataFrame:
@@ -147,13 +190,21 @@ def cut_to_box(picture: np.ndarray, box: Crop, width: int, height: int) -> np.nd
     return resize(cut(picture, crop_at(box, width, height, side)), side)
 
 
-def load_networks(folder: RunFolder, device: torch.device) -> list[Network]:
-    """The last network of each fold of a run. Raises InputError where there is none."""
-    networks = []
+def last_checkpoints(folder: RunFolder) -> list[Path]:
+    """That of the last epoch of each fold of a run."""
+    last = []
     for number in folder.trained_folds():
         checkpoints = folder.fold(number).epochs()
         if checkpoints:
-            networks.append(load_network(checkpoints[-1], device))
+            last.append(checkpoints[-1])
+    return last
+
+
+def load_networks(folder: RunFolder, device: torch.device) -> list[Network]:
+    """The last network of each fold of a run. Raises InputError where there is none."""
+    networks = []
+    for checkpoint in last_checkpoints(folder):
+        networks.append(load_network(checkpoint, device))
     if not networks:
         raise InputError(
             f"{folder.path} holds no trained network: train it first with 03_train.py --task "

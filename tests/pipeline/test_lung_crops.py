@@ -18,6 +18,7 @@ from cxr.methods.segmenter.records import MaskPrediction
 from cxr.run_folder import RunFolder
 from cxr.steps.predict.predict_run import predict_run
 from cxr.steps.train.engine import train_folds
+from cxr.system.disk import write_json
 from cxr.system.errors import InputError
 from cxr.system.runtime import single_runtime
 
@@ -68,6 +69,44 @@ def test_crops_are_found_once(working, monkeypatch):
     assert every_row[:5].equals(first_rows)
     monkeypatch.setattr(lung_crops, "load_networks", None)
     assert with_crops(table, settings, "seen").equals(every_row)
+
+
+@pytest.mark.usefixtures("chest")
+def test_boxes_of_other_networks_are_refused(working, monkeypatch):
+    """The run that found them was trained again."""
+    settings = mask_settings(working, "crops")
+    table = read_train(settings)
+    fold = RunFolder.of(settings.place).task.sibling("lungs").run("again").fold(0)
+    write_json(fold.path / "config.json", {})
+    torch.save({"weight": torch.zeros(3)}, fold.path / "epoch001.pt")
+    first = with_crops(table, settings, "again")
+    assert with_crops(table, settings, "again").equals(first)
+    torch.save({"weight": torch.ones(3)}, fold.path / "epoch001.pt")
+    sentence = r"crops-again.csv was made by other networks .*delete that file and train the runs"
+    with pytest.raises(InputError, match=sentence):
+        with_crops(table, settings, "again")
+    (fold.path / "epoch001.pt").unlink()  # nobody can tell, or find more
+    assert with_crops(table, settings, "again").equals(first)
+
+
+def test_a_run_that_finds_no_lungs_stops_the_training(working, monkeypatch):
+    monkeypatch.setattr(Chest, "forward", lambda self, images: {"mask": images[:, :1] * 0 - 9.0})
+    monkeypatch.setattr(lung_crops, "load_networks", lambda folder, device: [Chest()])
+    settings = mask_settings(working, "blind", lungs="blind", epochs=1)
+    sentence = r"the run blind of the task lungs finds no lungs in 4 of 4 images.*leave out --lungs"
+    with pytest.raises(InputError, match=sentence):
+        train_folds(TINY_MASKS, settings)
+    assert not RunFolder.of(settings.place).task.crops("blind").exists()
+
+
+@pytest.mark.usefixtures("chest")
+def test_a_few_images_without_lungs_are_no_reason_to_stop(working, monkeypatch):
+    settings = mask_settings(working, "some")
+    table = read_train(settings)
+    with_crops(table[:6], settings, "some")
+    monkeypatch.setattr(Chest, "forward", lambda self, images: {"mask": images[:, :1] * 0 - 9.0})
+    boxes = with_crops(table, settings, "some")
+    assert boxes["crop_fallback"].tolist() == [False] * 6 + [True] * (len(table) - 6)
 
 
 @pytest.mark.usefixtures("chest")

@@ -21,7 +21,7 @@ from cxr.inference.results import BoxResult, ClassResult, MaskResult
 from cxr.methods.segmenter.rules import MaskRule
 from cxr.run_folder import RunFolder
 from cxr.steps.predict.predict_images import predict_images
-from cxr.system.disk import read_json
+from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
 from cxr.tasks import TASKS
 
@@ -73,7 +73,7 @@ def test_boxes(tiny_run, scans, tmp_path):
     assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
     content = result.to_dict()
-    assert list(content) == ["probabilities", "boxes"]
+    assert list(content) == ["probabilities", "not_frontal_chest", "boxes"]
     assert len(content["boxes"]) == len(result.detections)
     x1 = content["boxes"][0]["x1"]
     assert x1 == pytest.approx(result.detections.boxes[0, 0], abs=0.006)
@@ -164,7 +164,7 @@ def test_masks_of_a_folder(mask_settings, scans, tmp_path):
         assert np.count_nonzero(mask) == image["mask"]["area"]
         assert set(np.unique(mask)) <= {0, 255}
     header, *rows = (out / "predictions.csv").read_text().splitlines()
-    assert header == "image,path,width,height,finding,score,area,share,file"
+    assert header == "image,path,width,height,finding,score,area,share,file,not_frontal_chest"
     assert len(rows) == 2
 
 
@@ -194,7 +194,8 @@ def test_classes_of_a_folder(class_settings, scans, tmp_path):
     assert "<h1>2 X-rays</h1>" in page
     header, *rows = (out / "predictions.csv").read_text().splitlines()
     columns = [f"probability of {name}" for name in TASKS["covid"].dataset.image_classes]
-    assert header == ",".join(["image", "path", "width", "height", *columns])
+    columns = ["image", "path", "width", "height", *columns, "not_frontal_chest"]
+    assert header == ",".join(columns)
     assert len(rows) == 2
 
 
@@ -214,6 +215,12 @@ def test_pictures_are_cut_to_the_lungs_as_in_training(tmp_path, scans):
     outside[30:98, 22:74] = 0
     assert not outside.any()
     assert result.levels[40:88, 30:66].all()
+
+    task_folder = RunFolder.of(settings.place).task
+    task_folder.crops("finder").write_text("image_id\n")
+    write_json(task_folder.crops_record("finder"), {"checkpoints": {"fold0/epoch001.pt": 1}})
+    with pytest.raises(InputError, match=r"crops-finder.csv was made by other networks"):
+        _ = Predictor(TASKS["pneumothorax"], settings).sides
 
 
 # --- the front door
