@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.geometry.detections import TrueBoxes
+from cxr.system.errors import InputError
 
 NO_FINDING = "No finding"  # stratum of images whose strata are findings
 
@@ -83,14 +84,26 @@ def findings_row(image_id: str, path: Path, truth: TrueBoxes, names: Sequence[st
     )
 
 
+def list_files(folder: Path, ending: str, pattern: str = "*") -> dict[str, Path]:
+    """{name without ending: path} of the files with an ending such as .dcm, in any case.
+
+    Sorted by path. The first of several files of a name counts. pattern: how deep they lie.
+    """
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob(pattern)):
+        if path.suffix.lower() == ending:
+            files.setdefault(path.stem, path)
+    return files
+
+
 def find_listed_files(
-    folder: Path, pattern: str, image_ids: Collection[str], notes: list[str]
+    folder: Path, ending: str, image_ids: Collection[str], notes: list[str]
 ) -> dict[str, Path]:
-    """{image_id: path} of files <folder>/<image_id>.<any>, in the order of the ids.
+    """{image_id: path} of files <folder>/<image_id><ending>, in the order of the ids.
 
     Ids without file and files without id are noted.
     """
-    present = {path.stem: path for path in folder.glob(pattern)}
+    present = list_files(folder, ending)
     files = {image_id: present[image_id] for image_id in image_ids if image_id in present}
     absent = len(image_ids) - len(files)
     note_count(
@@ -98,7 +111,52 @@ def find_listed_files(
     )
     unlisted = len(present) - len(files)
     note_count(notes, unlisted, f"files of {folder.name} are in no table and were left out")
+    unmatched_ids = [image_id for image_id in image_ids if image_id not in present]
+    twins = find_twins(unmatched_ids, present.keys() - files.keys())
+    if twins:
+        notes.append(f"an image of the tables is {twins[0]}, a file {twins[1]}: {SAME_BUT_WRITTEN}")
     return files
+
+
+# What to do about ids that a spreadsheet program has changed.
+SAME_BUT_WRITTEN = (
+    "write the ids in the tables as the files are called, in text columns, since spreadsheet "
+    "programs drop zeros at the start"
+)
+
+
+def no_image_of(
+    table: str, ids: Iterable[str], place: str, others: Iterable[str], remedy: str
+) -> InputError:
+    """The error where `place`, a folder or another table, holds none of the images of a table.
+
+    It shows an id of each side: of `ids` in the table, and of `others` in the place.
+    """
+    ids = list(ids)
+    others = list(others)
+    sentence = f"{place} holds none of the images of {table}"
+    if not ids or not others:
+        return InputError(f"{sentence}: {remedy}")
+    twins = find_twins(ids, others)
+    if twins:
+        return InputError(
+            f"{sentence}, which lists {twins[0]} where the other has {twins[1]}: {SAME_BUT_WRITTEN}"
+        )
+    return InputError(f"{sentence}: its ids look like {ids[0]}, those there {others[0]}: {remedy}")
+
+
+def find_twins(ids: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
+    """The first id that is one of the others but for zeros at the start or capitals, and that."""
+    by_form = {plain_form(other): other for other in others}
+    for image_id in ids:
+        if plain_form(image_id) in by_form:
+            return image_id, by_form[plain_form(image_id)]
+    return None
+
+
+def plain_form(image_id: str) -> str:
+    """An id without zeros at the start, in small letters."""
+    return image_id.lower().lstrip("0")
 
 
 def note_count(notes: list[str], count: int, words: str) -> None:

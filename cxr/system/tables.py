@@ -16,26 +16,42 @@ def read_csv(
     columns: Sequence[str],
     may_be_empty: bool = False,
     rename: Mapping[str, str] | None = None,
+    remedy: str = "download it again",
 ) -> pd.DataFrame:
-    """The columns of a csv file as text, missing values NaN.
+    """The columns of a csv file as text without blanks around it, missing values NaN.
 
-    rename: {other name that the file may have: name in columns}. Raises InputError where the
-    file, a column or all rows are missing.
+    Commas or semicolons stand between the cells, with or without blanks, as spreadsheet programs
+    write them. rename: {other name that the file may have: name in columns}. Raises InputError,
+    which ends with the remedy, where the file, a column or all rows are missing.
     """
     try:
-        table = pd.read_csv(path, dtype=str).rename(columns=dict(rename or {}))
+        table = pd.read_csv(
+            path,
+            dtype=str,
+            sep=_separator(path),
+            skipinitialspace=True,
+            encoding="utf-8-sig",  # a mark at the start of the file is no part of the first name
+        )
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run 01_download.py") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not a readable csv file ({error}): download it again"
-        ) from None
+        raise InputError(f"{path} is not a readable csv file ({error}): {remedy}") from None
+    table = table.rename(columns=str.strip).rename(columns=dict(rename or {}))
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise InputError(f"{path} lacks the column {', '.join(missing)}: download it again")
+        raise InputError(f"{path} lacks the column {', '.join(missing)}: {remedy}")
     if table.empty and not may_be_empty:
-        raise InputError(f"{path} has no rows: download it again")
-    return table[list(columns)]
+        raise InputError(f"{path} has no rows: {remedy}")
+    return table[list(columns)].apply(lambda column: column.str.strip())
+
+
+def _separator(path: Path) -> str:
+    """What stands between the names of the columns in the first line."""
+    with open(path, encoding="utf-8-sig") as file:
+        header = file.readline()
+    if header.count(";") > header.count(","):
+        return ";"
+    return ","
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

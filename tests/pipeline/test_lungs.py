@@ -51,6 +51,20 @@ def test_masks_may_be_named_after_their_picture(folder, tmp_path):
     assert len(read_lungs(tmp_path)[0]) == 1
 
 
+def test_endings_in_capitals_and_names_that_are_written_otherwise(folder, tmp_path):
+    mask = next((folder / "masks").glob("*.png"))
+    for name in ("cxr", "masks"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "masks" / "07_mask.PNG").write_bytes(mask.read_bytes())
+    picture = tmp_path / "cxr" / "07.PNG"
+    picture.write_bytes((folder / "cxr" / mask.name).read_bytes())
+    train, _, _ = read_lungs(tmp_path)
+    assert train["image_id"].tolist() == ["07"]
+    (tmp_path / "masks" / "07_mask.PNG").rename(tmp_path / "masks" / "7.png")
+    with pytest.raises(InputError, match="lists 07 where the other has 7"):
+        read_lungs(tmp_path)
+
+
 def test_folders_that_do_not_fit(tmp_path):
     with pytest.raises(InputError, match="needs the folders cxr and masks"):
         read_lungs(tmp_path)

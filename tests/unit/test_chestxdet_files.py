@@ -176,7 +176,7 @@ def test_labels_that_cannot_be_understood(tmp_path, content, words):
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match=r"train.json is missing: run 01_download.py"):
         read_chestxdet(tmp_path)
-    with pytest.raises(InputError, match=r"holds no image of train.json"):
+    with pytest.raises(InputError, match=r"holds none of the images of train.json"):
         read_chestxdet(write_set(tmp_path, [entry("a.png", NODULE)], images=[]))
 
 
@@ -204,6 +204,20 @@ def test_oddities_are_counted_and_left_out(tmp_path):
         "2 files of train_data are in no list",
     ):
         assert words in text
+
+
+def test_endings_in_capitals_and_ids_that_are_written_otherwise(tmp_path):
+    folder = write_set(tmp_path, [entry("07.png", NODULE), entry("08.PNG")])
+    for path in list((folder / "train_data").iterdir()):
+        path.rename(path.with_suffix(".PNG"))
+    (folder / "nih_mapping.csv").write_text("\ufefffile_name; nih_patient_id\n07.png; 5\n")
+    train, _, _ = read_chestxdet(folder)
+    assert train["image_id"].tolist() == ["07", "08"]
+    assert train["n_boxes"].tolist() == [1, 0]
+    assert train["group"].tolist() == ["nih_5", "08"]
+    (folder / "train.json").write_text(json.dumps([entry("7.png", NODULE)]))
+    with pytest.raises(InputError, match="which lists 7 where the other has 07: write the ids"):
+        read_chestxdet(folder)
 
 
 def test_unlabelled_test_images(tmp_path):

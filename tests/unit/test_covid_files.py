@@ -188,6 +188,31 @@ def test_no_image_of_the_table(folder):
         read_covid(folder)
 
 
+def test_files_of_a_spreadsheet_program(folder):
+    """Semicolons, a mark at the start, and endings in capitals change nothing."""
+    expected = read_covid(folder)
+    for path in folder.glob("*.csv"):
+        pd.read_csv(path, dtype=str).to_csv(path, index=False, sep=";", encoding="utf-8-sig")
+    for path in folder.rglob("*.dcm"):
+        path.rename(path.with_suffix(".DCM"))
+    tables = read_covid(folder)
+    assert tables.notes == expected.notes
+    for table, usual in ((tables.train, expected.train), (tables.test, expected.test)):
+        assert table.drop(columns="path").equals(usual.drop(columns="path"))
+
+
+def test_ids_that_are_written_otherwise(folder):
+    for path in folder.glob("train/*/*/*.dcm"):
+        path.rename(path.with_stem(path.stem.upper()))
+    with pytest.raises(InputError, match="which lists a where the other has A: write the ids"):
+        read_covid(folder)
+    path = folder / "train_study_level.csv"
+    path.write_text(path.read_text().replace("\ns", "\nS"))
+    words = r"train_study_level.csv holds none of the images of .* lists s1 where the other has S1"
+    with pytest.raises(InputError, match=words):
+        read_covid(folder)
+
+
 def test_what_does_not_fit_is_noted(folder):
     rewrite(folder / "train_image_level.csv", "opacity 1 0 0 5 5", "opacity 1 0 0 5 6")
     rewrite(folder / "train_image_level.csv", "1,s3", "1,s9")

@@ -72,6 +72,21 @@ def test_both_generations_of_labels(tmp_path, csv, header, blank):
         assert words in text
 
 
+def test_files_of_a_spreadsheet_program(tmp_path):
+    lines = ["1.4.0; -1", "1.4.1; 1025 2 1022 2"]
+    files = [name.replace(".dcm", ".DCM") for name in TREE]
+    header = "\ufeffImageId; EncodedPixels"
+    train, _, _ = read_pneumothorax(make_files(tmp_path, lines, header, files=files))
+    assert train["image_id"].tolist() == ["1.4.0", "1.4.1"]
+    assert train["label"].tolist() == [0, 1]
+
+
+def test_ids_that_are_written_otherwise(tmp_path):
+    folder = make_files(tmp_path, ["7,-1", "8,-1"], files=["dicom-images-train/a/b/007.dcm"])
+    with pytest.raises(InputError, match="which lists 7 where the other has 007: write the ids"):
+        read_pneumothorax(folder)
+
+
 def test_test_images_of_the_second_stage(tmp_path):
     files = ["stage_2_images/ID_b.dcm", "stage_2_images/ID_a.dcm", *TREE]
     folder = make_files(tmp_path, ["1.4.0,-1"], files=files)

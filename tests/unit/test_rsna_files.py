@@ -89,6 +89,33 @@ def test_tables(folder):
     assert len(notes) == 1 and "images of one patient may fall in different folds" in notes[0]
 
 
+def test_files_of_a_spreadsheet_program(folder):
+    """Semicolons, blanks, a mark at the start, and endings in capitals change nothing."""
+    expected = read_rsna(folder)
+    for path in folder.glob("*.csv"):
+        text = path.read_text().replace(",", "; ")
+        path.write_text("\ufeff" + text, encoding="utf-8")
+    for path in folder.glob("*/*.dcm"):
+        path.rename(path.with_suffix(".DCM"))
+    tables = read_rsna(folder)
+    assert tables.notes == expected.notes
+    for table, usual in ((tables.train, expected.train), (tables.test, expected.test)):
+        assert table.drop(columns="path").equals(usual.drop(columns="path"))
+
+
+def test_ids_that_are_written_otherwise(folder):
+    for path in folder.glob("stage_2_train_images/*.dcm"):
+        path.rename(path.with_stem("00" + path.stem))
+    words = "which lists a where the other has 00a: write the ids in the tables as the files"
+    with pytest.raises(InputError, match=words):
+        read_rsna(folder)
+    path = folder / "stage_2_train_labels.csv"
+    path.write_text("patientId,x,y,width,height,Target\nA,,,,,0\n")
+    words = "stage_2_detailed_class_info.csv holds none of .* which lists A where the other has a"
+    with pytest.raises(InputError, match=words):
+        read_rsna(folder)
+
+
 def test_test_like(folder):
     ids = rsna_files.TEST_LIKE_IDS.read_text().split()
     assert len(ids) == len(set(ids)) == 1000

@@ -80,6 +80,27 @@ def test_fused_boxes(folder):
     np.testing.assert_allclose(boxes_of(train, 2), [[10, 20, 30.5, 40]], atol=1e-3)
 
 
+def test_files_of_a_spreadsheet_program(folder):
+    """Semicolons, blanks, a mark at the start, and endings in capitals change nothing."""
+    expected = read_vinbigdata(folder, fuse=False)
+    for path in folder.glob("*.csv"):
+        text = path.read_text().replace(",", "; ")
+        path.write_text("\ufeff" + text, encoding="utf-8")
+    for path in folder.glob("*/*.dicom"):
+        path.rename(path.with_suffix(".DICOM"))
+    tables = read_vinbigdata(folder, fuse=False)
+    assert tables.notes == expected.notes
+    for table, usual in ((tables.train, expected.train), (tables.test, expected.test)):
+        assert table.drop(columns="path").equals(usual.drop(columns="path"))
+
+
+def test_ids_that_are_written_otherwise(folder):
+    for path in folder.glob("train/*.dicom"):
+        path.rename(path.with_stem("00" + path.stem))
+    with pytest.raises(InputError, match="which lists a where the other has 00a: write the ids"):
+        read_vinbigdata(folder, fuse=False)
+
+
 def test_images_without_files_are_noted(folder):
     (folder / "train" / "a.dicom").unlink()
     (folder / "train" / "x.dicom").touch()
@@ -113,7 +134,7 @@ def test_labels_that_cannot_be_understood(folder, old, new, words):
 def test_missing_files(folder):
     for path in (folder / "train").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match=r"has no image of train.csv"):
+    with pytest.raises(InputError, match=r"train holds none of the images of train.csv: unpack"):
         read_vinbigdata(folder, fuse=True)
     (folder / "train.csv").unlink()
     with pytest.raises(InputError, match=r"train.csv is missing: run 01_download.py"):

@@ -19,12 +19,15 @@ from cxr.data.image_table import (
     ImageRow,
     Tables,
     findings_row,
+    list_files,
     make_image_table,
+    no_image_of,
     note_count,
 )
 from cxr.datasets.nih_patients import group_by_nih_patient
 from cxr.geometry.detections import TrueBoxes
 from cxr.system.errors import InputError
+from cxr.system.tables import read_csv
 
 # The order of the course report, whose nine classes end before the last one.
 FINDINGS = (
@@ -42,6 +45,8 @@ FINDINGS = (
 CLASSES = (NO_FINDING, "Finding")
 # file_name, nih_patient_id; not part of the data set, which has renamed the NIH's images.
 MAPPING = "nih_mapping.csv"
+REPAIR = "repair or remove it"
+ENDING = ".png"  # of the pictures, in small letters here, though a file may be called .PNG
 GRAY_MODES = ("1", "L", "I", "I;16", "F")  # of Pillow
 
 # {file name: boxes and labels of the image, or None where nothing is known of it}
@@ -72,12 +77,14 @@ def read_chestxdet(input_dir: Path) -> Tables:
 
     train = read_pictures(train_entries, input_dir / "train_data", notes)
     if train.empty:
-        raise InputError(
-            f"{input_dir / 'train_data'} holds no image of train.json: unpack train_data.zip there"
-        )
+        image_folder = input_dir / "train_data"
+        present = list_files(image_folder, ENDING)
+        ids = [Path(name).stem for name in train_entries]
+        remedy = "unpack train_data.zip there"
+        raise no_image_of("train.json", ids, str(image_folder), present, remedy)
     if not (input_dir / "test.json").exists():
-        for path in (input_dir / "test_data").glob("*.png"):
-            test_entries[path.name] = None
+        for image_id in list_files(input_dir / "test_data", ENDING):
+            test_entries[f"{image_id}{ENDING}"] = None
         count = len(test_entries)
         notes.append(f"no test.json in {input_dir}: {count} test images, without labels")
     test = read_pictures(test_entries, input_dir / "test_data", notes)
@@ -106,7 +113,8 @@ def read_entries(path: Path, notes: list[str]) -> Entries:
         has_area = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(axis=1)
         flat += int((~has_area).sum())
         kept = TrueBoxes(truth.boxes[has_area], truth.labels[has_area])
-        entries.setdefault(str(entry["file_name"]), kept)
+        image_id = Path(str(entry["file_name"])).stem
+        entries.setdefault(f"{image_id}{ENDING}", kept)
     note_count(notes, flat, f"boxes of {path.name} have no area and were left out")
     repeated = len(content) - len(entries)
     note_count(notes, repeated, f"entries of {path.name} repeat an image and were left out")
@@ -144,7 +152,9 @@ def parse_entry(entry: Mapping[str, Any], path: Path) -> TrueBoxes:
 
 def read_pictures(entries: Entries, folder: Path, notes: list[str]) -> pd.DataFrame:
     """Table of the entries whose picture is in the folder."""
-    present = {path.name: path for path in folder.glob("*.png")}
+    present = {}
+    for image_id, path in list_files(folder, ENDING).items():
+        present[f"{image_id}{ENDING}"] = path
     names = sorted(entries.keys() & present.keys())
     absent = sorted(entries.keys() - present.keys())
     example = absent[0] if absent else ""
@@ -155,7 +165,7 @@ def read_pictures(entries: Entries, folder: Path, notes: list[str]) -> pd.DataFr
     )
     unlisted = len(present) - len(names)
     note_count(notes, unlisted, f"files of {folder.name} are in no list and were left out")
-    note_colours(folder, names, notes)
+    note_colours([present[name] for name in names], folder.name, notes)
     rows = []
     for name in names:
         path = present[name]
@@ -167,22 +177,22 @@ def read_pictures(entries: Entries, folder: Path, notes: list[str]) -> pd.DataFr
     return make_image_table(rows)
 
 
-def note_colours(folder: Path, names: Sequence[str], notes: list[str]) -> None:
+def note_colours(paths: Sequence[Path], folder_name: str, notes: list[str]) -> None:
     """A note on pictures that are not gray. Step 02 makes them gray, and refuses broken ones."""
     coloured = []
-    for name in names:
+    for path in paths:
         try:
-            with Image.open(folder / name) as picture:
+            with Image.open(path) as picture:
                 mode = picture.mode
         except (OSError, SyntaxError, ValueError):
             continue
         if mode not in GRAY_MODES:
-            coloured.append(f"{name} ({mode})")
+            coloured.append(f"{path.name} ({mode})")
     example = coloured[0] if coloured else ""
     note_count(
         notes,
         len(coloured),
-        f"images of {folder.name} have colours or transparency and were made gray, "
+        f"images of {folder_name} have colours or transparency and were made gray, "
         f"such as {example}",
     )
 
@@ -195,13 +205,10 @@ def group_patients(table: pd.DataFrame, path: Path, notes: list[str]) -> pd.Data
             f"{path.parent}), so images of one patient may fall in different folds"
         )
         return table
-    mapping = pd.read_csv(path, dtype=str).fillna("")
-    if not {"file_name", "nih_patient_id"} <= set(mapping.columns):
-        raise InputError(
-            f"{path} lacks the column file_name or nih_patient_id: repair or remove it"
-        )
+    columns = ["file_name", "nih_patient_id"]
+    mapping = read_csv(path, columns, may_be_empty=True, remedy=REPAIR).fillna("")
     patients = dict(zip(mapping["file_name"], mapping["nih_patient_id"], strict=True))
-    names = [Path(path).name for path in table["path"]]
+    names = [f"{image_id}{ENDING}" for image_id in table["image_id"]]
     groups = group_by_nih_patient(names, patients, path, notes)
     new_groups = []
     for name, image_id in zip(names, table["image_id"], strict=True):

@@ -15,7 +15,14 @@ import pandas as pd
 import pydicom
 
 from cxr.data.duplicates import join_groups
-from cxr.data.image_table import ImageRow, Tables, make_image_table, note_count
+from cxr.data.image_table import (
+    ImageRow,
+    Tables,
+    list_files,
+    make_image_table,
+    no_image_of,
+    note_count,
+)
 from cxr.datasets.covid.submission import IMAGE, STUDY, read_covid_submission
 from cxr.datasets.prediction_strings import parse_predictions
 from cxr.metrics.studies import ALL_CLASSES, OPACITY
@@ -59,10 +66,8 @@ def read_covid(input_dir: Path, cleaning: str = "B") -> Tables:
     files = find_study_files(input_dir / "train", notes)
     present = images[images["image_id"].isin(files.keys())].sort_values("image_id")
     if present.empty:
-        raise InputError(
-            f"{input_dir / 'train'} holds none of the images of {IMAGES} as "
-            "study/series/image.dcm: unpack the competition's data there"
-        )
+        remedy = "unpack the competition's data there, as study/series/image.dcm"
+        raise no_image_of(IMAGES, images["image_id"], str(input_dir / "train"), files, remedy)
     absent = len(images) - len(present)
     note_count(notes, absent, f"images of {IMAGES} have no file in train and were left out")
     moved = 0
@@ -150,6 +155,9 @@ def read_image_level(path: Path, classes: pd.Series, notes: list[str]) -> pd.Dat
         }
     )
     known = images["study_id"].isin(classes.index)
+    if not known.any():
+        remedy = "download both again"
+        raise no_image_of(IMAGES, images["study_id"], STUDIES, classes.index, remedy)
     unknown = int((~known).sum())
     note_count(
         notes,
@@ -237,11 +245,9 @@ def find_study_files(folder: Path, notes: list[str]) -> dict[str, Path]:
 
     The first of several files of a name counts; the others are noted.
     """
-    paths = sorted(folder.glob("*/*/*.dcm"))
-    files: dict[str, Path] = {}
-    for path in paths:
-        files.setdefault(path.stem, path)
-    repeated = len(paths) - len(files)
+    files = list_files(folder, ".dcm", "*/*/*")
+    every_file = [path for path in folder.glob("*/*/*") if path.suffix.lower() == ".dcm"]
+    repeated = len(every_file) - len(files)
     note_count(
         notes, repeated, f"files of {folder.name} have the name of another one and were left out"
     )

@@ -8,7 +8,7 @@ import cv2
 import pandas as pd
 
 from cxr.data.dataset import read_png
-from cxr.data.image_table import ImageRow, Tables, make_image_table
+from cxr.data.image_table import ImageRow, Tables, list_files, make_image_table, no_image_of
 from cxr.geometry.masks import encode_runs, find_outlines
 from cxr.system.errors import InputError
 
@@ -30,14 +30,19 @@ def read_lungs(input_dir: Path) -> Tables:
     train_rows = []
     train_masks = []
     test_rows = []
-    for path in sorted((input_dir / IMAGES).glob("*.png")):
-        mask_path = find_mask(input_dir / MASKS, path.stem)
+    pictures = list_files(input_dir / IMAGES, ".png")
+    masks = list_files(input_dir / MASKS, ".png")
+    for name, path in pictures.items():
+        mask_path = masks.get(name) or masks.get(f"{name}_mask")
         if mask_path is None:
             test_rows.append(ImageRow(path.stem, path, stratum=lung_stratum(path)))
         else:
             row, runs = read_mask_row(path, mask_path)
             train_rows.append(row)
             train_masks.append(runs)
+    if pictures and masks and not train_rows:
+        remedy = "give each picture a mask of its name, or of that and _mask"
+        raise no_image_of(IMAGES, pictures, str(input_dir / MASKS), masks, remedy)
     if not train_rows:
         raise InputError(
             f"{input_dir} needs the folders {IMAGES} and {MASKS} with PNG files of the same names"
@@ -45,14 +50,6 @@ def read_lungs(input_dir: Path) -> Tables:
     train = make_image_table(train_rows).assign(mask=pd.Series(train_masks, dtype=str))
     test = make_image_table(test_rows).assign(mask="")
     return Tables(train, test, [f"{len(test)} pictures have no mask and are the test images"])
-
-
-def find_mask(folder: Path, name: str) -> Path | None:
-    """The mask of the picture of this name."""
-    for path in (folder / f"{name}.png", folder / f"{name}_mask.png"):
-        if path.is_file():
-            return path
-    return None
 
 
 def lung_stratum(path: Path) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 import cv2
 import pandas as pd
 
-from cxr.data.image_table import ImageRow, Tables, make_image_table, note_count
+from cxr.data.image_table import ImageRow, Tables, make_image_table, no_image_of, note_count
 from cxr.datasets.nih_patients import find_mapping, group_by_nih_patient
 from cxr.geometry.masks import EMPTY, decode_runs, encode_runs, merge_runs
 from cxr.system.errors import InputError
+from cxr.system.tables import read_csv
 
 CLASSES = ("No pneumothorax", "Pneumothorax")
 FRAME = 1024  # pixels; all images are 1024 x 1024, and so are the masks
@@ -54,10 +55,8 @@ def read_pneumothorax(input_dir: Path) -> Tables:
     files = find_xrays(input_dir)
     train_files = {image_id: files[image_id] for image_id in sorted(regions) if image_id in files}
     if not train_files:
-        raise InputError(
-            f"{input_dir} holds none of the images of its labels: "
-            f"put the folder {TRAIN_IMAGES} there"
-        )
+        remedy = f"put the folder {TRAIN_IMAGES} there"
+        raise no_image_of("its labels", regions, str(input_dir), files, remedy)
     absent = len(regions) - len(train_files)
     note_count(notes, absent, "annotated images have no file and were left out")
     test_files = find_test_files(input_dir, files, regions, notes)
@@ -132,20 +131,8 @@ def check_runs(path: Path, image_id: str, runs: str) -> None:
 
 
 def read_runs_csv(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
-    """COLUMNS of a file of either stage as text; the first stage's has blanks around its cells."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not a readable csv file ({error}): download it again"
-        ) from None
-    table = table.rename(columns=str.strip)
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(f"{path} lacks the column {', '.join(missing)}: download it again")
-    if table.empty and not may_be_empty:
-        raise InputError(f"{path} has no rows: download it again")
-    return pd.DataFrame({name: table[name].str.strip() for name in COLUMNS})
+    """COLUMNS of a file of either stage as text, "" where a cell is empty."""
+    return read_csv(path, COLUMNS, may_be_empty).fillna("")
 
 
 def find_xrays(folder: Path) -> dict[str, Path]:
@@ -207,9 +194,8 @@ def read_nih_groups(
             "flattered"
         )
         return {}
-    table = pd.read_csv(path, dtype=str).fillna("")
-    if not {"Kaggle_ID", "NIH_ID"} <= set(table.columns):
-        raise InputError(f"{path} lacks the column Kaggle_ID or NIH_ID: repair or remove it")
+    columns = ["Kaggle_ID", "NIH_ID"]
+    table = read_csv(path, columns, may_be_empty=True, remedy="repair or remove it").fillna("")
     patients = table["NIH_ID"].str.split("_").str[0]
     return group_by_nih_patient(
         image_ids, dict(zip(table["Kaggle_ID"], patients, strict=True)), path, notes

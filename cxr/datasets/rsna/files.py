@@ -16,7 +16,9 @@ from cxr.data.image_table import (
     ImageRow,
     Tables,
     find_listed_files,
+    list_files,
     make_image_table,
+    no_image_of,
     note_count,
 )
 from cxr.datasets.nih_patients import find_mapping, group_by_nih_patient
@@ -71,15 +73,15 @@ def read_rsna(input_dir: Path) -> Tables:
     notes: list[str] = []
     annotations = read_annotations(input_dir / LABELS, notes)
     labels = read_classes(input_dir / CLASS_INFO, annotations.targets, notes)
-    files = find_listed_files(input_dir / TRAIN_IMAGES, "*.dcm", labels.index, notes)
+    files = find_listed_files(input_dir / TRAIN_IMAGES, ".dcm", labels.index, notes)
     if not files:
-        raise InputError(
-            f"{input_dir / TRAIN_IMAGES} holds none of the images of {LABELS}: "
-            "run 01_download.py again"
-        )
+        image_folder = input_dir / TRAIN_IMAGES
+        present = list_files(image_folder, ".dcm")
+        remedy = "run 01_download.py again"
+        raise no_image_of(LABELS, labels.index, str(image_folder), present, remedy)
     patients = read_patients(input_dir, files, notes)
     sample = read_rsna_sample(input_dir, notes)
-    test_files = find_listed_files(input_dir / TEST_IMAGES, "*.dcm", sample["patientId"], notes)
+    test_files = find_listed_files(input_dir / TEST_IMAGES, ".dcm", sample["patientId"], notes)
 
     train_rows = []
     for image_id, path in files.items():
@@ -151,7 +153,10 @@ def read_classes(path: Path, targets: pd.Series, notes: list[str]) -> pd.Series:
     targetless = len(labels.index.difference(targets.index))
     note_count(notes, targetless, f"images of {CLASS_INFO} are not in {LABELS}, left out")
 
-    labels = labels[labels.index.isin(targets.index)]
+    is_known = labels.index.isin(targets.index)
+    if not is_known.any():
+        raise no_image_of(LABELS, targets.index, str(path), labels.index, "download both again")
+    labels = labels[is_known]
     is_opacity = labels == CLASSES.index("Lung Opacity")
     contradictions = int((is_opacity != (targets[labels.index] == 1)).sum())
     note_count(
@@ -201,7 +206,7 @@ def read_rsna_sample(input_dir: Path, notes: list[str] | None = None) -> pd.Data
     """
     if (input_dir / SAMPLE).is_file():
         return read_rsna_submission(input_dir / SAMPLE)
-    ids = sorted(path.stem for path in (input_dir / TEST_IMAGES).glob("*.dcm"))
+    ids = sorted(list_files(input_dir / TEST_IMAGES, ".dcm"))
     if notes is not None:
         notes.append(
             f"no {SAMPLE} in {input_dir}: the {len(ids)} files of {TEST_IMAGES} are the test set"

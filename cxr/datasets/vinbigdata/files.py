@@ -54,16 +54,19 @@ def read_vinbigdata(input_dir: Path, fuse: bool) -> Tables:
     notes: list[str] = []
     marks = read_marks(input_dir / "train.csv")
     by_image = dict(list(marks.groupby("image_id")))
-    files = image_table.find_listed_files(input_dir / "train", "*.dicom", by_image, notes)
+    files = image_table.find_listed_files(input_dir / "train", ".dicom", by_image, notes)
     if not files:
-        raise InputError(f"{input_dir / 'train'} has no image of train.csv: unpack the data there")
+        image_folder = input_dir / "train"
+        present = image_table.list_files(image_folder, ".dicom")
+        remedy = "unpack the data there"
+        raise image_table.no_image_of("train.csv", by_image, str(image_folder), present, remedy)
     rows = []
     for image_id, path in files.items():
         readings = [boxes_of(rows) for _, rows in by_image[image_id].groupby("rad_id")]
         truth = fuse_readings(readings) if fuse else boxes_of(by_image[image_id])
         rows.append(image_table.findings_row(image_id, path, truth, FINDINGS))
     ids = read_sample_order(input_dir)
-    test_files = image_table.find_listed_files(input_dir / "test", "*.dicom", ids, notes)
+    test_files = image_table.find_listed_files(input_dir / "test", ".dicom", ids, notes)
     test_rows = [ImageRow(image_id, path) for image_id, path in test_files.items()]
     return Tables(make_image_table(rows), make_image_table(test_rows), notes)
 
