@@ -111,10 +111,7 @@ def find_listed_files(
     )
     unlisted = len(present) - len(files)
     note_count(notes, unlisted, f"files of {folder.name} are in no table and were left out")
-    unmatched_ids = [image_id for image_id in image_ids if image_id not in present]
-    twins = find_twins(unmatched_ids, present.keys() - files.keys())
-    if twins:
-        notes.append(f"an image of the tables is {twins[0]}, a file {twins[1]}: {SAME_BUT_WRITTEN}")
+    note_twins(notes, image_ids, present)
     return files
 
 
@@ -143,6 +140,14 @@ def no_image_of(
             f"{sentence}, which lists {twins[0]} where the other has {twins[1]}: {SAME_BUT_WRITTEN}"
         )
     return InputError(f"{sentence}: its ids look like {ids[0]}, those there {others[0]}: {remedy}")
+
+
+def note_twins(notes: list[str], ids: Iterable[str], others: Collection[str]) -> None:
+    """A note where an id of a table is none of the others, but would be if it was written so."""
+    missing = [image_id for image_id in ids if image_id not in others]
+    twins = find_twins(missing, set(others) - set(ids))
+    if twins:
+        notes.append(f"an id of the tables is {twins[0]}, another {twins[1]}: {SAME_BUT_WRITTEN}")
 
 
 def find_twins(ids: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from cxr.data.image_table import note_count
+from cxr.data.image_table import note_count, note_twins
 
 
 def find_mapping(input_dir: Path, names: Collection[str]) -> Path | None:
@@ -38,4 +38,5 @@ def group_by_nih_patient(
     note_count(
         notes, unknown, f"images are not in {source.name} and stand for a patient of their own"
     )
+    note_twins(notes, names, patients)
     return groups

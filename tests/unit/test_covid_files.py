@@ -201,6 +201,12 @@ def test_files_of_a_spreadsheet_program(folder):
         assert table.drop(columns="path").equals(usual.drop(columns="path"))
 
 
+def test_some_ids_that_are_written_otherwise(folder):
+    rewrite(folder / "sample_submission.csv", "z_image", "Z_image")
+    twins = [note for note in read_covid(folder).notes if "write the ids" in note]
+    assert [note.split(":")[0] for note in twins] == ["an id of the tables is Z, another z"]
+
+
 def test_ids_that_are_written_otherwise(folder):
     for path in folder.glob("train/*/*/*.dcm"):
         path.rename(path.with_stem(path.stem.upper()))

@@ -64,7 +64,7 @@ def test_some_ids_that_lost_their_zeros_are_noted(tmp_path):
     notes = []
     files = find_listed_files(tmp_path, ".dcm", ["12", "12e4"], notes)
     assert list(files) == ["12e4"]
-    assert notes[-1].startswith("an image of the tables is 12, a file 0012: write the ids in")
+    assert notes[-1].startswith("an id of the tables is 12, another 0012: write the ids in")
 
 
 def test_twins():

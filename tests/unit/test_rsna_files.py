@@ -116,6 +116,11 @@ def test_ids_that_are_written_otherwise(folder):
         read_rsna(folder)
 
 
+def test_patients_of_ids_that_are_written_otherwise(folder):
+    (folder / "nih_mapping.csv").write_text("patientId,nih_patient_id\n0a,7\nb,8\n")
+    assert "an id of the tables is a, another 0a: write the ids" in read_notes(folder)
+
+
 def test_test_like(folder):
     ids = rsna_files.TEST_LIKE_IDS.read_text().split()
     assert len(ids) == len(set(ids)) == 1000

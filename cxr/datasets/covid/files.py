@@ -22,6 +22,7 @@ from cxr.data.image_table import (
     make_image_table,
     no_image_of,
     note_count,
+    note_twins,
 )
 from cxr.datasets.covid.submission import IMAGE, STUDY, read_covid_submission
 from cxr.datasets.prediction_strings import parse_predictions
@@ -70,6 +71,7 @@ def read_covid(input_dir: Path, cleaning: str = "B") -> Tables:
         raise no_image_of(IMAGES, images["image_id"], str(input_dir / "train"), files, remedy)
     absent = len(images) - len(present)
     note_count(notes, absent, f"images of {IMAGES} have no file in train and were left out")
+    note_twins(notes, images["image_id"].to_list(), files)
     moved = 0
     for row in present.itertuples():
         moved += study_of(files[str(row.image_id)]) != row.study_id
@@ -314,6 +316,7 @@ def read_test_table(input_dir: Path, notes: list[str]) -> pd.DataFrame:
     present = [image_id for image_id in wanted if image_id in files]
     absent = len(wanted) - len(present)
     note_count(notes, absent, f"images of {SAMPLE} have no file, and get a guess")
+    note_twins(notes, wanted, files)
     unlisted = len(files) - len(present)
     note_count(notes, unlisted, f"files of test are not in {SAMPLE} and were left out")
     studies = [study_of(files[image_id]) for image_id in present]

@@ -12,7 +12,14 @@ from pathlib import Path
 import cv2
 import pandas as pd
 
-from cxr.data.image_table import ImageRow, Tables, make_image_table, no_image_of, note_count
+from cxr.data.image_table import (
+    ImageRow,
+    Tables,
+    make_image_table,
+    no_image_of,
+    note_count,
+    note_twins,
+)
 from cxr.datasets.nih_patients import find_mapping, group_by_nih_patient
 from cxr.geometry.masks import EMPTY, decode_runs, encode_runs, merge_runs
 from cxr.system.errors import InputError
@@ -59,6 +66,7 @@ def read_pneumothorax(input_dir: Path) -> Tables:
         raise no_image_of("its labels", regions, str(input_dir), files, remedy)
     absent = len(regions) - len(train_files)
     note_count(notes, absent, "annotated images have no file and were left out")
+    note_twins(notes, regions, files)
     test_files = find_test_files(input_dir, files, regions, notes)
     unused = len(files) - len(train_files) - len(test_files)
     note_count(notes, unused, "image files have no annotation and were left out")
@@ -175,6 +183,7 @@ def find_test_files(
     test_files = {image_id: files[image_id] for image_id in ids if image_id in files}
     absent = len(ids) - len(test_files)
     note_count(notes, absent, f"images of {SAMPLE} have no file, and get no mask")
+    note_twins(notes, ids, files)
     return test_files
 
 
