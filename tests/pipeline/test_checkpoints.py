@@ -59,8 +59,11 @@ def test_runs_that_cannot_be_predicted(tiny_run):
 
 
 def test_flags_that_disagree_with_the_training(tiny_run):
-    given = dataclasses.replace(tiny_run.replace(lr=0.5), given=("lr", "workers"))
+    other = tiny_run.replace(lr=0.5)
+    given = dataclasses.replace(other, given=("lr", "workers"))
     with pytest.raises(InputError, match="trained with other values of lr: leave these flags out"):
         fold_checkpoints(TINY_TASK, given, 0)
     agreeing = dataclasses.replace(tiny_run, given=("lr", "epochs"))
     assert len(fold_checkpoints(TINY_TASK, agreeing, 0)) == 2
+    # What comes from a preset is not given, and the checkpoint's own value counts.
+    assert len(fold_checkpoints(TINY_TASK, other, 0)) == 2
