@@ -33,6 +33,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name in ("pipeline", "web"):
             item.add_marker(pytest.mark.slow)
+        for marker in item.iter_markers("skipif"):
+            reason = marker.kwargs.get("reason", "").lower()
+            if "sample" in reason or "cxr_shared_data" in reason:
+                item.add_marker(pytest.mark.sample)
+            if "chromium" in reason:
+                item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(scope="session")
