@@ -236,7 +236,7 @@ def test_packages_that_may_be_missing_are_imported_late(path):
 @pytest.mark.parametrize("path", PATHS, ids=module_name)
 def test_one_idea_in_a_file(path):
     assert path.stem not in ("utils", "helpers", "common", "misc")
-    limit = 700 if path.stem == "settings" else 500
+    limit = 800 if path.stem == "settings" else 500
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
 
 
