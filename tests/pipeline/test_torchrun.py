@@ -2,13 +2,16 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from steps import digest
 from test_engine import evaluate_model
 from tiny_data import write_tiny_data
 from tiny_task import TINY_TASK, main, tiny_settings
@@ -22,12 +25,18 @@ from cxr.steps.train.pretraining import learned_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
+CHANGES = {"batch_size": 2, "epochs": 3, "save_minutes": 0.0}
 
 
 def torchrun(working, processes, changes, **variables):
     """Run tests/support/tiny_task.py in so many processes; the finished process."""
+    return launch(["--standalone"], processes, working, changes, variables)
+
+
+def launch(flags, processes, working, changes, variables):
+    """The same with torchrun's flags that say which machines belong together."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *flags]
     command += ["--nproc-per-node", str(processes)]
     command += [str(ROOT / "tests" / "support" / "tiny_task.py"), str(working)]
     command.append(json.dumps(changes))
@@ -111,17 +120,87 @@ def assert_each_file_is_written_once(lines):
         assert {line.split()[0] for line in lines if word in line} == processes, word
 
 
-def test_a_killed_process_ends_all_and_the_run_goes_on(tmp_path):
-    """kill -9 of the second of two in its third epoch: torchrun ends the first, nothing is lost."""
-    write_tiny_data(tmp_path)
-    changes = {"run": "killed", "batch_size": 2, "epochs": 3, "save_minutes": 0.0}
-    ended = torchrun(tmp_path, 2, [changes], KILL_SECOND_BEFORE_UPDATE="5")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with a run `whole` of two processes that nothing has disturbed."""
+    working = tmp_path_factory.mktemp("torchrun")
+    write_tiny_data(working)
+    ended = torchrun(working, 2, [CHANGES | {"run": "whole"}])
+    assert ended.returncode == 0, ended.stderr[-8000:]
+    return working
+
+
+def assert_same_as_whole(working, run):
+    """Checkpoints, log and predictions to the last bit."""
+    settings = tiny_settings(working, run=run)
+    undisturbed = tiny_settings(working, run="whole")
+    assert_same_run(settings, undisturbed)
+    parts = predicted_parts(settings)
+    assert len(parts) >= 4
+    assert parts == predicted_parts(undisturbed)
+
+
+def predicted_parts(settings):
+    """{path: checksum} of the predictions of the first fold."""
+    checksums = digest(first_fold(settings).path)
+    return {path: checksum for path, checksum in checksums.items() if path.endswith(".npz")}
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_killed_process_ends_all_and_the_training_goes_on(whole, process):
+    """kill -9 of one of two in its third epoch: torchrun ends the other, nothing is lost."""
+    changes = CHANGES | {"run": f"killed{process}"}
+    ended = torchrun(whole, 2, [changes], KILL_BEFORE=f"update_weights 5 {process}")
     assert ended.returncode != 0
     assert "SIGKILL" in ended.stderr
     assert "fold 0 epoch 2/3" in ended.stdout
-    ended = torchrun(tmp_path, 2, [changes])
+    ended = torchrun(whole, 2, [changes])
     assert ended.returncode == 0, ended.stderr[-8000:]
     assert "goes on at epoch 3" in ended.stdout
-    assert torchrun(tmp_path, 2, [changes | {"run": "whole"}]).returncode == 0
-    killed = tiny_settings(tmp_path, run="killed")
-    assert_same_run(killed, tiny_settings(tmp_path, run="whole"))
+    assert_same_as_whole(whole, changes["run"])
+
+
+def test_a_process_killed_in_the_prediction_ends_all_and_the_rest_is_predicted(whole):
+    changes = CHANGES | {"run": "predicted"}
+    ended = torchrun(whole, 2, [changes], KILL_BEFORE="write_part 2 1")
+    assert ended.returncode != 0
+    assert "SIGKILL" in ended.stderr
+    settings = tiny_settings(whole, run="predicted")
+    before = predicted_parts(settings)
+    assert before
+    assert before.items() < predicted_parts(tiny_settings(whole, run="whole")).items()
+    ended = torchrun(whole, 2, [changes])
+    assert ended.returncode == 0, ended.stderr[-8000:]
+    assert "is finished, nothing to do" in ended.stdout
+    assert_same_as_whole(whole, "predicted")
+
+
+def test_two_machines_give_the_same_as_one_and_end_together(whole):
+    """Two members of a rendezvous with a process each, the second of which is killed at first."""
+    changes = CHANGES | {"run": "machines"}
+    ended = two_machines(whole, [changes], KILL_BEFORE="update_weights 5 1")
+    assert all(member.returncode for member in ended)
+    assert "SIGKILL" in ended[0].stderr + ended[1].stderr
+    ended = two_machines(whole, [changes])
+    for member in ended:
+        assert member.returncode == 0, member.stderr[-8000:]
+    printed = ended[0].stdout + ended[1].stdout
+    assert printed.count("goes on at epoch 3") == 1
+    assert_same_as_whole(whole, "machines")
+
+
+def two_machines(working, changes, **variables):
+    """Run tests/support/tiny_task.py in one process of each of two members of a rendezvous.
+
+    They share the folder, as several machines must. Returns both finished processes.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--nnodes", "2", "--rdzv-backend", "c10d", "--local-addr", "127.0.0.1"]
+    flags += ["--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "tiny"]
+    with ThreadPoolExecutor(2) as machines:
+        starts = []
+        for _ in range(2):
+            starts.append(machines.submit(launch, flags, 1, working, changes, variables))
+        return [start.result() for start in starts]

@@ -148,17 +148,25 @@ def tiny_settings(working, **changes):
     return TINY_TASK.make_settings(values)
 
 
-def kill_second_before_update(number):
-    """Process 1 kills itself before its update of that number, as for lack of memory."""
-    original = epoch.update_weights
+# {name: module from which the steps call it} of the functions before which a process may die.
+KILL_POINTS = {"update_weights": epoch, "write_part": predict_table}
+
+
+def kill_before(function, number, process):
+    """A process kills itself before its call of a function, as for lack of memory.
+
+    function: of KILL_POINTS. number: of the call, counted from 1. process: its rank.
+    """
+    module = KILL_POINTS[function]
+    original = getattr(module, function)
     calls = itertools.count(1)
 
-    def update_weights(state):
-        if next(calls) == number and distributed.rank() == 1:
+    def call(*arguments):
+        if distributed.rank() == process and next(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        original(state)
+        original(*arguments)
 
-    epoch.update_weights = update_weights
+    setattr(module, function, call)
 
 
 def log_writes(path):
@@ -185,8 +193,9 @@ def main(working, runs):
 
 
 if __name__ == "__main__":
-    if "KILL_SECOND_BEFORE_UPDATE" in os.environ:
-        kill_second_before_update(int(os.environ["KILL_SECOND_BEFORE_UPDATE"]))
+    if "KILL_BEFORE" in os.environ:
+        function, number, process = os.environ["KILL_BEFORE"].split()
+        kill_before(function, int(number), int(process))
     if "LOG_WRITES" in os.environ:
         log_writes(os.environ["LOG_WRITES"])
     # Several files for each process.
