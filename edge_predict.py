@@ -7,8 +7,11 @@
 
 Writes predictions.csv (a row for each box, one without a box where there is none), predictions.json
 (the same, with how likely each class of the whole image is) and failed.csv (what could not be read,
-and why). Boxes are x1 y1 x2 y2 in pixels of the original image. onnxruntime is used where it is
-installed, else OpenCV; pydicom is needed for DICOMs only. Python 3.9 or newer.
+and why), when all is done. Until then each image is a line of predictions.jsonl, written before the
+next is looked at: after a stop the same command goes on, and files that are done, with the same
+model and options, and did not change are not looked at again. Boxes are x1 y1 x2 y2 in pixels of
+the original image. onnxruntime is used where it is installed, else OpenCV; pydicom is needed for
+DICOMs only. Python 3.9 or newer.
 
 Everything that is particular to a model stands in the metadata of its file. Not for diagnosis.
 """
@@ -19,6 +22,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
+import importlib.util
 import io
 import json
 import mmap
@@ -30,7 +35,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import IO, Any, Literal, NamedTuple, Protocol
 
 # For cv2, before it is imported; the largest detectors have 20 million.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "50000000")
@@ -46,7 +51,7 @@ RATIOS = (0.5, 1.0, 2.0)  # height : width
 LIMIT = np.log(16)
 FUSED_AT_MOST = 100  # as in cxr/methods/detector/records.py
 # Passed over in folders.
-NO_IMAGE = (".csv", ".json", ".txt", ".md", ".html", ".xml", ".zip", ".onnx", ".py")
+NO_IMAGE = (".csv", ".json", ".jsonl", ".txt", ".md", ".html", ".xml", ".zip", ".onnx", ".py")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PICTURE_STARTS = (PNG_START, b"\xff\xd8\xff")
 # Markers of a JPEG (ITU-T T.81): starts of frames, of which some are tables, and of scans.
@@ -74,6 +79,8 @@ JPEG = "1.2.840.10008.1.2.4.50"
 PLAIN = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 BOX_COLOUR = (0, 200, 255)  # blue, green, red
 NOTICE_COLOUR = (190, 190, 190)
+LONGEST_NAME = 255  # bytes, of most file systems
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # some network drives
 
 
 class Refused(Exception):
@@ -1078,11 +1085,12 @@ def resize(picture: np.ndarray, side: int) -> np.ndarray:
 # --- files in, tables and pictures out
 
 
-def find_files(paths: Sequence[str]) -> list[tuple[str, Path]]:
-    """(name, path) of the files and of all that is in the folders.
+def find_files(paths: Sequence[str], out: Path) -> list[tuple[str, Path]]:
+    """(name, path) of the files and of all that is in the folders, but for the pictures in `out`.
 
     The name says where a file is below its folder.
     """
+    overlays = (out / "overlays").resolve()
     files = []
     for path in map(Path, paths):
         if not path.exists():
@@ -1091,7 +1099,7 @@ def find_files(paths: Sequence[str]) -> list[tuple[str, Path]]:
             files.append((path.name, path))
             continue
         for inside in sorted(path.rglob("*")):
-            is_hidden = inside.name.startswith(".")
+            is_hidden = inside.name.startswith(".") or overlays in inside.resolve().parents
             if inside.is_file() and not is_hidden and inside.suffix.lower() not in NO_IMAGE:
                 files.append((str(inside.relative_to(path)), inside))
     names = set()
@@ -1144,12 +1152,135 @@ def draw(picture: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
     return canvas
 
 
+def overlay_path(out: Path, name: str) -> Path:
+    """Where the picture of a file goes; a name that has no room for .png is shortened."""
+    path = out / "overlays" / f"{name}.png"
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        check_sum = zlib.crc32(os.fsencode(name))
+        path = path.with_name(f"{path.name[:40]}.{check_sum:08x}.png")
+    return path
+
+
+def try_folder(folder: Path) -> None:
+    """Refused where no file can be written into the folder; it is made if it is not there."""
+    trial = folder / f".{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"trial")
+        trial.unlink()
+    except OSError as error:
+        raise Refused(
+            f"{folder} cannot be written ({error.strerror}): choose another --out"
+        ) from None
+
+
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file that is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    """Write a file that is whole or absent. Refused where the disk does not take it."""
+    check_sum = zlib.crc32(os.fsencode(path.name))
+    temporary = path.with_name(f".{check_sum:08x}.tmp")  # short, as the name may be a long one
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            sync(file)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def sync(file: IO[bytes]) -> None:
+    """Wait until what was written is on the disk."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+
+
+def cannot_write(path: Path, error: OSError) -> Refused:
+    return Refused(
+        f"{path} cannot be written ({error.strerror}): mend that and give the same command again, "
+        "which goes on where this one stopped"
+    )
+
+
+class Source(NamedTuple):
+    """An image file as it was when it was looked at."""
+
+    name: str
+    path: str
+    size: int  # bytes
+    modified: int  # nanoseconds
+
+
+def identify(name: str, path: Path) -> Source:
+    """The file as it is now; one that has vanished has no size."""
+    absolute = os.path.abspath(path)
+    try:
+        facts = os.stat(absolute)
+    except OSError:
+        return Source(name, absolute, -1, -1)
+    return Source(name, absolute, facts.st_size, facts.st_mtime_ns)
+
+
+def describe_run(model: Path, predictor: Predictor) -> dict[str, Any]:
+    """What decides about the predictions besides the image, in JSON's own types."""
+    return {
+        "model": identify(predictor.settings["name"], model)._asdict(),
+        "engine": predictor.engine_name,
+        "views": len(predictor.flips),
+        "program": zlib.crc32(Path(__file__).read_bytes()),
+        "reads_dicom": importlib.util.find_spec("pydicom") is not None,
+    }
+
+
+class Journal:
+    """What became of each image: predictions.jsonl, a line for the run, then one for each image.
+
+    A record is {"source": a Source, "entry": as in predictions.json} or {"source": ..., "failed":
+    the reason}. What an earlier run of the same description wrote is taken over.
+    """
+
+    def __init__(self, path: Path, run: dict[str, Any]) -> None:
+        self.path = path
+        self.records: dict[Source, dict[str, Any]] = {}
+        self.replaces = path.exists()  # the records of another run
+        content = path.read_bytes() if self.replaces else b""
+        first, *lines = content.split(b"\n")
+        if parse_line(first) == {"run": run}:
+            self.replaces = False
+            self.take_over(lines)
+        texts = [json.dumps({"run": run})]
+        texts += [json.dumps(record) for record in self.records.values()]
+        write(path, "\n".join(texts) + "\n")
+
+    def take_over(self, lines: Sequence[bytes]) -> None:
+        """Lines that a stop or a power cut left half-written are passed over."""
+        for line in lines:
+            record = parse_line(line)
+            if {"entry", "failed"} & record.keys():
+                self.records[Source(**record["source"])] = record
+
+    def add(self, source: Source, facts: dict[str, Any]) -> None:
+        """Keep {"entry": ...} or {"failed": ...}; it is on the disk when this returns."""
+        record = {"source": source._asdict(), **facts}
+        try:
+            with open(self.path, "ab") as file:
+                file.write(json.dumps(record).encode() + b"\n")
+                sync(file)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+        self.records[source] = record
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """A line of predictions.jsonl, {} for one that is not whole."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def as_csv(rows: Sequence[Sequence[Any]]) -> str:
@@ -1209,29 +1340,40 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict all files. Raises Refused where nothing at all can be predicted."""
     args = parse(arguments)
-    files = find_files(args.inputs)
+    files = find_files(args.inputs, args.out)
+    try_folder(args.out)
+    if args.overlay:
+        try_folder(args.out / "overlays")
     predictor = Predictor(args.model, args.engine, args.flip, threads=args.threads)
     print(
         f"{args.model}: {predictor.engine_name}, {len(predictor.models)} models x "
         f"{len(predictor.flips)} views"
     )
 
+    journal = Journal(args.out / "predictions.jsonl", describe_run(args.model, predictor))
+    if journal.replaces:
+        print(f"{journal.path} is of another model or other options: all is predicted anew")
+
     entries = []
     failed = []
+    done_before = 0
     for name, path in files:
-        try:
-            picture = read_xray(path)
-        except Refused as error:
-            failed.append((printable(name), str(error)))
-            print(error, file=sys.stderr)
-            continue
-        entry = make_entry(name, picture, predictor(picture), predictor.settings)
-        entries.append(entry)
-        print(f"{entry['file']}: {len(entry['boxes'])} boxes")
-        if args.overlay:
-            _, overlay = cv2.imencode(".png", draw(picture, entry))
-            write(args.out / "overlays" / f"{name}.png", overlay.tobytes())
+        source = identify(name, path)
+        overlay = overlay_path(args.out, name) if args.overlay else None
+        if is_done(source, overlay, journal):
+            done_before += 1
+        else:
+            outcome = predict_file(name, path, predictor, overlay)
+            journal.add(source, outcome)
+            say(outcome)
+        record = journal.records[source]
+        if "entry" in record:
+            entries.append(record["entry"])
+        else:
+            failed.append((printable(name), record["failed"]))
 
+    if done_before:
+        print(f"{done_before} of the {len(files)} files were done before")
     write_tables(args.out, entries, failed, predictor.settings)
     table = args.out / "predictions.csv"
     print(f"{len(entries)} images predicted, {len(failed)} not readable: {table}")
@@ -1239,6 +1381,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise Refused(
             f"none of the {len(files)} files could be predicted: see {args.out / 'failed.csv'}"
         )
+
+
+def is_done(source: Source, overlay: Path | None, journal: Journal) -> bool:
+    """Whether a file was looked at, and its picture with the boxes is there if it is asked for."""
+    record = journal.records.get(source)
+    if record is None:
+        return False
+    return "failed" in record or overlay is None or overlay.exists()
+
+
+def predict_file(
+    name: str, path: Path, predictor: Predictor, overlay: Path | None
+) -> dict[str, Any]:
+    """{"entry": ...} of a file, or {"failed": why it cannot be read}; writes its overlay."""
+    try:
+        picture = read_xray(path)
+    except Refused as error:
+        return {"failed": str(error)}
+    entry = make_entry(name, picture, predictor(picture), predictor.settings)
+    if overlay is not None:
+        _, content = cv2.imencode(".png", draw(picture, entry))
+        write(overlay, content.tobytes())
+    return {"entry": entry}
+
+
+def say(outcome: dict[str, Any]) -> None:
+    if "failed" in outcome:
+        print(outcome["failed"], file=sys.stderr, flush=True)
+    else:
+        entry = outcome["entry"]
+        print(f"{entry['file']}: {len(entry['boxes'])} boxes", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """edge_predict.py: the rules and pictures of cxr without cxr, and with three packages alone."""
 
 import csv
+import errno
 import itertools
 import json
 import os
@@ -335,6 +336,167 @@ def test_the_command_refuses_in_a_sentence(exported, tmp_path):
         assert done.returncode == 1
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+TABLES = ("predictions.csv", "predictions.json", "failed.csv")
+
+
+@pytest.fixture
+def folder_of_images(tmp_path):
+    """Seven pictures and a broken one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(7):
+        cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (60, 50), np.uint8))
+    (folder / "broken.png").write_bytes(b"broken")
+    return folder
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """A list that grows with each picture that the networks look at."""
+    pictures = []
+    original = Predictor.__call__
+
+    def watched(self, picture, frame=None):
+        pictures.append(picture)
+        return original(self, picture, frame)
+
+    monkeypatch.setattr(Predictor, "__call__", watched)
+    return pictures
+
+
+def read_records(out):
+    """{name: "entry" or "failed"} of the whole lines of predictions.jsonl."""
+    _, *lines = (out / "predictions.jsonl").read_text().split("\n")
+    outcomes = {}
+    for line in lines[:-1]:
+        record = json.loads(line)
+        outcomes[record["source"]["name"]] = "entry" if "entry" in record else "failed"
+    return outcomes
+
+
+def test_a_killed_run_loses_no_row(exported, folder_of_images, tmp_path, predicted, capsys):
+    undisturbed = tmp_path / "undisturbed"
+    edge_predict.main([str(exported.int8), str(folder_of_images), "--out", str(undisturbed)])
+    assert len(predicted) == 7
+    predicted.clear()
+
+    out = tmp_path / "out"
+    arguments = [str(exported.int8), str(folder_of_images), "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-u", ROOT / "edge_predict.py", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    said = []
+    for line in process.stdout:
+        said.append(line.split(":")[0])
+        if len(said) == 4:  # the model and three images
+            process.kill()
+            break
+    process.communicate()
+    records = read_records(out)
+    assert set(said[1:]) <= set(records)
+    assert not [name for name in TABLES if (out / name).exists()]
+
+    with (out / "predictions.jsonl").open("a") as file:
+        file.write('{"source": {"name": "half a li')
+    capsys.readouterr()
+    edge_predict.main(arguments)
+    assert f"{len(records)} of the 8 files were done before" in capsys.readouterr().out
+    assert len(predicted) == 7 - list(records.values()).count("entry")
+    for name in TABLES:
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+
+    # Once more there is nothing to do, for the broken file neither.
+    predicted.clear()
+    edge_predict.main(arguments)
+    said = capsys.readouterr()
+    assert "8 of the 8 files" in said.out
+    assert not said.err
+    assert not predicted
+
+
+def test_what_changed_is_predicted_again(exported, folder_of_images, tmp_path, predicted, capsys):
+    out = tmp_path / "out"
+    inputs = [str(folder_of_images), "--out", str(out)]
+    edge_predict.main([str(exported.int8), *inputs])
+    predicted.clear()
+
+    cv2.imwrite(str(folder_of_images / "2.png"), np.zeros((30, 40), np.uint8))
+    os.utime(folder_of_images / "3.png", (1, 1))
+    cv2.imwrite(str(folder_of_images / "broken.png"), np.zeros((30, 40), np.uint8))
+    (folder_of_images / "4.png").unlink()
+    edge_predict.main([str(exported.int8), *inputs])
+    assert len(predicted) == 3
+    images = json.loads((out / "predictions.json").read_text())["images"]
+    sizes = {entry["file"]: entry["width"] for entry in images}
+    assert list(sizes) == ["0.png", "1.png", "2.png", "3.png", "5.png", "6.png", "broken.png"]
+    assert sizes["2.png"] == 40
+    assert (out / "failed.csv").read_text() == "file,reason\n"
+
+    # Pictures that were not asked for before.
+    predicted.clear()
+    edge_predict.main([str(exported.int8), *inputs, "--overlay"])
+    assert len(predicted) == 7
+    edge_predict.main([str(exported.int8), *inputs, "--overlay"])
+    assert len(predicted) == 7
+
+    # Another model, other views.
+    for model, options in ((exported.fp32, []), (exported.fp32, ["--no-flip"])):
+        predicted.clear()
+        capsys.readouterr()
+        edge_predict.main([str(model), *inputs, *options])
+        assert len(predicted) == 7
+        assert "all is predicted anew" in capsys.readouterr().out
+
+
+def test_results_may_lie_among_the_images(exported, folder_of_images, predicted):
+    """Pictures with boxes are no X-rays; a long name has one, too."""
+    cv2.imwrite(str(folder_of_images / f"{'x' * 250}.png"), np.zeros((30, 40), np.uint8))
+    out = folder_of_images / "out"
+    arguments = [str(exported.int8), str(folder_of_images), "--out", str(out), "--overlay"]
+    for _ in range(2):
+        edge_predict.main(arguments)
+    assert len(predicted) == 8
+    assert len(list((out / "overlays").iterdir())) == 8
+    assert len(json.loads((out / "predictions.json").read_text())["images"]) == 8
+
+
+def test_the_output_folder_is_tried_first(exported, folder_of_images, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("nothing is loaded before the folder is tried")
+
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(edge_predict, "Predictor", load)
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Refused, match=r"cannot be written .*: choose another --out"):
+            edge_predict.main([str(exported.int8), str(folder_of_images), "--out", str(out)])
+
+
+def test_a_full_disk_is_a_sentence(exported, folder_of_images, tmp_path, monkeypatch):
+    """What was written before remains, and the same command goes on."""
+    out = tmp_path / "out"
+    arguments = [str(exported.int8), str(folder_of_images), "--out", str(out)]
+    original = edge_predict.sync
+    calls = []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) == 4:  # the first is the line of the run
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(file)
+
+    monkeypatch.setattr(edge_predict, "sync", full)
+    with pytest.raises(Refused, match=r"No space left.*the same command"):
+        edge_predict.main(arguments)
+    assert {"0.png", "1.png"} <= set(read_records(out))
+    monkeypatch.undo()
+    edge_predict.main(arguments)
+    assert len(read_records(out)) == 8
 
 
 def test_without_onnxruntime_opencv_takes_over(exported, monkeypatch):
