@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reports import image_table, report_input
+from test_images import make_dataset, save
 from torch import nn
 
 from cxr.data.predictions import write_part
@@ -275,6 +276,19 @@ def test_any_images_with_the_lungs_cut_out(task, settings, tmp_path):
     assert row["predicted"] == "Bright"
     assert row["shares"]["opacities"] is None
     assert row["shares"]["lung box"] > 0.9
+
+
+def test_what_is_no_frontal_chest_is_said_or_left_out(task, settings, tmp_path, capsys):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    save(scans / "a.dcm", make_dataset(picture(BRIGHT_BOX)))
+    save(scans / "lateral.dcm", make_dataset(picture(BRIGHT_BOX), ViewPosition="LL"))
+    wanted = settings.replace(lungs_run="any", images=(str(scans),), out=tmp_path / "out")
+    words = "lateral.dcm is no frontal chest X-ray: the view is LL, which is not frontal"
+    for only_chest, count in ((False, 2), (True, 1)):
+        heat_maps.look_at_files(task, wanted.replace(only_chest=only_chest))
+        assert words in capsys.readouterr().out
+        assert len(read_json(tmp_path / "out" / "grad_cam.json")["images"]) == count
 
 
 def test_a_run_without_predictions(task, settings):
