@@ -102,7 +102,7 @@ def with_crops(
     if runtime.is_main:
         # Another fold, trained beside this one, would write the same file.
         with alone(folder.path):
-            refuse_other_networks(folder, run)
+            refuse_other_lungs(folder, run)
             known = read_boxes_file(path)
             missing = table[~table["image_id"].isin(known["image_id"])]
             if len(missing):
@@ -125,7 +125,7 @@ def lung_fingerprints(folder: TaskFolder, run: str) -> dict[str, int]:
     return fingerprints(last_checkpoints(lungs_folder), lungs_folder.path)
 
 
-def refuse_other_networks(folder: TaskFolder, run: str) -> None:
+def refuse_other_lungs(folder: TaskFolder, run: str) -> None:
     """InputError where the boxes that are kept were found by other networks of the run.
 
     Where its networks are no longer there, or the boxes do not say whose they are, they count.

@@ -12,7 +12,7 @@ import torch
 from cxr.images.isolated import Picture
 from cxr.images.resize import resize
 from cxr.inference.checkpoint import fingerprints
-from cxr.inference.lung_crops import LungFinder, cut_to_box, refuse_other_networks
+from cxr.inference.lung_crops import LungFinder, cut_to_box, refuse_other_lungs
 from cxr.inference.result_makers import RESULT_MAKERS
 from cxr.inference.results import Result
 from cxr.inference.run import as_trained, fold_checkpoints, load_model, predict_batch, views_of
@@ -76,7 +76,7 @@ class Predictor:
         lungs = self.settings.method.lungs
         if not lungs:
             return None
-        refuse_other_networks(self.run.task, lungs)
+        refuse_other_lungs(self.run.task, lungs)
         working = self.run.task.path.parent
         return LungFinder.of_run(working, lungs, self.runtime.device)
 
