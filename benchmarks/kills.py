@@ -53,6 +53,7 @@ MODULES = (
     "cxr.steps.preprocess.preprocess",
     "cxr.steps.train.engine",
     "cxr.steps.predict.predict_run",
+    "cxr.steps.predict.predict_images",
     "cxr.steps.postprocess.postprocess",
 )
 # Two folds of 12 images, 24 updates each, with a state saved after every one of them.
@@ -65,6 +66,7 @@ FLAGS = (
 KILLS_PER_ROUND = 10
 MOST_SAVES = 3  # of the state that a kill of step 03 waits for, at most
 AFTER_SAVE = 0.3  # seconds until the kill, at most: one to three updates
+WHEN = 0.6  # of a step's undisturbed seconds, at most, until it is killed
 LONGEST_STEP = 300  # seconds; whoever takes longer hangs
 ALONE = 1 / 3  # share of the kills that spare the loader's processes
 LOOK = 0.002  # seconds between two looks at the saved state
@@ -177,14 +179,17 @@ def last_lines(place: Place) -> str:
 
 
 def plan_round(kills: int, rng: np.random.Generator) -> list[Kill]:
-    """Kills in the order of the steps: half of them in step 03 after a saved state."""
+    """Kills in the order of the steps: half of them in step 03 after a saved state.
+
+    These come before its other kill, which may leave little to train.
+    """
     saved = -(-kills // 2)
     planned = [Kill(TRAINING, saved=True)] * saved
     # Every step in turn, from a random one on.
     first = int(rng.integers(len(STEPS)))
     for number in range(kills - saved):
         planned.append(Kill(STEPS[(first + number) % len(STEPS)], saved=False))
-    return sorted(planned, key=lambda kill: (kill.step, kill.saved))
+    return sorted(planned, key=lambda kill: (kill.step, not kill.saved))
 
 
 def disturb(kill: Kill, place: Place, seconds: float, rng: np.random.Generator) -> bool:
@@ -193,7 +198,7 @@ def disturb(kill: Kill, place: Place, seconds: float, rng: np.random.Generator) 
     seconds: what the step takes if nobody disturbs it.
     """
     saves = int(rng.integers(1, MOST_SAVES + 1))
-    wait = rng.uniform(0, AFTER_SAVE if kill.saved else 0.9 * seconds)
+    wait = rng.uniform(0, AFTER_SAVE if kill.saved else WHEN * seconds)
     alone = rng.random() < ALONE
     process = start_step(kill.step, place)
     if kill.saved:
