@@ -24,7 +24,7 @@ class Job(NamedTuple):
     target: Path
 
 
-class Outcome(NamedTuple):
+class FinishedJob(NamedTuple):
     """What became of a job: the file's header, or None and the reason why it was refused."""
 
     job: Job
@@ -67,12 +67,12 @@ def convert_all(table: pd.DataFrame, folder: Path, size: int, workers: int) -> C
     return Conversion(headers, pd.DataFrame(sorted(failed), columns=["image_id", "path", "reason"]))
 
 
-def _outcomes(jobs: list[Job], size: int, workers: int) -> Iterator[Outcome]:
+def _outcomes(jobs: list[Job], size: int, workers: int) -> Iterator[FinishedJob]:
     """Yield what became of each job, in their order."""
     files = [FileToConvert(Path(job.path), job.target, size) for job in jobs]
     results = convert_files(files, max(1, workers))
     for job, result in zip(jobs, results, strict=True):
         if isinstance(result, UnreadableImage):
-            yield Outcome(job, None, str(result))
+            yield FinishedJob(job, None, str(result))
         else:
-            yield Outcome(job, result, "")
+            yield FinishedJob(job, result, "")

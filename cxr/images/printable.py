@@ -20,10 +20,10 @@ LONGEST_REASON = 300  # characters
 
 def printable(text: object) -> str:
     """The text with question marks in place of what is no visible character."""
-    return "".join(map(visible, str(text)))
+    return "".join(map(visible_character, str(text)))
 
 
-def visible(character: str) -> str:
+def visible_character(character: str) -> str:
     """The character, or a question mark."""
     if unicodedata.category(character) in HIDDEN and character not in JOINERS:
         return "?"

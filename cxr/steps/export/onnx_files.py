@@ -62,7 +62,7 @@ def write_fp32(path: Path, networks: Sequence[Network], settings: Mapping[str, A
 
     Raises InputError where they are too many for one file.
     """
-    check_size(path, networks)
+    check_file_size(path, networks)
     side = networks[0].image_size
     with atomic(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         # The exporter's age, and len() in the networks, which here is always 1.
@@ -80,7 +80,7 @@ def write_fp32(path: Path, networks: Sequence[Network], settings: Mapping[str, A
         add_settings(temporary, settings)
 
 
-def check_size(path: Path, networks: Sequence[Network]) -> None:
+def check_file_size(path: Path, networks: Sequence[Network]) -> None:
     """Raises InputError where the networks are too large for one file."""
     size = 0
     for network in networks:
