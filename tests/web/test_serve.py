@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import uvicorn
 from browser import CHROMIUM, Browser
 from steps import ROOT, command
 from test_images import make_dataset, save
@@ -23,6 +22,7 @@ from xrays import huge_png, png, xray
 
 from cxr.inference.predictor import Predictor
 from cxr.steps.predict.predict_images import predict_images
+from cxr.steps.serve.connections import make_server
 from cxr.steps.serve.serve import listen, serve
 from cxr.steps.serve.server import Limits, create_app
 from cxr.system.errors import InputError
@@ -44,7 +44,7 @@ def serving(predictor, **limits):
     """Port of a real server in a thread."""
     app = create_app(predictor, Limits(**limits))
     with listen(0) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        server = make_server(app, "critical")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         yield listening.getsockname()[1]
@@ -432,6 +432,34 @@ def move_sliders(page):
     assert (windowed != before).any()
     page.run("$('as-read').click()")
     assert np.array_equal(canvas_of(page), before)
+
+
+@needs_chromium
+@pytest.mark.parametrize("is_negative", [False, True])
+def test_the_window_of_negatives_and_of_no_number(port, tmp_path, is_negative):
+    """A window of NaN is none: the slider begins with all values, in the order of the picture."""
+    tags = {"PresentationLUTShape": "INVERSE"} if is_negative else {}
+    values = xray().astype(np.uint16) * 16
+    dataset = make_dataset(values, bits=12, WindowCenter="123", WindowWidth="456", **tags)
+    content = save(tmp_path / "a.dcm", dataset).read_bytes()
+    for number in (b"123 ", b"456 "):
+        assert content.count(number) == 1
+        content = content.replace(number, b"NaN ")
+    assert send(port, content)[0] == 200
+
+    with Browser(tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("run")
+        page.choose_files("#files", *write_files(tmp_path, {"deep": content}))
+        page.wait("items.length === 1 && !working")
+        shares = values.ravel() / values.max()
+        for level, width in ((None, None), (480, 960)):
+            if level is not None:
+                shares = np.clip(values.ravel() / width, 0, 1)
+                slide(page, "level", level)
+                slide(page, "width", width)
+            expected = 255 * (1 - shares if is_negative else shares)
+            assert np.abs(canvas_of(page) - expected).max() <= 1.01
 
 
 def use_keys(page):

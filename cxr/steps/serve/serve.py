@@ -7,15 +7,12 @@ import socket
 import sys
 import webbrowser
 
-import uvicorn
-
 from cxr.inference.predictor import Predictor
 from cxr.settings import Settings
+from cxr.steps.serve.connections import make_server
 from cxr.steps.serve.server import create_app
 from cxr.system.errors import InputError
 from cxr.tasks import Task
-
-MOST_REQUESTS = 20  # at a time; each may hold an upload on disk
 
 
 def serve(task: Task, settings: Settings) -> None:
@@ -30,13 +27,7 @@ def serve(task: Task, settings: Settings) -> None:
         print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
         if has_screen():
             webbrowser.open(address)
-        server_settings = uvicorn.Config(
-            create_app(predictor),
-            log_level="warning",
-            server_header=False,
-            limit_concurrency=MOST_REQUESTS,
-        )
-        uvicorn.Server(server_settings).run(sockets=[listening])
+        make_server(create_app(predictor)).run(sockets=[listening])
 
 
 def has_screen() -> bool:

@@ -32,6 +32,7 @@ from cxr.images.isolated import Reader
 from cxr.images.printable import UnreadableImage
 from cxr.inference.predictor import Predictor
 from cxr.plots.panels import BRIGHT, colours_of
+from cxr.steps.serve.uploads import UploadFolder
 
 HOSTS = ("127.0.0.1", "localhost")
 WEB = Path(__file__).parent / "web"
@@ -53,7 +54,9 @@ class Limits:
     """What an upload may take."""
 
     most_bytes: int = 100 * MEBIBYTE  # an uncompressed X-ray of the largest detectors has 40 MB
+    most_uploads: int = 20  # on the disk at a time; the others wait before they are taken in
     upload_seconds: float = 60
+    stall_seconds: float = 5  # without a byte, so that clients that stall do not hold up the others
     read_seconds: float = 30
 
 
@@ -127,12 +130,18 @@ class Service:
         self.predictor = predictor
         self.limits = limits
         self.reader = Reader(limits.read_seconds)
+        self.places = asyncio.Semaphore(limits.most_uploads)
         self.turn = asyncio.Lock()
+        self.uploads: UploadFolder | None = None  # while the server runs
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        yield
-        self.reader.close()
+        self.uploads = UploadFolder()
+        try:
+            yield
+        finally:
+            self.reader.close()
+            self.uploads.remove()
 
     async def about(self, _: Request) -> Response:
         """The run, what it gives, its thresholds and the colours of its findings."""
@@ -151,11 +160,14 @@ class Service:
     async def predict(self, request: Request) -> Response:
         """The body is one image file; answers with `answer_upload`, or {"error": a sentence}."""
         check_sender(request)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "upload"
-            await save_body(request, path, self.limits)
-            async with self.turn:
-                answer = await run_in_threadpool(self.answer_upload, path)
+        check_size(request, self.limits)
+        assert self.uploads is not None
+        async with self.places:
+            with tempfile.TemporaryDirectory(dir=self.uploads.path) as folder:
+                path = Path(folder) / "upload"
+                await save_body(request, path, self.limits)
+                async with self.turn:
+                    answer = await run_in_threadpool(self.answer_upload, path)
         return JSONResponse(answer)
 
     def answer_upload(self, path: Path) -> dict[str, Any]:
@@ -188,30 +200,43 @@ def check_sender(request: Request) -> None:
         raise RequestRefused(403, "Other pages may not use this service.")
 
 
-async def save_body(request: Request, path: Path, limits: Limits) -> None:
-    """Write the body to `path`; what is too large or too slow is refused before it is taken in."""
-    too_large = RequestRefused(
+def check_size(request: Request, limits: Limits) -> None:
+    """Refuse what is too large by its own word, before it is taken in."""
+    stated_size = int(request.headers.get("content-length") or 0)
+    if stated_size > limits.most_bytes:
+        raise too_large(limits)
+
+
+def too_large(limits: Limits) -> RequestRefused:
+    return RequestRefused(
         413,
         f"This file has more than {limits.most_bytes / MEBIBYTE:.0f} MB, and an X-ray has less.",
     )
-    stated_size = int(request.headers.get("content-length") or 0)
-    if stated_size > limits.most_bytes:
-        raise too_large
+
+
+async def save_body(request: Request, path: Path, limits: Limits) -> None:
+    """Write the body to `path`; what is too large, too slow or stalls is refused."""
     size = 0
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(limits.upload_seconds):
+        async with (
+            asyncio.timeout(limits.upload_seconds),
+            asyncio.timeout(limits.stall_seconds) as stall,
+        ):
             with open(path, "wb") as file:
                 async for chunk in request.stream():
+                    stall.reschedule(loop.time() + limits.stall_seconds)
                     size += len(chunk)
                     if size > limits.most_bytes:
-                        raise too_large
+                        raise too_large(limits)
                     file.write(chunk)
     except ClientDisconnect:
         raise RequestRefused(400, "The upload was broken off.") from None
     except TimeoutError:
-        raise RequestRefused(
-            408, f"This file did not arrive within {limits.upload_seconds:.0f} seconds."
-        ) from None
+        sentence = f"This file did not arrive within {limits.upload_seconds:.0f} seconds."
+        if stall.expired():
+            sentence = f"Nothing of this file arrived for {limits.stall_seconds:.0f} seconds."
+        raise RequestRefused(408, sentence) from None
 
 
 def png_data_uri(picture: np.ndarray) -> str:
