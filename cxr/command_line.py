@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import errno
 import io
 import json
@@ -218,7 +219,9 @@ def refuse_unknown(task: Task, unknown: list[str]) -> None:
             "or choose another --task"
         )
     if word.startswith("--"):
-        raise InputError(f"{word} is no flag of any step: see --help")
+        near = difflib.get_close_matches(word, [flag(name) for name in known_settings()], n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"{word} is no flag of any step: {hint}see --help")
     raise InputError(f"{word!r} is no flag, and no flag before it takes it: see --help")
 
 

@@ -187,10 +187,12 @@ def draw_stage(
 def inspect_image(task: Task, settings: Settings, image_id: str, out: Path) -> list[Stage]:
     """Print all stages of an image and write its pictures into `out`."""
     run = RunFolder.of(settings.place)
-    folds = run.trained_folds()
-    if folds:
-        settings = as_trained(settings, task, run.fold(folds[0]))
     image = find_image(run, image_id)
+    folds = run.trained_folds()
+    if not folds:
+        begun = ", ".join(run.task.run_names()) or "none"
+        raise InputError(f"{run.path} has no trained fold: choose --run (here: {begun})")
+    settings = as_trained(settings, task, run.fold(folds[0]))
     stages = list(label_stages(task, settings, image))
     label_count = len(stages)
     prediction = find_prediction(task, settings, image)

@@ -39,7 +39,8 @@ def read_csv(
     table = table.rename(columns=str.strip).rename(columns=dict(rename or {}))
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise InputError(f"{path} lacks the column {', '.join(missing)}: {remedy}")
+        there = ", ".join(table.columns)
+        raise InputError(f"{path} lacks the column {', '.join(missing)} (it has {there}): {remedy}")
     if table.empty and not may_be_empty:
         raise InputError(f"{path} has no rows: {remedy}")
     return table[list(columns)].apply(lambda column: column.str.strip())

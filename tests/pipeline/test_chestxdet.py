@@ -21,9 +21,8 @@ from cxr.datasets.chestxdet.synthetic import write_chestxdet
 from cxr.run_folder import RunFolder
 from cxr.settings import PlaceSettings
 from cxr.steps.download import download
-from cxr.steps.train.engine import prepare_folder
+from cxr.steps.train.engine import refuse_other_settings
 from cxr.system.errors import InputError
-from cxr.system.runtime import Runtime
 from cxr.tasks import TASKS
 
 SHARED = Path(os.environ.get("CXR_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -210,15 +209,14 @@ def test_runs_from_before_a_setting_existed_go_on(tmp_path):
     task = TASKS["rsna"]
     settings = task.settings_of({"run": "old", "working": tmp_path})
     folder = RunFolder.of(settings.place).fold(0)
-    runtime = Runtime(torch.device("cpu"), "fp32")
-    assert prepare_folder(folder, task, settings, runtime) is False
-    record = folder.read_config()
+    refuse_other_settings(folder, task, settings)
+    record = settings.plain()
     del record["classes"]
     folder.write_config(record)
-    assert prepare_folder(folder, task, settings, runtime) is False
+    refuse_other_settings(folder, task, settings)
     folder.write_config(record | {"classes": 1})
     with pytest.raises(InputError, match=r"other settings \(classes\)"):
-        prepare_folder(folder, task, settings, runtime)
+        refuse_other_settings(folder, task, settings)
 
 
 # ------------------------------------------------------------------------------- five steps

@@ -419,3 +419,14 @@ def test_the_average_counts_its_updates(settings):
     training.average.update_parameters(training.model)  # the second weighs the past by 2/11
     for old, average in zip(before, training.average.module.parameters(), strict=True):
         torch.testing.assert_close(average, old + 9 / 11)
+
+
+def test_a_network_that_cannot_be_built_leaves_no_run(settings, monkeypatch):
+    def refuse(*arguments):
+        del arguments
+        raise InputError("no such weights")
+
+    monkeypatch.setattr(engine, "TrainingState", refuse)
+    with pytest.raises(InputError, match="no such weights"):
+        train_folds(TINY_TASK, settings)
+    assert RunFolder.of(settings.place).trained_folds() == []

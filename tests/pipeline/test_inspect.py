@@ -49,10 +49,10 @@ def test_a_test_image_ends_with_its_row_of_the_submission(pipeline, settings, tm
     assert f"submission.csv: {image_id} | " in capsys.readouterr().out
 
 
-def test_before_training(pipeline, settings, tmp_path, capsys):
+def test_before_training_the_trained_runs_are_named(pipeline, settings, tmp_path):
     image_id = marked_image(pipeline)["image_id"]
-    inspect_image(RSNA, settings.replace(run="none"), image_id, tmp_path)
-    assert "has not predicted this image yet" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"none has no trained fold: choose --run \(here: .*tiny"):
+        inspect_image(RSNA, settings.replace(run="none"), image_id, tmp_path)
 
 
 def test_an_unknown_id_is_shown_how_ids_look(settings, tmp_path):

@@ -92,7 +92,7 @@ def test_every_flag_of_a_task_is_understood():
         (("--task", "lungs", "--paste", "0.1"), "--paste is read by --task rsna, chestxdet"),
         (("--task", "bones"), "unknown --task bones: choose from rsna"),
         (("--no-such-flag",), "--no-such-flag is no flag of any step: see --help"),
-        (("--epoch", "3"), "--epoch is no flag of any step"),
+        (("--epoch", "3"), "--epoch is no flag of any step: did you mean --epochs"),
         (("stray",), "'stray' is no flag"),
         (("--compile", "True"), "'True' is no flag, and no flag before it takes it"),
         (("--fold", "4"), "--fold 4 does not exist"),

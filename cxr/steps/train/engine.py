@@ -147,7 +147,8 @@ def train_fold(
     Returns 0, or STOPPED.
     """
     folder = RunFolder.of(settings.place).fold(fold)
-    resuming = prepare_folder(folder, task, settings, runtime)
+    refuse_other_settings(folder, task, settings)
+    resuming = folder.last.exists()
     check_shared_memory(batch_bytes(settings), count_workers(settings.machine.workers))
     train_loader = make_train_loader(task, settings, tables.train, runtime)
     valid_loader = make_valid_loader(task, settings, tables.valid, runtime)
@@ -162,6 +163,8 @@ def train_fold(
     if resuming:
         runtime.say(f"fold {fold}: goes on at epoch {state.epoch + 1}, step {state.step}")
     if runtime.is_main:
+        if not folder.config.exists():  # from now on this is a run: its network could be built
+            folder.write_config(settings.plain())
         write_json(folder.manifest, make_manifest(runtime.describe()))
 
     network = wrap_network(state.model, settings, runtime)
@@ -192,27 +195,21 @@ def train_fold(
     return STOPPED
 
 
-def prepare_folder(folder: FoldFolder, task: Task, settings: Settings, runtime: Runtime) -> bool:
-    """True if a run is to be continued.
-
-    Raises InputError if the folder holds a run with other settings.
-    """
-    if folder.config.exists():
-        old = folder.read_config()
-        # A setting that is younger than the run had its usual value.
-        usual = task.make_settings({}).plain()
-        before = usual | old
-        now = settings.plain()
-        changed = [name for name in settings.training_values() if before[name] != now[name]]
-        if old["task"] != task.name or changed:
-            raise InputError(
-                f"{folder.path} holds a run of task {old['task']} with other settings "
-                f"({', '.join(changed)}): choose another name with --run, or delete the folder"
-            )
-    elif runtime.is_main:
-        folder.write_config(settings.plain())
-    distributed.barrier()
-    return folder.last.exists()
+def refuse_other_settings(folder: FoldFolder, task: Task, settings: Settings) -> None:
+    """Raises InputError if the folder holds a run with other settings."""
+    if not folder.config.exists():
+        return
+    old = folder.read_config()
+    # A setting that is younger than the run had its usual value.
+    usual = task.make_settings({}).plain()
+    before = usual | old
+    now = settings.plain()
+    changed = [name for name in settings.training_values() if before[name] != now[name]]
+    if old["task"] != task.name or changed:
+        raise InputError(
+            f"{folder.path} holds a run of task {old['task']} with other settings "
+            f"({', '.join(changed)}): choose another name with --run, or delete the folder"
+        )
 
 
 def batch_bytes(settings: Settings) -> int:
