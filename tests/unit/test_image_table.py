@@ -40,7 +40,7 @@ def test_csv_files_without_rows_or_with_empty_columns(tmp_path):
     assert read_csv(path, ["x"], may_be_empty=True).empty
     path.write_text("id;x\n1;\n2;\n")
     assert read_csv(path, ["x"])["x"].isna().all()
-    with pytest.raises(InputError, match=r"a.csv lacks the column y: mend it"):
+    with pytest.raises(InputError, match=r"a.csv lacks the column y \(it has id, x\): mend it"):
         read_csv(path, ["y"], remedy="mend it")
 
 
