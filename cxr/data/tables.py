@@ -82,8 +82,9 @@ def split_fold(table: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFra
     held_out = table["fold"] == fold
     if held_out.all() or not held_out.any():
         present = sorted(table["fold"].unique().tolist())
+        hint = f"give --folds {len(present)}, or " if len(present) > 1 else ""
         raise InputError(
-            f"fold {fold} is not in the table of step 02 (folds there: {present}): "
+            f"fold {fold} is not in the table of step 02 (folds there: {present}): {hint}"
             "run step 02 with this --folds into another --working folder"
         )
     return table[~held_out], table[held_out]

@@ -53,9 +53,10 @@ def fold_checkpoints(task: Task, settings: Settings, fold: int) -> list[Path]:
 def run_checkpoints(task: Task, settings: Settings, folder: FoldFolder) -> list[Path]:
     """Paths of the kept epochs of one fold of one run, the newest last."""
     if not folder.config.exists():
+        begun = ", ".join(folder.run.task.run_names()) or "none"
         raise InputError(
             f"{folder.path} does not exist: train the fold with 03_train.py first, with the same "
-            "flags"
+            f"flags, or choose a --run that was trained (here: {begun})"
         )
     stored_task = folder.read_config()["task"]
     if stored_task != task.name:

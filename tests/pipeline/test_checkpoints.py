@@ -51,7 +51,7 @@ def test_checkpoint_that_is_cut_off(tiny_run, tmp_path, share):
 
 
 def test_runs_that_cannot_be_predicted(tiny_run):
-    sentence = "fold0 does not exist: train the fold with 03_train.py first"
+    sentence = rf"fold0 does not exist: train the fold .*here: .*{tiny_run.place.run}"
     with pytest.raises(InputError, match=sentence):
         fold_checkpoints(TINY_TASK, tiny_run.replace(run="nowhere"), 0)
     with pytest.raises(InputError, match="belongs to task tiny, not other"):
