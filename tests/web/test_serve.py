@@ -47,6 +47,9 @@ def serving(predictor, **limits):
         server = make_server(app, "critical")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
+        while thread.is_alive() and not server.started:
+            time.sleep(0.005)
+        assert server.started
         yield listening.getsockname()[1]
         server.should_exit = True
         thread.join(10)
