@@ -90,6 +90,14 @@ def split_fold(table: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFra
     return table[~held_out], table[held_out]
 
 
+# What is said of boxes that had to be changed, by the field of RowBoxes that counts them.
+BOX_NOTES = {
+    "clipped": "reach outside their image and were clipped to it",
+    "left_out": "lie wholly outside their image or have no size and were left out",
+    "repeated": "stand twice in the labels of their image and count once",
+}
+
+
 @dataclass(frozen=True)
 class RowBoxes:
     """Boxes of a row, [x1, y1, x2, y2] in original pixels, and their classes.
@@ -148,17 +156,11 @@ def finish_table(
         boxes = json.loads(row.boxes)
         labels = json.loads(row.box_labels)
         rows.append(boxes_inside(boxes, labels, row.width, row.height))
-    clipped = sum(row.clipped for row in rows)
-    left_out = sum(row.left_out for row in rows)
-    if clipped:
-        notes.append(f"{clipped} boxes reach outside their image and were clipped to it")
-    if left_out:
-        notes.append(
-            f"{left_out} boxes lie wholly outside their image or have no size and were left out"
-        )
-    repeated = sum(row.repeated for row in rows)
-    if repeated:
-        notes.append(f"{repeated} boxes stand twice in the labels of their image and count once")
+    for field, sentence in BOX_NOTES.items():
+        counts = np.array([getattr(row, field) for row in rows], int)
+        if counts.any():
+            first = table["image_id"].iloc[np.flatnonzero(counts)[0]]
+            notes.append(f"{counts.sum()} boxes {sentence} (the first: {first})")
     return in_order(with_boxes(table, rows))
 
 

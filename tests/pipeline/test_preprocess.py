@@ -167,7 +167,7 @@ def test_everything_else_it_leaves(root, capsys):
     assert record["complete"]
     assert record["notes"] == [
         "a note of the data set",
-        "6 boxes reach outside their image and were clipped to it",
+        "6 boxes reach outside their image and were clipped to it (the first: i02)",
     ]
     printed = capsys.readouterr().out
     assert "a note of the data set" in printed
