@@ -8,4 +8,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./environment.sh
 # In two processes, a file at a time, since its tests share what is slow to make. In more: -n 4. In this one: -n 0.
-exec "$python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"
+exec "$python" -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder "$@"
