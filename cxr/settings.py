@@ -160,6 +160,12 @@ class TrainingSettings:
     freeze_epochs: int = setting(
         1, "first epochs with a frozen encoder, only if it is pretrained", training=True
     )
+    frozen_stages: int = setting(
+        0,
+        "stages of a pretrained encoder, from the first, that never learn; 2 ends at the map of "
+        "stride 4. Saves time and, with some hundred images, overfitting",
+        training=True,
+    )
     augmentation: str = setting(
         "20",
         "level: 1 none, 10 light, 11 = 10 without rotation, 15, 20 heavy, 21 = 20 without "
@@ -692,6 +698,11 @@ def check_values(settings: Settings) -> None:
             f"--pretrain must be 0 or at least {FEWEST_LESSONS}, not {values['pretrain']}: fewer "
             "pictures teach nothing"
         )
+    if not 0 <= values["frozen_stages"] <= 5:
+        raise InputError(f"--frozen-stages must be 0 to 5, not {values['frozen_stages']}")
+    has_weights = values["weights"] != "none" or values["start"] or values["pretrain"]
+    if values["frozen_stages"] and not has_weights:
+        raise InputError("--frozen-stages would keep random weights: leave it out, or add --weights")
     if values.get("aux_weight", 0) < 0:
         raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")
     if values["folds"] < 2:

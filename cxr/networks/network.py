@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from cxr.networks.input_scale import IMAGENET_SCALE, InputScale
@@ -19,6 +20,7 @@ class Network(nn.Module):
     input_mean, input_std: of gray values in 0 ... 1, as the encoder's weights expect them.
     cam_layer: puts out the map whose mean the class head reads; None where no class is read from
     one map. Grad-CAM looks there.
+    first_stages: parameters of the encoder that never learn, see `freeze_stages`.
     """
 
     encoder: nn.Module
@@ -36,6 +38,7 @@ class Network(nn.Module):
         self.input_mean = scale.mean
         self.input_std = scale.std
         self.cam_layer: nn.Module | None = None
+        self.first_stages: list[nn.Parameter] = []
 
     def normalise(self, images: Tensor) -> Tensor:
         """Gray images (B, 1, S, S), 0 ... 255 -> what the encoder reads, (B, 3, S, S)."""
@@ -55,8 +58,16 @@ class Network(nn.Module):
             self.input_std = scale.std
 
     def freeze_encoder(self, frozen: bool) -> None:
-        """Without gradients or with them."""
+        """Without gradients or with them; the first stages never have any."""
         self.encoder.requires_grad_(not frozen)
+        for parameter in self.first_stages:
+            parameter.requires_grad_(False)
+
+    def freeze_stages(self, stages: int) -> None:
+        """Let all that makes the map at stride 2^stages, and those before, keep its weights."""
+        self.first_stages = stage_parameters(self.encoder, self.image_size, stages)
+        for parameter in self.first_stages:
+            parameter.requires_grad_(False)
 
     def prepare_for_prediction(self) -> None:
         """Leave out what only training needs. Nothing here."""
@@ -66,6 +77,25 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
     return [
         child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)
     ]
+
+
+def stage_parameters(encoder: nn.Module, image_size: int, stages: int) -> list[nn.Parameter]:
+    """Parameters on which an encoder's map at stride 2^stages depends.
+
+    Raises InputError where the encoder has no such map.
+    """
+    was_training = encoder.training
+    encoder.eval()  # no statistics are to be moved
+    image = torch.zeros(1, 3, image_size, image_size, device=next(encoder.parameters()).device)
+    with torch.enable_grad():
+        maps = encoder(image)
+        if stages >= len(maps):
+            raise InputError(f"--frozen-stages {stages}: the encoder has {len(maps) - 1} stages")
+        parameters = [x for x in encoder.parameters() if x.requires_grad]
+        gradients = torch.autograd.grad(maps[stages].sum(), parameters, allow_unused=True)
+    encoder.train(was_training)
+    pairs = zip(parameters, gradients, strict=True)
+    return [parameter for parameter, gradient in pairs if gradient is not None]
 
 
 def freeze_norms(module: nn.Module) -> None:

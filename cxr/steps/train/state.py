@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from cxr.inference.checkpoint import load_state, save_state
+from cxr.networks.depthwise import train_depthwise_in_fp32
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings, TrainingSettings
@@ -62,6 +63,10 @@ class TrainingState:
         if starts_elsewhere and not resuming:
             load_first_weights(self.model, task, settings, fold)
         self.model.to(runtime.device, memory_format=runtime.training_format)  # type: ignore[call-overload]
+        if training.frozen_stages:
+            self.model.freeze_stages(training.frozen_stages)
+        if runtime.device.type == "cpu" and runtime.precision == "bf16":
+            train_depthwise_in_fp32(self.model)
 
         self.average: AveragedModel | None = None
         if training.ema or self.teacher_decay:
