@@ -77,6 +77,11 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
 JPEG = "1.2.840.10008.1.2.4.50"
 PLAIN = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
+# These four as in cxr/images/header.py.
+X_RAYS = ("CR", "DX", "RG", "DR")  # modalities of single X-rays
+CHEST_WORDS = ("CHEST", "THORAX", "TORAX", "LUNG", "PECHO", "T?RAX", "TÓRAX", "TÒRAX")
+SIDE_VIEWS = ("LL", "RL", "LAT", "LLAT", "RLAT", "LLO", "RLO", "OBL")
+SIDE_WORDS = ("LATERAL", "OBLIQUE")
 BOX_COLOUR = (0, 200, 255)  # blue, green, red
 NOTICE_COLOUR = (190, 190, 190)
 LONGEST_NAME = 255  # bytes, of most file systems
@@ -531,6 +536,16 @@ class Format(NamedTuple):
     little_endian: bool
 
 
+class Xray(NamedTuple):
+    """A picture (height, width) uint8, bright = dense.
+
+    not_frontal_chest: why it is no frontal chest X-ray by its header, else "".
+    """
+
+    picture: np.ndarray
+    not_frontal_chest: str
+
+
 class LookupTable(NamedTuple):
     """entries (n,): what the value `first`, and those that follow it, become."""
 
@@ -558,12 +573,12 @@ class GrayRules(NamedTuple):
     signed: bool
 
 
-def read_xray(path: Path) -> np.ndarray:
-    """Picture (height, width) uint8, bright = dense. Refused with the reason otherwise."""
+def read_xray(path: Path) -> Xray:
+    """The picture, and what the file says of it. Refused with the reason otherwise."""
     try:
         content = Path(path).read_bytes()
         if content.startswith(PICTURE_STARTS):
-            return read_picture(content)
+            return Xray(read_picture(content), "")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid UIDs, ages without unit: harmless, and common
             return read_dicom(content)
@@ -708,7 +723,7 @@ def walk_jpeg(content: bytes) -> Iterator[tuple[int, bytes]]:
             at = following.start()
 
 
-def read_dicom(content: bytes) -> np.ndarray:
+def read_dicom(content: bytes) -> Xray:
     try:
         import pydicom  # not needed for PNGs and JPEGs
     except ImportError as error:
@@ -742,7 +757,22 @@ def read_dicom(content: bytes) -> np.ndarray:
     else:
         stored = used_bits(unpack_native(dataset, pixels), pixels)
     rules = read_gray_rules(dataset, pixels)
-    return by_level(stored, lambda levels, present: shade(levels, present, rules))
+    picture = by_level(stored, lambda levels, present: shade(levels, present, rules))
+    return Xray(picture, why_not_frontal_chest(dataset))
+
+
+def why_not_frontal_chest(dataset: Any) -> str:
+    """As in cxr/images/header.py; what the header does not say is no reason."""
+    modality = read_code(dataset, "Modality")
+    body_part = read_code(dataset, "BodyPartExamined")
+    view = read_code(dataset, "ViewPosition")
+    if modality and modality not in X_RAYS:
+        return f"the modality is {modality}, and X-rays are {', '.join(X_RAYS)}"
+    if body_part and not any(word in body_part for word in CHEST_WORDS):
+        return f"the body part is {body_part}"
+    if view in SIDE_VIEWS or any(word in view for word in SIDE_WORDS):
+        return f"the view is {view}, which is not frontal"
+    return ""
 
 
 def refuse_bomb(content: bytes) -> None:
@@ -1114,7 +1144,7 @@ def find_files(paths: Sequence[str], out: Path) -> list[tuple[str, Path]]:
 
 
 def make_entry(
-    name: str, picture: np.ndarray, prediction: dict[str, np.ndarray], settings: dict[str, Any]
+    name: str, xray: Xray, prediction: dict[str, np.ndarray], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The entry of a file in predictions.json."""
     kept = prediction["kept"]
@@ -1126,11 +1156,12 @@ def make_entry(
     ):
         boxes.append({"label": settings["classes"][label], "score": score, "box": box})
     probabilities = prediction["category"].astype(float).round(6).tolist()
-    height, width = picture.shape
+    height, width = xray.picture.shape
     return {
         "file": printable(name),
         "width": width,
         "height": height,
+        "not_frontal_chest": xray.not_frontal_chest,
         "image_classes": dict(zip(settings["image_classes"], probabilities)),
         "boxes": boxes,
     }
@@ -1298,14 +1329,18 @@ def write_tables(
     """predictions.csv, failed.csv and predictions.json."""
     classes = [f"p_{name}" for name in settings["image_classes"]]
     rows: list[list[Any]] = [
-        ["file", "width", "height", *classes, "label", "score", "x1", "y1", "x2", "y2"]
+        [
+            *("file", "width", "height", *classes, "label", "score", "x1", "y1", "x2", "y2"),
+            "not_frontal_chest",
+        ]
     ]
     for entry in entries:
         facts = [entry["file"], entry["width"], entry["height"], *entry["image_classes"].values()]
+        mark = entry["not_frontal_chest"]
         for box in entry["boxes"]:
-            rows.append([*facts, box["label"], box["score"], *box["box"]])
+            rows.append([*facts, box["label"], box["score"], *box["box"], mark])
         if not entry["boxes"]:
-            rows.append([*facts, "", "", "", "", "", ""])
+            rows.append([*facts, "", "", "", "", "", "", mark])
     write(out / "predictions.csv", as_csv(rows))
     write(out / "failed.csv", as_csv([("file", "reason"), *failed]))
     content = {"model": settings["name"], "images": list(entries)}
@@ -1377,6 +1412,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_tables(args.out, entries, failed, predictor.settings)
     table = args.out / "predictions.csv"
     print(f"{len(entries)} images predicted, {len(failed)} not readable: {table}")
+    others = sum(bool(entry["not_frontal_chest"]) for entry in entries)
+    if others:
+        print(f"{others} of them are no frontal chest X-rays by their headers, and marked so")
     if not entries:
         raise Refused(
             f"none of the {len(files)} files could be predicted: see {args.out / 'failed.csv'}"
@@ -1396,12 +1434,12 @@ def predict_file(
 ) -> dict[str, Any]:
     """{"entry": ...} of a file, or {"failed": why it cannot be read}; writes its overlay."""
     try:
-        picture = read_xray(path)
+        xray = read_xray(path)
     except Refused as error:
         return {"failed": str(error)}
-    entry = make_entry(name, picture, predictor(picture), predictor.settings)
+    entry = make_entry(name, xray, predictor(xray.picture), predictor.settings)
     if overlay is not None:
-        _, content = cv2.imencode(".png", draw(picture, entry))
+        _, content = cv2.imencode(".png", draw(xray.picture, entry))
         write(overlay, content.tobytes())
     return {"entry": entry}
 
@@ -1411,7 +1449,10 @@ def say(outcome: dict[str, Any]) -> None:
         print(outcome["failed"], file=sys.stderr, flush=True)
     else:
         entry = outcome["entry"]
-        print(f"{entry['file']}: {len(entry['boxes'])} boxes", flush=True)
+        mark = ""
+        if entry["not_frontal_chest"]:
+            mark = f" (no frontal chest X-ray: {entry['not_frontal_chest']})"
+        print(f"{entry['file']}: {len(entry['boxes'])} boxes{mark}", flush=True)
 
 
 if __name__ == "__main__":
@@ -1419,3 +1460,5 @@ if __name__ == "__main__":
         main()
     except Refused as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")

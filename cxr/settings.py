@@ -702,7 +702,7 @@ def check_values(settings: Settings) -> None:
         raise InputError(f"--frozen-stages must be 0 to 5, not {values['frozen_stages']}")
     has_weights = values["weights"] != "none" or values["start"] or values["pretrain"]
     if values["frozen_stages"] and not has_weights:
-        raise InputError("--frozen-stages would keep random weights: leave it out, or add --weights")
+        raise InputError("--frozen-stages keeps random weights as they are: leave it out")
     if values.get("aux_weight", 0) < 0:
         raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")
     if values["folds"] < 2:

@@ -271,7 +271,10 @@ def read_here(name):
             return picture
     else:
         from edge_predict import Refused as Sentence
-        from edge_predict import read_xray as read
+        from edge_predict import read_xray
+
+        def read(path):
+            return read_xray(path).picture
 
     for line in sys.stdin:
         path = json.loads(line)

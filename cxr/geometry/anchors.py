@@ -88,10 +88,10 @@ def flip_index(image_size: int, levels: tuple[int, ...], per_cell: int = PER_CEL
 
 @lru_cache(16)
 def scale_index(
-    image_size: int, larger: int, levels: tuple[int, ...], octave_thirds: int
+    image_size: int, content: int, canvas: int, levels: tuple[int, ...], octave_thirds: int
 ) -> Tensor:
-    """Index (A,) into the anchors of the same image scaled to the side `larger` = about
-    image_size * 2^(octave_thirds / 3).
+    """Index (A,) into the anchors of a canvas with the same image at its upper left, scaled to the
+    side `content` = about image_size * 2^(octave_thirds / 3).
 
     Each anchor finds, in the scaled image, the anchor of the same ratio whose size changed by the
     same factor (one step of the three scales per third of an octave) and whose cell holds the
@@ -114,13 +114,13 @@ def scale_index(
 
     # The cell there that holds the scaled centre.
     centre, _ = centre_size(anchors)
-    cell = (centre * (larger / image_size) / 2 ** level_there[:, None]).long().clamp(min=0)
-    cells = larger // 2**level_there
+    cell = (centre * (content / image_size) / 2 ** level_there[:, None]).long().clamp(min=0)
+    cells = canvas // 2**level_there
     column = torch.minimum(cell[:, 0], cells - 1)
     row = torch.minimum(cell[:, 1], cells - 1)
 
     # Where its level begins in the list of all anchors.
-    counts = torch.tensor([count_anchors(larger, level) for level in levels])
+    counts = torch.tensor([count_anchors(canvas, level) for level in levels])
     level_starts = counts.cumsum(0) - counts
     start = level_starts[level_there - levels[0]]
     return start + (row * cells + column) * PER_CELL + scale_there * len(RATIOS) + ratio

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from cxr.networks.input_scale import IMAGENET_SCALE, InputScale
 from cxr.system.errors import InputError
 
+STRIDE = 32  # of the coarsest map; sides of images are multiples of it
+
 
 class Network(nn.Module):
     """Base of the detectors, U-Nets and classifiers; a subclass builds `encoder`.
@@ -106,7 +108,7 @@ def freeze_norms(module: nn.Module) -> None:
 
 def check_side(image_size: int) -> None:
     """Raises InputError for a size that five halvings do not leave whole."""
-    if image_size % 32 or image_size < 64:
+    if image_size % STRIDE or image_size < 64:
         raise InputError(
             f"--image-size {image_size} does not work: take a multiple of 32, at least 64"
         )

@@ -189,7 +189,7 @@ RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 )
 def test_dicoms_give_the_pictures_of_cxr(tmp_path, pixels, bits, tags):
     path = save(tmp_path / "x.dcm", make_dataset(pixels, bits, **tags))
-    np.testing.assert_array_equal(read_xray(path), read_image(path)[0])
+    np.testing.assert_array_equal(read_xray(path).picture, read_image(path)[0])
 
 
 def test_jpeg_inside_dicom_and_pictures(tmp_path):
@@ -204,13 +204,15 @@ def test_jpeg_inside_dicom_and_pictures(tmp_path):
     Image.fromarray(colour[..., :3]).save(tmp_path / "rgb.png")
     Image.fromarray(colour).save(tmp_path / "rgba.png")
     for path in sorted(tmp_path.iterdir()):
-        np.testing.assert_array_equal(read_xray(path), read_image(path)[0], err_msg=path.name)
+        np.testing.assert_array_equal(
+            read_xray(path).picture, read_image(path)[0], err_msg=path.name
+        )
 
 
 @needs_rsna
 @pytest.mark.parametrize("path", CHEST, ids=lambda path: path.stem[:8])
 def test_real_dicoms_give_the_pictures_of_cxr(path):
-    np.testing.assert_array_equal(read_xray(path), read_image(path)[0])
+    np.testing.assert_array_equal(read_xray(path).picture, read_image(path)[0])
 
 
 @pytest.mark.skipif(not SHARED, reason=f"no odd files at {ODD} (CXR_SHARED_DATA)")
@@ -218,7 +220,7 @@ def test_odd_files_are_read_as_by_cxr_or_refused():
     read = 0
     for path in SHARED:
         try:
-            picture = read_xray(path)
+            picture = read_xray(path).picture
         except Refused as error:
             assert str(path) in str(error)
             continue

@@ -36,7 +36,7 @@ def test_exported_files_agree_with_pytorch_and_predict(fcos, pipeline):
     report = json.loads((fcos / "merged.json").read_text())
     assert report["settings"]["head"] == "fcos"
     assert report["parity"]["pixels"] < 0.1
-    picture = read_xray(next(pipeline.source.glob("stage_2_test_images/*.dcm")))
+    picture = read_xray(next(pipeline.source.glob("stage_2_test_images/*.dcm"))).picture
     boxes = Predictor(fcos / "merged.onnx")(picture)
     assert len(boxes["boxes"]) == len(boxes["scores"]) == len(boxes["kept"])
     assert boxes["category"].sum() == pytest.approx(1, abs=1e-4)

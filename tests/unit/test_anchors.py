@@ -115,13 +115,14 @@ def test_flip_index_pairs_mirrored_anchors():
 
 
 @pytest.mark.parametrize(
-    "image_size, larger, thirds", [(512, 640, 1), (512, 384, -1), (256, 256, 0), (256, 512, 3)]
+    "image_size, content, canvas, thirds",
+    [(512, 645, 704, 1), (512, 406, 448, -1), (256, 256, 256, 0), (256, 512, 512, 3)],
 )
-def test_scale_index_finds_the_same_place_and_size(image_size, larger, thirds):
+def test_scale_index_finds_the_same_place_and_size(image_size, content, canvas, thirds):
     levels = (3, 4, 5, 6)
-    index = scale_index(image_size, larger, levels, thirds)
+    index = scale_index(image_size, content, canvas, levels, thirds)
     centre, size = centre_size(make_anchors(image_size, levels))
-    there_centre, there_size = centre_size(make_anchors(larger, levels)[index])
+    there_centre, there_size = centre_size(make_anchors(canvas, levels)[index])
 
     # The smallest and largest anchors have no like.
     grown = size * 2 ** (thirds / 3)
@@ -133,11 +134,11 @@ def test_scale_index_finds_the_same_place_and_size(image_size, larger, thirds):
     there_ratio = there_size[:, 1] / there_size[:, 0]
     assert torch.allclose(there_ratio, size[:, 1] / size[:, 0], rtol=1e-4)
     stride = there_size.prod(1).sqrt() / 4  # at least that of the level
-    away = (there_centre - centre * larger / image_size).abs()
+    away = (there_centre - centre * content / image_size).abs()
     assert (away <= stride[:, None] / 2 + 1e-3).all()
 
 
 def test_scale_index_of_the_same_size_changes_nothing():
     anchors = make_anchors(256, (3, 4, 5, 6))
-    index = scale_index(256, 256, (3, 4, 5, 6), 0)
+    index = scale_index(256, 256, 256, (3, 4, 5, 6), 0)
     assert torch.equal(index, torch.arange(len(anchors)))

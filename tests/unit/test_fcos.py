@@ -20,6 +20,7 @@ from cxr.methods.detector.fcos import (
     encode_distances,
     true_centreness,
 )
+from cxr.methods.detector.heads import frame_of
 from cxr.methods.detector.image_scorer import RsnaMap
 from cxr.methods.detector.method import Detector
 from cxr.methods.detector.records import Params, detect
@@ -272,13 +273,13 @@ def test_a_scaled_view_is_undone(thirds, mirrored, side):
     box = torch.tensor([[200.0, 180, 200 + side, 180 + 1.2 * side]])
     view = View(thirds, mirrored)
     images = torch.zeros(1, 1, image_size, image_size, dtype=torch.uint8)
-    view_side = DETECTOR.apply_view(images, view, model).shape[-1]
-    seen = box * (view_side / image_size)
+    frame = frame_of(view, model)
+    assert DETECTOR.apply_view(images, view, model).shape[-1] == frame.canvas
+    seen = box * (frame.content / image_size)
     if mirrored:
-        seen = torch.stack(
-            [view_side - seen[:, 2], seen[:, 1], view_side - seen[:, 0], seen[:, 3]], 1
-        )
-    matcher = PointMatcher(view_side, model.levels)
+        right = frame.content
+        seen = torch.stack([right - seen[:, 2], seen[:, 1], right - seen[:, 0], seen[:, 3]], 1)
+    matcher = PointMatcher(frame.canvas, model.levels)
     target = matcher(seen, torch.tensor([0]))
     points = len(matcher.points)
     scores = torch.full((1, points, 2), -9.0)

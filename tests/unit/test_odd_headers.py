@@ -37,7 +37,11 @@ def read_by_cxr(path):
     return image
 
 
-@pytest.fixture(params=[read_by_cxr, edge_predict.read_xray], ids=["cxr", "edge"])
+def read_by_edge(path):
+    return edge_predict.read_xray(path).picture
+
+
+@pytest.fixture(params=[read_by_cxr, read_by_edge], ids=["cxr", "edge"])
 def read(request):
     return request.param
 

@@ -12,9 +12,8 @@ from cxr.geometry.boxes import box_iou, centre_size
 from cxr.methods.base import VIEW_SETS, ImageFacts, Labels, View
 from cxr.methods.detector.heads import ViewOutputs
 from cxr.methods.detector.method import Detector
+from cxr.methods.views import ViewFrame, view_frame
 from cxr.settings import DetectorSettings, make_settings
-from cxr.system.errors import InputError
-from cxr.tasks import TASKS
 
 SIDE = 192
 DETECTOR = Detector()
@@ -32,7 +31,8 @@ SETTINGS = make_settings(
 )
 VIEWS = VIEW_SETS["flip+scale"]
 LEVELS = parse_levels("3-6")
-SIDES = {0: 256, 1: 320, -1: 192}  # of the views of 256 pixels, by their thirds of an octave
+# Of the views of 256 pixels, by their thirds of an octave: sides of the image and of its canvas.
+FRAMES = {0: ViewFrame(256, 256), 1: ViewFrame(323, 384), -1: ViewFrame(203, 256)}
 BOX = torch.tensor([60.0, 80, 150, 190])
 
 
@@ -134,11 +134,13 @@ def test_every_view_shows_the_whole_image(view):
     image = torch.zeros(1, 1, 256, 256, dtype=torch.uint8)
     image[..., 80:190, 60:150] = 255
     shown = DETECTOR.apply_view(image, view, bare_model())
-    side = shown.shape[-1]
-    assert side == SIDES[view.thirds]
-    x1, y1, x2, y2 = box_in_view(BOX, view, side).round().int().tolist()
+    frame = FRAMES[view.thirds]
+    assert shown.shape[-2:] == (frame.canvas, frame.canvas)
+    x1, y1, x2, y2 = box_in_view(BOX, view, frame.content).round().int().tolist()
     assert shown[..., y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].min() > 250
-    assert float(shown.float().mean()) == pytest.approx(float(image.float().mean()), rel=0.01)
+    content = shown[..., : frame.content, : frame.content].float()
+    assert float(content.mean()) == pytest.approx(float(image.float().mean()), rel=0.01)
+    assert content.sum() == pytest.approx(shown.float().sum())
 
 
 def box_in_view(box, view, side):
@@ -155,8 +157,8 @@ def test_every_view_is_undone(view):
     """The box of a perfect network comes back from every view, with scores like those without a
     view."""
     model = bare_model()
-    side = SIDES[view.thirds]
-    outputs = perfect_outputs(box_in_view(BOX, view, side), side, LEVELS)
+    frame = FRAMES[view.thirds]
+    outputs = perfect_outputs(box_in_view(BOX, view, frame.content), frame.canvas, LEVELS)
     undone = DETECTOR.undo_view(outputs, view, model)
     decoded = decode_boxes(every_delta(undone)[0], model.anchors)
     assert torch.allclose(decoded, BOX.expand(len(model.anchors), 4), atol=0.05)
@@ -167,18 +169,15 @@ def test_every_view_is_undone(view):
     assert torch.allclose(undone.category, torch.full((1, 3), 1 / 3))
 
 
-def test_a_view_that_would_be_too_small(network):
-    sentence = "192 pixels to 128, and the network needs 192: use --tta flip"
-    with pytest.raises(InputError, match=sentence):
-        DETECTOR.apply_view(random_images(1), View(-1), network)
-
-
-def test_a_view_that_would_be_too_small_is_refused_before_the_training():
-    rsna = TASKS["rsna"]
-    values = {"image_size": 192, "levels": "3-5", "tta": "flip+scale"}
-    with pytest.raises(InputError, match="use --tta flip"):
-        rsna.check(rsna.settings_of(values))
-    rsna.check(rsna.settings_of(values | {"image_size": 256}))
+@pytest.mark.parametrize("image_size", [192, 224, 256, 384, 512])
+@pytest.mark.parametrize("thirds", [-1, 0, 1])
+def test_views_are_as_large_as_they_say(image_size, thirds):
+    """x1.26 and /1.26 to a pixel, whatever the stride; the canvas is a multiple of it."""
+    frame = view_frame(image_size, View(thirds), 64, smallest=192)
+    assert abs(frame.content - image_size * 2 ** (thirds / 3)) <= 0.5
+    assert frame.content <= frame.canvas < max(frame.content, 192) + 64
+    assert frame.canvas % 64 == 0
+    assert frame.canvas >= 192
 
 
 # --- merging

@@ -17,8 +17,9 @@ from cxr.methods.classifier.losses import classifier_loss
 from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.pseudo_labels import add_classes
 from cxr.methods.segmenter.losses import TERMS, parse_terms
+from cxr.methods.views import show_view, view_frame
 from cxr.networks.classifier import ImageClassifier
-from cxr.networks.network import Network, check_side
+from cxr.networks.network import STRIDE, Network, check_side
 from cxr.settings import Settings
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime
@@ -95,13 +96,7 @@ class Classifier(Method):
         return add_classes(table, predictions)
 
     def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
-        del model
-        axes = []
-        if view.mirrored:
-            axes.append(-1)
-        if view.upside_down:
-            axes.append(-2)
-        return images.flip(axes)
+        return show_view(images, view, view_frame(model.image_size, view, STRIDE))
 
     def undo_view(self, outputs: Outputs, view: View, model: Network) -> Tensor:
         """Probabilities (B, C): there is nothing to turn back in a class."""

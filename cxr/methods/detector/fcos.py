@@ -20,8 +20,9 @@ from cxr.data.batch import Batch, TargetMaker
 from cxr.geometry.anchors import STD, encode_boxes, flip_index, parse_levels
 from cxr.geometry.boxes import centre_size
 from cxr.methods.base import Outputs, View
-from cxr.methods.detector.heads import Head, ViewOutputs, view_side
+from cxr.methods.detector.heads import Head, ViewOutputs, frame_of
 from cxr.methods.detector.losses import class_loss_sums, image_divisors
+from cxr.methods.views import ViewFrame
 from cxr.networks.detector import DetectorNetwork
 from cxr.networks.fcos import Fcos, make_point_squares, point_levels
 from cxr.settings import Settings
@@ -115,20 +116,21 @@ class FcosHead(Head):
         return encode_distances(outputs["distances"], model.anchors)
 
     def undo_view(self, outputs: Outputs, view: View, model: DetectorNetwork) -> ViewOutputs:
-        side = view_side(model.image_size, model.levels, view.thirds)
+        frame = frame_of(view, model)
+        side = model.image_size
         scores = self.scores(outputs)
-        points, _ = centre_size(make_point_squares(side, model.levels))
+        points, _ = centre_size(make_point_squares(frame.canvas, model.levels))
         boxes = boxes_about(points.to(scores.device), outputs["distances"])
+        if view.thirds:
+            seen_at = find_points(scores, frame, view.thirds, model)
+            image = torch.arange(len(scores), device=scores.device)[:, None]
+            scores = scores[image, seen_at]
+            boxes = boxes[image, seen_at] * (side / frame.content)
         if view.mirrored:
             index = flip_index(side, model.levels, 1).to(scores.device)
             x1, y1, x2, y2 = boxes[:, index].unbind(-1)
             boxes = torch.stack([side - x2, y1, side - x1, y2], -1)
             scores = scores[:, index]
-        if view.thirds:
-            seen_at = find_points(scores, side, view.thirds, model)
-            image = torch.arange(len(scores), device=scores.device)[:, None]
-            scores = scores[image, seen_at]
-            boxes = boxes[image, seen_at] * (model.image_size / side)
         return ViewOutputs(
             scores=scores,
             category=outputs["category"].softmax(-1),
@@ -181,29 +183,31 @@ def true_centreness(distances: Tensor) -> Tensor:
     return (nearer / farther).prod(-1).sqrt()
 
 
-def find_points(scores: Tensor, side: int, thirds: int, model: DetectorNetwork) -> Tensor:
+def find_points(scores: Tensor, frame: ViewFrame, thirds: int, model: DetectorNetwork) -> Tensor:
     """Where in a scaled view each of the image's points is seen best, (B, P).
 
     At the same place, on the same level or on the next: of a larger view the coarser one, since
-    some of the boxes have outgrown their level. scores: of the view, whose side this is.
+    some of the boxes have outgrown their level. scores: of the view.
     """
     next_step = 1 if thirds > 0 else -1
-    same = scaled_points(model.image_size, side, model.levels, 0).to(scores.device)
-    beside = scaled_points(model.image_size, side, model.levels, next_step).to(scores.device)
+    same = scaled_points(model.image_size, frame, model.levels, 0).to(scores.device)
+    beside = scaled_points(model.image_size, frame, model.levels, next_step).to(scores.device)
     best = scores.amax(-1)
     return torch.where(best[:, beside] > best[:, same], beside, same)
 
 
-def scaled_points(image_size: int, side: int, levels: tuple[int, ...], level_step: int) -> Tensor:
-    """Number (P,), among the points of a view of this side, of the one that is nearest to each of
-    the image's points, `level_step` levels higher or at the end of the pyramid."""
+def scaled_points(
+    image_size: int, frame: ViewFrame, levels: tuple[int, ...], level_step: int
+) -> Tensor:
+    """Number (P,), among the points of a view's canvas, of the one that is nearest to each of the
+    image's points, `level_step` levels higher or at the end of the pyramid."""
     centre, _ = centre_size(make_point_squares(image_size, levels))
     level = point_levels(image_size, levels) + level_step
     level = level.clamp(levels[0], levels[-1])
-    cells = side // 2**level
-    cell = (centre * (side / image_size) / 2 ** level[:, None]).long()
+    cells = frame.canvas // 2**level
+    cell = (centre * (frame.content / image_size) / 2 ** level[:, None]).long()
     column = torch.minimum(cell[:, 0], cells - 1)
     row = torch.minimum(cell[:, 1], cells - 1)
-    counts = torch.tensor([(side // 2**each) ** 2 for each in levels])
+    counts = torch.tensor([(frame.canvas // 2**each) ** 2 for each in levels])
     level_starts = counts.cumsum(0) - counts
     return level_starts[level - levels[0]] + row * cells + column

@@ -24,9 +24,10 @@ from cxr.geometry.boxes import centre_size
 from cxr.geometry.detections import Detections
 from cxr.methods.base import ImageFacts, Labels, Outputs, View
 from cxr.methods.detector.records import Candidates, QuickDetections
+from cxr.methods.views import ViewFrame, view_frame
 from cxr.networks.detector import DetectorNetwork
+from cxr.networks.network import STRIDE
 from cxr.settings import Settings
-from cxr.system.errors import InputError
 
 QUICK_FLOOR = 0.005  # score of a location for the figures after an epoch
 QUICK_CANDIDATES = 100  # of an image and class
@@ -284,14 +285,7 @@ def to_original(lengths: Tensor, scale: np.ndarray) -> np.ndarray:
     return (lengths.cpu().numpy() * scale).astype(np.float32)
 
 
-def view_side(image_size: int, levels: tuple[int, ...], thirds: int) -> int:
-    """Side of a view in pixels: image_size * 2^(thirds / 3), to the next multiple of the coarsest
-    stride. Raises InputError where the network could not see such a small one."""
-    stride = max(2 ** levels[-1], 32)
-    side = round(image_size * 2 ** (thirds / 3) / stride) * stride
-    if side < SMALLEST_VIEW:
-        raise InputError(
-            f"--tta flip+scale would shrink images of {image_size} pixels to {side}, and the "
-            f"network needs {SMALLEST_VIEW}: use --tta flip"
-        )
-    return side
+def frame_of(view: View, model: DetectorNetwork) -> ViewFrame:
+    """The frame of a view of a detector's images."""
+    stride = max(2 ** model.levels[-1], STRIDE)
+    return view_frame(model.image_size, view, stride, SMALLEST_VIEW)

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch.nn.functional as F
 from torch import Tensor
 
 from cxr.data.augmentation import BOX_AUGMENTATIONS
@@ -18,10 +17,11 @@ from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
 from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
 from cxr.methods.detector.fcos import FcosHead
-from cxr.methods.detector.heads import Head, MergedLocations, ViewOutputs, view_side
+from cxr.methods.detector.heads import Head, MergedLocations, ViewOutputs, frame_of
 from cxr.methods.detector.losses import global_loss
 from cxr.methods.detector.records import Candidates, QuickDetections
 from cxr.methods.detector.retinanet import RetinaNetHead
+from cxr.methods.views import show_view
 from cxr.networks.detector import DetectorNetwork, check_levels
 from cxr.networks.heads import check_channels
 from cxr.networks.network import Network
@@ -56,8 +56,6 @@ class Detector(Method):
         levels = parse_levels(method.levels)
         check_levels(image_size, levels)
         check_channels(method.channels, method.head_norm)
-        if settings.prediction.tta == "flip+scale":
-            view_side(image_size, levels, -1)
 
     def used_labels(self, settings: Settings, labels: Labels) -> Labels:
         count = settings.method.classes or len(labels.classes)
@@ -115,12 +113,7 @@ class Detector(Method):
         return head_of(settings).quick_predictions(outputs, batch, as_detector(model), settings)
 
     def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
-        if view.thirds:
-            side = view_side(model.image_size, as_detector(model).levels, view.thirds)
-            images = F.interpolate(
-                images.float(), size=(side, side), mode="bilinear", antialias=True
-            )
-        return images.flip(-1) if view.mirrored else images
+        return show_view(images, view, frame_of(view, as_detector(model)))
 
     def raw_outputs(self, model: Network, images: Tensor) -> Outputs:
         network = as_detector(model)

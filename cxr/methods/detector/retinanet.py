@@ -17,9 +17,10 @@ from cxr.geometry.anchors import (
     scale_index,
 )
 from cxr.methods.base import Outputs, View
-from cxr.methods.detector.heads import Head, ViewOutputs, view_side
+from cxr.methods.detector.heads import Head, ViewOutputs, frame_of
 from cxr.methods.detector.losses import detection_loss
 from cxr.methods.detector.matching import Matcher
+from cxr.methods.views import ViewFrame
 from cxr.networks.detector import DetectorNetwork
 from cxr.networks.retinanet import RetinaNet
 from cxr.settings import Settings
@@ -51,18 +52,17 @@ class RetinaNetHead(Head):
         return outputs["deltas"]
 
     def undo_view(self, outputs: Outputs, view: View, model: DetectorNetwork) -> ViewOutputs:
-        side = view_side(model.image_size, model.levels, view.thirds)
-        # Of each anchor the one that stands for it in the view, and where the network has that.
-        standing_in = torch.arange(outputs["scores"].shape[1])
+        frame = frame_of(view, model)
+        # Of each anchor the one that stands for it in the view.
+        seen_at = torch.arange(len(model.anchors))
         if view.thirds:
-            standing_in = scale_index(model.image_size, side, model.levels, view.thirds)
-        seen_at = standing_in
+            seen_at = scale_index(model.image_size, *frame, model.levels, view.thirds)
         if view.mirrored:
-            seen_at = flip_index(side, model.levels)[standing_in]
+            seen_at = seen_at[flip_index(model.image_size, model.levels)]
         return ViewOutputs(
             scores=self.scores(outputs)[:, seen_at.to(outputs["scores"].device)],
             category=outputs["category"].softmax(-1),
-            deltas_at=ViewDeltas(outputs, view, model, side, standing_in, seen_at),
+            deltas_at=ViewDeltas(outputs, view, model, frame, seen_at),
         )
 
 
@@ -70,15 +70,13 @@ class RetinaNetHead(Head):
 class ViewDeltas:
     """Deltas of a view as those of the unchanged image's anchors.
 
-    side: of the view. standing_in, seen_at: (A,) the anchor of the view that stands for each of the
-    image, and that of the mirrored view.
+    seen_at: (A,) the anchor of the view that stands for each of the image.
     """
 
     outputs: Outputs
     view: View
     model: DetectorNetwork
-    side: int
-    standing_in: Tensor
+    frame: ViewFrame
     seen_at: Tensor
 
     def __call__(self, image: Tensor, location: Tensor) -> Tensor:
@@ -88,11 +86,14 @@ class ViewDeltas:
             deltas = model.box_outputs_at(self.outputs["maps"], image, seen)
         else:
             deltas = self.outputs["deltas"][image, seen]
+        if self.view.thirds:
+            # As deltas from the image's own anchors, or from those of the mirrored image.
+            anchors = make_anchors(self.frame.canvas, model.levels)[seen]
+            boxes = decode_boxes(deltas, anchors.to(deltas.device))
+            boxes = boxes * (model.image_size / self.frame.content)
+            if self.view.mirrored:
+                location = flip_index(model.image_size, model.levels)[location]
+            deltas = encode_boxes(boxes, model.anchors[location.to(model.anchors.device)])
         if self.view.mirrored:
             deltas = deltas * deltas.new_tensor([-1, 1, 1, 1])
-        if self.view.thirds:
-            anchors = make_anchors(self.side, model.levels)[self.standing_in[location]]
-            boxes = decode_boxes(deltas, anchors.to(deltas.device))
-            boxes = boxes * (model.image_size / self.side)
-            deltas = encode_boxes(boxes, model.anchors[location.to(model.anchors.device)])
         return deltas

@@ -29,7 +29,8 @@ from cxr.methods.segmenter.losses import mask_loss, parse_terms
 from cxr.methods.segmenter.mean_teacher import MeanTeacher, teacher_decay
 from cxr.methods.segmenter.records import MaskPrediction, pack_picture
 from cxr.methods.segmenter.scorer import QuickMask, quick_counts
-from cxr.networks.network import Network, check_side
+from cxr.methods.views import show_view, view_frame
+from cxr.networks.network import STRIDE, Network, check_side
 from cxr.networks.unet import UNet
 from cxr.settings import Settings
 from cxr.system.errors import InputError
@@ -126,22 +127,18 @@ class Segmenter(Method):
         return add_masks(table, predictions)
 
     def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
-        del model
-        if view.thirds:
-            side = max(1, round(images.shape[-1] * 2 ** (view.thirds / 3) / 32)) * 32
-            images = F.interpolate(
-                images.float(), size=(side, side), mode="bilinear", antialias=True
-            )
-        return images.flip(-1) if view.mirrored else images
+        return show_view(images, view, view_frame(model.image_size, view, STRIDE))
 
     def undo_view(self, outputs: Outputs, view: View, model: Network) -> MaskOutput:
-        masks = outputs["mask"].float().sigmoid()
-        if view.mirrored:
-            masks = masks.flip(-1)
+        content = view_frame(model.image_size, view, STRIDE).content
+        logits = outputs["mask"].float()[..., :content, :content]
+        masks = logits.sigmoid()
         if view.thirds:
             size = (model.image_size, model.image_size)
             masks = F.interpolate(masks, size=size, mode="bilinear", antialias=True)
-        return MaskOutput(masks[:, 0], image_scores(outputs))
+        if view.mirrored:
+            masks = masks.flip(-1)
+        return MaskOutput(masks[:, 0], image_scores(outputs | {"mask": logits}))
 
     def merge(self, outputs: Iterable[MaskOutput], settings: Settings) -> list[MaskOutput]:
         """Mean probabilities of each image: of its pixels (S, S), of the image ().
