@@ -46,6 +46,12 @@ def read_csv(
     return table[list(columns)].apply(lambda column: column.str.strip())
 
 
+def to_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with numbers for its texts, NaN for what is none. A decimal comma is a point."""
+    points = table.apply(lambda column: column.str.replace(",", ".", regex=False))
+    return points.apply(pd.to_numeric, errors="coerce")
+
+
 def _separator(path: Path) -> str:
     """What stands between the names of the columns in the first line."""
     with open(path, encoding="utf-8-sig") as file:

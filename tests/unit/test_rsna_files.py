@@ -103,6 +103,17 @@ def test_files_of_a_spreadsheet_program(folder):
         assert table.drop(columns="path").equals(usual.drop(columns="path"))
 
 
+def test_decimal_commas(folder):
+    path = folder / "stage_2_train_labels.csv"
+    expected = read_rsna(folder).train
+    text = path.read_text().replace(",", ";").replace(".", ",")
+    assert "264,0" in text
+    path.write_text(text)
+    assert read_rsna(folder).train.equals(expected)
+    path.write_text(text.replace("264,0", "264,5"))
+    assert json.loads(read_rsna(folder).train.boxes[1])[0] == [264.5, 152, 477.5, 531]
+
+
 def test_ids_that_are_written_otherwise(folder):
     for path in folder.glob("stage_2_train_images/*.dcm"):
         path.rename(path.with_stem("00" + path.stem))

@@ -28,7 +28,7 @@ from cxr.datasets.covid.submission import IMAGE, STUDY, read_covid_submission
 from cxr.datasets.prediction_strings import parse_predictions
 from cxr.metrics.studies import ALL_CLASSES, OPACITY
 from cxr.system.errors import InputError
-from cxr.system.tables import read_csv
+from cxr.system.tables import read_csv, to_numbers
 
 CLASSES = (
     "Negative for Pneumonia",
@@ -110,7 +110,7 @@ def make_study_table(images: pd.DataFrame, files: Mapping[str, Path]) -> pd.Data
 def read_study_classes(path: Path) -> pd.Series:
     """Series study_id -> class. InputError where a study has not exactly one class."""
     table = read_csv(path, ["id", *CLASSES])
-    values = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce").to_numpy()
+    values = to_numbers(table[list(CLASSES)]).to_numpy()
     has_one_class = np.isin(values, (0, 1)).all(axis=1) & (values.sum(axis=1) == 1)
     wrong = ~has_one_class | ~table["id"].str.endswith(STUDY) | table["id"].duplicated()
     if wrong.any():

@@ -26,7 +26,7 @@ from cxr.datasets.prediction_strings import find_box_fault
 from cxr.datasets.submission_ids import check_ids
 from cxr.system.disk import read_json
 from cxr.system.errors import InputError
-from cxr.system.tables import read_csv
+from cxr.system.tables import read_csv, to_numbers
 
 CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 BOX_CLASSES = ("Lung Opacity",)
@@ -111,7 +111,7 @@ def read_annotations(path: Path, notes: list[str]) -> Annotations:
     """Boxes and targets of the label file. Boxes of no size are left out, with a note."""
     columns = ["x", "y", "width", "height", "Target"]
     table = read_csv(path, ["patientId", *columns])
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
+    numbers = to_numbers(table[columns])
     is_text = (numbers.isna() & table[columns].notna()).any(axis=1)
     unreadable = is_text | ~numbers["Target"].isin([0, 1])
     if unreadable.any():

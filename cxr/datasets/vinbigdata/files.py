@@ -18,7 +18,7 @@ from cxr.datasets import prediction_strings as strings
 from cxr.datasets.submission_ids import check_ids
 from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.system.errors import InputError
-from cxr.system.tables import read_csv
+from cxr.system.tables import read_csv, to_numbers
 
 FINDINGS = (
     "Aortic enlargement",
@@ -74,7 +74,7 @@ def read_vinbigdata(input_dir: Path, fuse: bool) -> Tables:
 def read_marks(path: Path) -> pd.DataFrame:
     """Rows of train.csv: image_id, rad_id, class_id (int) and CORNERS in original pixels."""
     table = read_csv(path, ["image_id", "rad_id", "class_id", *CORNERS])
-    numbers = table[["class_id", *CORNERS]].apply(pd.to_numeric, errors="coerce")
+    numbers = to_numbers(table[["class_id", *CORNERS]])
     is_finding = numbers["class_id"].isin(range(NO_FINDING))
     is_box = numbers[CORNERS].notna().all(axis=1)
     wrong = (numbers["class_id"] != NO_FINDING) & ~(is_finding & is_box)
