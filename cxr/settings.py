@@ -347,6 +347,9 @@ class DetectorSettings(MethodSettings):
     nms_iou: float = setting(
         0.05, "boxes of a class that overlap more are one finding; opacities hardly overlap"
     )
+    try_nms_iou: tuple[str, ...] = setting(
+        (), "such overlaps that step 05 tries in place of --nms-iou, fitted like the thresholds"
+    )
     candidate_floor: float = setting(
         0.01, "score above which step 04 keeps an anchor for step 05, which uses those above 0.025"
     )

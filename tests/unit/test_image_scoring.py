@@ -9,7 +9,12 @@ from test_search import GATE_WEIGHTS, make_case
 
 from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.methods.base import Judging, Labels
-from cxr.methods.detector.image_scorer import RsnaMap, judge_images, score_images
+from cxr.methods.detector.image_scorer import (
+    RsnaMap,
+    grid_of,
+    judge_images,
+    score_images,
+)
 from cxr.methods.detector.records import Params, QuickDetections, detect
 from cxr.methods.detector.search import Grid
 from cxr.metrics.kaggle_map import image_score
@@ -136,3 +141,11 @@ def test_scores_after_an_epoch():
     scores = SCORER.quick_score(predictions, pd.DataFrame([row]), settings_with(), LABELS)
     assert scores["metric"] == 1
     assert 0.3 <= scores["threshold"] < 0.9
+
+
+def test_overlaps_that_are_tried():
+    """The gate's and the overlap's values are those of the settings; one overlap without --try."""
+    assert grid_of(judging_of(1, nms_iou=0.3)).nms_iou == (0.3,)
+    grid = grid_of(judging_of(1, try_nms_iou=("0.05", "0,2"), global_weight=0.0))
+    assert grid.nms_iou == (0.05, 0.2)
+    assert grid.gate == (False,)

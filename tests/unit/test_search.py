@@ -34,6 +34,7 @@ SMALL = Grid(
     (False, True),
     (False, True),
     (0.1, 0.6, 1.0, 1.5, 2.0, 3.0),
+    nms_iou=(0.05, 0.5),
 )
 PLAIN = FittingUnit(0, 0, False)
 
@@ -112,9 +113,9 @@ def test_combinations_of_some_units_only(cases, tally):
 
 
 def test_base_reaches_the_detection(cases):
-    grid = replace(SMALL, base=Params(nms_iou=0.6, score_floor=0.3, wbf_iou=0.7))
+    grid = replace(SMALL, base=Params(score_floor=0.3, wbf_iou=0.7), nms_iou=(0.6,))
     means = search(cases, grid, GATE_WEIGHTS).means()
-    for index in ((0, 0, 0, 0, 0, 0), (1, 1, 1, 1, 1, 2), (0, 1, 1, 0, 0, 1)):
+    for index in ((0,) * 7, (0, 1, 1, 1, 1, 1, 2), (0, 0, 1, 1, 0, 0, 1)):
         params = grid.params(index)
         assert params.nms_iou == 0.6
         assert means[index] == pytest.approx(plain_score(cases, params), abs=1e-9)
@@ -126,8 +127,8 @@ def test_default_grid_is_the_promised_one():
     assert grid.threshold[0] == 0.05
     assert grid.threshold[-1] == 4.0
     assert np.prod(grid.shape) >= 500
-    assert grid.params((0,) * 6) == Params(threshold=0.05)
-    for index in ((0,) * 6, (4, 5, 1, 1, 1, 39), (2, 3, 0, 1, 0, 17)):
+    assert grid.params((0,) * 7) == Params(threshold=0.05)
+    for index in ((0,) * 7, (0, 4, 5, 1, 1, 1, 39), (0, 2, 3, 0, 1, 0, 17)):
         assert grid.index(grid.params(index)) == index
     with pytest.raises(ValueError):
         grid.index(Params(threshold=0.51))
@@ -140,7 +141,7 @@ def hand_tally(scores, count=10):
     """
     tables = {}
     for unit, of_unit in scores.items():
-        table = np.array(of_unit, float).reshape(2, 1, 1, 1, 1, -1)
+        table = np.array(of_unit, float).reshape(1, 2, 1, 1, 1, 1, -1)
         tables[unit] = np.stack([table * count, np.full(table.shape, count)])
         thresholds = tuple(1.15 ** np.arange(table.shape[-1]))
     grid = Grid((-0.5, 1.6), (1.0,), ("nms",), (False,), (False,), thresholds)
@@ -181,7 +182,7 @@ def test_a_score_equal_to_the_threshold_is_not_kept():
 
 def test_fit_on_nothing_is_the_plainest():
     nothing = search([], SMALL, GATE_WEIGHTS)
-    assert fit(nothing) == SMALL.params((0, 0, 0, 0, 0, 3))
+    assert fit(nothing) == SMALL.params((0, 0, 0, 0, 0, 0, 3))
     outcome = nested(nothing)
     assert outcome.score == 0.0
     assert outcome.counted == 0
@@ -291,6 +292,9 @@ def test_sensitivity_moves_one_parameter_at_a_time(cases, tally):
     best = fit(tally)
     lines = sensitivity(tally, best)
     assert list(lines) == list(AXES)
+    assert list(sensitivity(tally.only(merge=("nms",)), replace(best, merge="nms"))) == [
+        axis for axis in AXES if axis != "merge"
+    ]
     assert [len(line) for line in lines.values()] == list(SMALL.shape)
     for axis, line in lines.items():
         for value, score in line:

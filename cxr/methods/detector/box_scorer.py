@@ -11,10 +11,28 @@ import numpy as np
 import pandas as pd
 
 from cxr.geometry.detections import TrueBoxes
+from cxr.images.header import to_number
 from cxr.methods.base import Labels, Scorer
 from cxr.methods.detector.records import BoxCase, Candidates
 from cxr.settings import Settings
 from cxr.system.errors import InputError
+
+
+def tried_overlaps(settings: Settings) -> list[float]:
+    """The overlaps of suppression that are searched: --try-nms-iou, or the one of --nms-iou.
+
+    Raises InputError for what is none.
+    """
+    method = settings.method
+    if not method.try_nms_iou:
+        return [method.nms_iou]
+    overlaps = []
+    for text in method.try_nms_iou:
+        number = to_number(text)
+        if number is None or not 0 <= number <= 1:
+            raise InputError(f"--try-nms-iou takes numbers between 0 and 1, not {text}")
+        overlaps.append(number)
+    return overlaps
 
 
 class BoxScorer(Scorer):

@@ -3,7 +3,7 @@ for each class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,8 +15,9 @@ from cxr.data.dataset import boxes_in_frame
 from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.geometry.frames import Frame
 from cxr.methods.base import Cases, Judging, Labels
-from cxr.methods.detector.box_scorer import BoxScorer
+from cxr.methods.detector.box_scorer import BoxScorer, tried_overlaps
 from cxr.methods.detector.records import (
+    BoxCase,
     Candidates,
     Params,
     QuickDetections,
@@ -40,6 +41,8 @@ from cxr.metrics.matching import ranked_hits
 from cxr.metrics.means import mean_known
 from cxr.metrics.pooled_boxes import RATES, BoxPool, ClassRanking, f1
 from cxr.settings import Settings
+
+ParamsOf = Callable[[BoxCase], Params]
 
 THRESHOLDS = np.round(np.arange(0.02, 0.97, 0.02), 2)
 # Threshold where nothing was fitted: more likely right than wrong, if scores were probabilities.
@@ -71,6 +74,17 @@ class KeptCounts(NamedTuple):
     missed: int
 
 
+class Overlap(NamedTuple):
+    """The overlap of suppression for new images, and {image_id: the one fitted without it}."""
+
+    final: float
+    held_out: Mapping[str, float]
+
+    def params_for(self, case: BoxCase) -> Params:
+        """Parameters that were not fitted on this image, where any were fitted."""
+        return params_of(self.held_out.get(case.candidates.image_id, self.final))
+
+
 class ClassAP(BoxScorer):
     """Mean over the box classes of their average precision at one IoU.
 
@@ -91,9 +105,8 @@ class ClassAP(BoxScorer):
         folds = judging.folds
         fit_on = judging.settings.judging.fit_on
         names = judging.labels.classes
-        nms_iou = judging.settings.method.nms_iou
-        params = Params(nms_iou=nms_iou, score_floor=0.0)  # low scores count in an AP
-        pool = self.pool_cases(cases, params, len(names))
+        overlap = self._choose_overlap(cases, tried_overlaps(judging.settings), len(names))
+        pool = self.pool_cases(cases, overlap.params_for, len(names))
         rankings = pool.classes()
 
         # Thresholds: for new images from all, for each fold from the others.
@@ -107,7 +120,7 @@ class ClassAP(BoxScorer):
             thresholds[image_id] = fitted[unit]
 
         # What they keep of images they were not fitted on, and how each class fares.
-        images, true, predicted = self._judge_images(cases, params, thresholds)
+        images, true, predicted = self._judge_images(cases, overlap.params_for, thresholds)
         intervals = class_intervals(rankings, pool.groups)
         rows = []
         for label, name in enumerate(names):
@@ -128,8 +141,8 @@ class ClassAP(BoxScorer):
             score=mean_known([row["ap"] for row in rows]),
             interval=intervals[-1],
             counted=len(images),
-            params={"threshold": dict(zip(names, final, strict=True)), "nms_iou": nms_iou},
-            detect=partial(all_detections, params=params),
+            params={"threshold": dict(zip(names, final, strict=True)), "nms_iou": overlap.final},
+            detect=partial(all_detections, params=params_of(overlap.final)),
             images=images,
             how=HOW.format(
                 images=describe_images(folds, fit_on, judging.settings.data.folds),
@@ -151,16 +164,36 @@ class ClassAP(BoxScorer):
             class_curves=class_curves,
         )
 
-    def pool_cases(self, cases: Cases, params: Params, class_count: int) -> BoxPool:
+    def _choose_overlap(self, cases: Cases, tried: Sequence[float], class_count: int) -> Overlap:
+        """The overlap of suppression with the highest mean AP: of all images, and for the images
+        of each fold of the others."""
+        if len(tried) == 1:
+            return Overlap(tried[0], {})
+        rankings = {}
+        for value in tried:
+            pool = self.pool_cases(cases, Overlap(value, {}).params_for, class_count)
+            rankings[value] = pool.classes()
+        units = held_out_units(pool.folds, pool.groups)
+
+        def best_on(rows: np.ndarray) -> float:
+            return max(tried, key=lambda value: mean_precision(rankings[value], rows))
+
+        fitted = {unit: best_on(units != unit) for unit in np.unique(units)}
+        held_out = {}
+        for image_id, unit in zip(pool.ids, units, strict=True):
+            held_out[image_id] = fitted[unit]
+        return Overlap(best_on(np.ones(len(units), bool)), held_out)
+
+    def pool_cases(self, cases: Cases, params_for: ParamsOf, class_count: int) -> BoxPool:
         """All boxes of the cases, whatever their score."""
         pool = BoxPool(class_count, self.iou)
         for case in cases():
-            detections = all_detections(case.candidates, params)
+            detections = all_detections(case.candidates, params_for(case))
             pool.add(case.candidates.image_id, case.fold, case.group, case.true, detections)
         return pool
 
     def _judge_images(
-        self, cases: Cases, params: Params, thresholds: Mapping[str, Sequence[float]]
+        self, cases: Cases, params_for: ParamsOf, thresholds: Mapping[str, Sequence[float]]
     ) -> tuple[pd.DataFrame, Boxes, Boxes]:
         """Table with a row for each image, true and predicted boxes.
 
@@ -171,7 +204,7 @@ class ClassAP(BoxScorer):
         predicted = Boxes()
         for case in cases():
             image_id = case.candidates.image_id
-            detections = all_detections(case.candidates, params)
+            detections = all_detections(case.candidates, params_for(case))
             detections = detections.above(np.asarray(thresholds[image_id]))
             hits = 0
             for label in np.unique(detections.labels):
@@ -272,15 +305,14 @@ class ClassAP(BoxScorer):
         else:
             fitted = params["threshold"]
             nms_iou = params["nms_iou"]
-        chosen = Params(nms_iou=nms_iou, score_floor=0.0)
         thresholds = {name: float(fitted[name]) for name in labels.classes}
-        return Rule(partial(all_detections, params=chosen), thresholds)
+        return Rule(partial(all_detections, params=params_of(nms_iou)), thresholds)
 
     def export_rule(
         self, params: Mapping[str, Any], settings: Settings, labels: Labels
     ) -> dict[str, Any]:
         del settings
-        rule = asdict(Params(nms_iou=params["nms_iou"], score_floor=0.0))
+        rule = asdict(params_of(params["nms_iou"]))
         del rule["gate"]
         del rule["threshold"]
         rule["gate_weights"] = []
@@ -326,6 +358,18 @@ def all_detections(candidates: Candidates, params: Params) -> Detections:
     """Detections of an image after suppression, whatever their score, by descending score."""
     merged = merged_detections(candidates, params)
     return merged.clipped(candidates.width, candidates.height)
+
+
+def params_of(nms_iou: float) -> Params:
+    """All boxes that this suppression leaves, since low scores count in an AP."""
+    return Params(nms_iou=nms_iou, score_floor=0.0)
+
+
+def mean_precision(rankings: Sequence[ClassRanking], rows: np.ndarray) -> float:
+    """Mean AP of the classes over some images; -1 where no class has a true box there."""
+    precisions = [ranking.only(rows).average_precision() for ranking in rankings]
+    mean = mean_known(precisions)
+    return -1.0 if np.isnan(mean) else mean
 
 
 def fit_threshold(ranking: ClassRanking) -> float:

@@ -16,7 +16,7 @@ from cxr.data.dataset import boxes_in_frame
 from cxr.geometry.detections import TrueBoxes
 from cxr.geometry.frames import Frame
 from cxr.methods.base import Cases, Judging, Labels
-from cxr.methods.detector.box_scorer import BoxScorer
+from cxr.methods.detector.box_scorer import BoxScorer, tried_overlaps
 from cxr.methods.detector.records import (
     NO_SHRINK,
     SCORE_UNIT,
@@ -220,10 +220,10 @@ class RsnaMap(BoxScorer):
 def grid_of(judging: Judging) -> Grid:
     """The values to search; the gate only where the head for the whole image was trained."""
     method = judging.settings.method
-    base = Params(nms_iou=method.nms_iou)
+    overlaps = tuple(tried_overlaps(judging.settings))
     if method.global_weight > 0:
-        return Grid(base=base)
-    return Grid(base=base, gate=(False,))
+        return Grid(nms_iou=overlaps)
+    return Grid(nms_iou=overlaps, gate=(False,))
 
 
 def judge_images(

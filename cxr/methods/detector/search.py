@@ -30,7 +30,7 @@ from cxr.methods.detector.records import (
 from cxr.metrics.kaggle_map import image_score, prefix_scores
 
 NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
-AXES = ("percentile_shrink", "scale", "merge", "gate", "half", "threshold")
+AXES = ("nms_iou", "percentile_shrink", "scale", "merge", "gate", "half", "threshold")
 
 # The answer that looks at nothing: (confidence, box x1 y1 x2 y2 in original pixels) for each box.
 ConstantGuess = Sequence[tuple[float, tuple[float, float, float, float]]]
@@ -70,6 +70,7 @@ class Grid:
     # Published: up to 2, for lower scores.
     threshold: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 81))
     base: Params = field(default_factory=Params)
+    nms_iou: tuple[float, ...] = (Params.nms_iou,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,7 +81,7 @@ class Grid:
         return getattr(self, axis)
 
     def params(self, index: Sequence[int]) -> Params:
-        """The Params at an index of six integers."""
+        """The Params at an index of one integer for each axis."""
         chosen = {}
         for axis, i in zip(AXES, index, strict=True):
             chosen[axis] = self.values(axis)[i]
@@ -147,7 +148,7 @@ class Outcome:
 
 def kept_counts(scores: np.ndarray, category_gate: float, grid: Grid) -> np.ndarray:
     """Number of boxes kept for each (gate, half, threshold), of merged scores (n,), descending."""
-    counts = np.empty(grid.shape[3:], int)
+    counts = np.empty(grid.shape[-3:], int)
     thresholds = np.array(grid.threshold)
     above_half = count_above_half(scores)
     for g, gate in enumerate(grid.gate):
@@ -165,11 +166,20 @@ def combination_scores(case: BoxCase, grid: Grid, gate_weights: Sequence[float])
 
     One matching per size and merge; gate, half and threshold only say how many of the boxes remain.
     """
+    by_overlap = []
+    for nms_iou in grid.nms_iou:
+        of_overlap = replace(grid, base=replace(grid.base, nms_iou=nms_iou), nms_iou=(nms_iou,))
+        by_overlap.append(scores_of_overlap(case, of_overlap, gate_weights))
+    return np.stack(by_overlap)
+
+
+def scores_of_overlap(case: BoxCase, grid: Grid, gate_weights: Sequence[float]) -> np.ndarray:
+    """The same for the one overlap of suppression that the grid's base has, grid.shape[1:]."""
     candidates = case.candidates
     true_boxes = case.true.boxes
     category_gate = candidates.gate(gate_weights)
     scales = np.reshape(grid.scale, (-1, 1, 1))
-    scores = np.empty(grid.shape)
+    scores = np.empty(grid.shape[1:])
     for s, shrink in enumerate(grid.percentile_shrink):
         usable = usable_detections(candidates, replace(grid.base, percentile_shrink=shrink))
         if not len(true_boxes):
@@ -264,11 +274,13 @@ def transfer(tally: Tally) -> Outcome:
 
 def sensitivity(tally: Tally, best: Params) -> dict[str, list[tuple[Any, float]]]:
     """{parameter: [(value, mean score over all images), ...]} with the other parameters held at
-    `best`."""
+    `best`, of the parameters that have several values."""
     means = tally.means()
     index = tally.grid.index(best)
     lines = {}
     for number, axis in enumerate(AXES):
+        if len(tally.grid.values(axis)) == 1:
+            continue
         line: list[Any] = list(index)
         line[number] = slice(None)
         scores = means[tuple(line)]
