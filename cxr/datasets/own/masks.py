@@ -17,6 +17,8 @@ from cxr.system.errors import InputError
 ENDINGS = (".png", ".dcm", ".dicom")
 SUFFIXES = ("", "_mask", "-mask", "_seg", ".mask")  # of a mask's name behind that of its image
 ONE_CLASS = "finding"
+WHITE = 255
+FEW_LEVELS = 16  # of a picture that numbers findings; more are shades
 
 
 def find_masks(folder: Path) -> list[Path]:
@@ -80,14 +82,16 @@ def read_png_mask(path: Path, image: OwnImage) -> np.ndarray:
         raise InputError(f"{path} is not a readable PNG: export it again")
     if picture.ndim == 3:
         picture = picture[..., :3].max(axis=2)
+    check_size(path, picture, image)
     levels = np.unique(picture)
+    if len(levels) > FEW_LEVELS and levels[-1] == WHITE:  # smooth edges, as after resizing
+        return (picture > WHITE // 2).astype(np.uint8)
     if len(levels) > 2:
         shown = ", ".join(map(str, levels[:5].tolist()))
         raise InputError(
             f"{path} has {len(levels)} values ({shown} ...), and a mask has 0 and one other: save "
-            "one mask a finding, without shades"
+            "the mask of one finding"
         )
-    check_size(path, picture, image)
     return (picture > 0).astype(np.uint8)
 
 
