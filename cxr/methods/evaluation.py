@@ -150,6 +150,7 @@ class Evaluation:
     figures: dict[str, float] = field(default_factory=dict)  # {words: number} beside the score
     results: dict[str, Any] = field(default_factory=dict)  # further entries of results.json
     fit_on: str = "folds"
+    can_confuse: bool = True  # an image has one of the image classes, not several
     hit_score: float = 0.0  # above it the finding of an image counts as found
     image_score: str = "score"  # what `images.score` is, for a caption
     words: dict[str, str] = field(default_factory=dict)  # in place of sentences about boxes

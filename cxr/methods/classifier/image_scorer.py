@@ -158,6 +158,7 @@ class ImageAP(Scorer):
             folds=fold_results(judged, names),
             figures=figures_of(judged, rankings),
             image_score="share of classes that are right",
+            can_confuse=not judging.settings.method.multilabel,
             words=WORDS,
             class_rows=rows,
             class_curves=curves,

@@ -57,10 +57,6 @@ class Classifier(Method):
         content = super().valid_content(settings)
         return replace(content, soft_label=settings.method.multilabel)
 
-    def learns_image_classes(self, settings: Settings) -> bool:
-        """Whether an image has one of the classes, so that they can be confused."""
-        return not settings.method.multilabel
-
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
     ) -> ResumableSampler:

@@ -286,7 +286,7 @@ def make_report_input(
     images = evaluation.images.drop(columns="group").merge(facts, on="image_id", how="left")
     images["png"] = [str(run.task.image(image_id)) for image_id in images["image_id"]]
     class_names: list[str] = []
-    if task.method.learns_image_classes(settings):
+    if task.method.learns_image_classes(settings) and evaluation.can_confuse:
         class_names = list(judging.labels.image_classes)
     return ReportInput(
         title=f"{task.dataset.title}: {run.name}",
