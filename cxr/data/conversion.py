@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cxr.images.header import Header
 from cxr.images.isolated import FileToConvert, convert_files
 from cxr.images.printable import UnreadableImage
-from cxr.system.disk import remove_leftovers
+from cxr.system import distributed
 
 
 class Job(NamedTuple):
@@ -43,28 +43,37 @@ class Conversion:
 def convert_all(table: pd.DataFrame, folder: Path, size: int, workers: int) -> Conversion:
     """Convert the file `path` of each row to folder/<image_id>.png of (size, size).
 
-    What an earlier run converted is kept. workers: number of processes, at least one, since a
+    What an earlier run converted is kept. Under torchrun each process does its share, and all know
+    what became of every file. workers: number of processes, at least one, since a
     file may end the process that decodes it. OSError where writing fails.
     """
     jobs = []
     for row in table.itertuples():
         jobs.append(Job(row.image_id, row.path, folder / f"{row.image_id}.png"))
-    remove_leftovers(folder)
     kept = {path.name for path in folder.glob("*.png")}
     converted = sum(job.target.name in kept for job in jobs)
-    print(f"{len(jobs)} images, {converted} of them converted by an earlier run")
+    distributed.barrier()  # all have seen what is there
+    if distributed.rank() == 0:
+        print(f"{len(jobs)} images, {converted} of them converted by an earlier run")
 
     headers = {}
     failed = []
-    with tqdm(total=len(jobs), unit="image", desc="convert", mininterval=1) as bar:
-        for outcome in _outcomes(jobs, size, workers):
+    mine = jobs[distributed.rank() :: distributed.world()]
+    is_quiet = distributed.rank() > 0
+    with tqdm(
+        total=len(mine), unit="image", desc="convert", mininterval=1, disable=is_quiet
+    ) as bar:
+        for outcome in _outcomes(mine, size, workers):
             bar.update()
             job = outcome.job
             if outcome.header is None:
                 failed.append((job.image_id, job.path, outcome.reason))
             else:
                 headers[job.image_id] = outcome.header
-    return Conversion(headers, pd.DataFrame(sorted(failed), columns=["image_id", "path", "reason"]))
+    parts = distributed.gather((headers, failed))
+    headers = {name: header for part, _ in parts for name, header in part.items()}
+    failed = sorted(row for _, part in parts for row in part)
+    return Conversion(headers, pd.DataFrame(failed, columns=["image_id", "path", "reason"]))
 
 
 def _outcomes(jobs: list[Job], size: int, workers: int) -> Iterator[FinishedJob]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from cxr.data.conversion import convert_all
+from cxr.data.conversion import Conversion, convert_all
 from cxr.data.duplicates import leakage_report
 from cxr.data.folds import assign_folds
 from cxr.data.image_table import Tables
@@ -17,7 +17,8 @@ from cxr.data.loader import count_workers
 from cxr.data.tables import finish_table, in_order, note_unusual_headers
 from cxr.run_folder import TaskFolder
 from cxr.settings import Settings
-from cxr.system.disk import alone, read_json, sync_all, write_json
+from cxr.system import distributed
+from cxr.system.disk import read_json, remove_leftovers, sync_all, write_json
 from cxr.system.errors import InputError
 from cxr.system.tables import write_csv
 
@@ -51,7 +52,7 @@ def prepare(
     if not folder.preprocess_record.exists():
         _refuse_missing(source)  # before the lock makes a folder
     try:
-        with alone(folder.path):
+        with distributed.process_group("cpu"), distributed.alone_together(folder.path):
             return _prepare(dataset, source, folder, settings)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -67,7 +68,8 @@ def _prepare(
     origin = _describe_origin(dataset, source, settings)
     earlier = _read_earlier(folder, origin)
     if earlier is not None and _is_finished(earlier, folder):
-        _say_finished(earlier, origin, source, folder)
+        if distributed.rank() == 0:
+            _say_finished(earlier, origin, source, folder)
         return earlier
     _refuse_missing(source)
     tables = dataset.read_tables(source, settings)
@@ -79,11 +81,31 @@ def _prepare(
     # not move the others. That cannot be where one has to see which pictures belong together.
     if not dataset.groups_by_picture:
         train = _with_folds(train, settings)
-    write_json(folder.preprocess_record, origin | {"complete": False})
+    distributed.barrier()  # all have seen what is finished
+    if distributed.rank() == 0:
+        write_json(folder.preprocess_record, origin | {"complete": False})
+        remove_leftovers(folder.images)
 
     files = pd.concat([train, tables.test])[["image_id", "path"]]
     workers = count_workers(settings.machine.workers)
     converted = convert_all(files, folder.images, settings.data.size, workers)
+    if distributed.rank() == 0:
+        finished = Tables(train, tables.test, notes)
+        _write_tables(dataset, folder, settings, origin, finished, converted)
+    distributed.barrier()
+    return read_json(folder.preprocess_record)
+
+
+def _write_tables(
+    dataset: DatasetFiles,
+    folder: TaskFolder,
+    settings: Settings,
+    origin: Mapping[str, Any],
+    tables: Tables,
+    converted: Conversion,
+) -> None:
+    """train.csv, test.csv and failed.csv of what was converted, then the record."""
+    train, _, notes = tables
     train = finish_table(train, converted.headers, notes)
     test = finish_table(tables.test, converted.headers, notes)
     note_unusual_headers(converted.headers, notes)
@@ -93,14 +115,13 @@ def _prepare(
 
     sync_all()  # the pictures are on the disk before anything says that they are there
     counts = {"train": len(train), "test": len(test), "failed": len(converted.failed)}
-    record = origin | {"complete": True, "counts": counts, "notes": notes}
+    record = {**origin, "complete": True, "counts": counts, "notes": notes}
     write_csv(folder.table("failed"), converted.failed)
     write_csv(folder.table("test"), test)
     write_csv(folder.table("train"), train)
     write_json(folder.preprocess_record, record)
     print("\n".join([*notes, *fold_summary(train)]))
     _check_failures(converted.failed, counts, settings.data.max_failed_share, folder)
-    return record
 
 
 def _refuse_missing(source: Path) -> None:

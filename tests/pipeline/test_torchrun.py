@@ -2,16 +2,18 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from steps import digest
+from steps import digest, run_here
 from test_engine import evaluate_model
 from tiny_data import write_tiny_data
 from tiny_task import TINY_TASK, main, tiny_settings
@@ -204,3 +206,53 @@ def two_machines(working, changes, **variables):
         for _ in range(2):
             starts.append(machines.submit(launch, flags, 1, working, changes, variables))
         return [start.result() for start in starts]
+
+
+# ---------------------------------------------------------- steps 02 and --images, as scripts
+
+
+def start_step(step, *flags):
+    """torchrun with two processes of a step."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--", str(ROOT / f"{step}.py"), *map(str, flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def kill_one(torchrun, pattern, count):
+    """kill -9 of one of the two processes once so many files of a pattern are there."""
+    folder, name = pattern
+    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children")
+    while torchrun.poll() is None and len(list(folder.glob(name))) < count:
+        time.sleep(0.02)
+    os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+    printed, _ = torchrun.communicate(timeout=120)
+    assert torchrun.returncode != 0, printed
+    assert "SIGKILL" in printed
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc on this system")
+def test_a_process_killed_in_step_02_ends_all_and_the_rest_is_converted(tmp_path):
+    drawn = tmp_path / "input"
+    place = ("--demo", "--input", drawn, "--working")
+    _, said = run_here("01_download", "--demo-images", "60", *place, tmp_path / "w")
+    assert "wrote a synthetic data set" in said
+    status, said = run_here("02_preprocess", "--workers", "1", *place, tmp_path / "alone")
+    assert status == 0, said
+
+    shared = (*place, tmp_path / "shared")
+    step = start_step("02_preprocess", "--workers", "1", *shared)
+    images = tmp_path / "shared" / "rsna" / "images"
+    kill_one(step, (images, "[0-9a-f]*.png"), 4)
+    assert not (tmp_path / "shared" / "rsna" / "train.csv").exists()
+    again = start_step("02_preprocess", "--workers", "1", *shared)
+    printed, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, printed
+    assert "0 of them converted" not in printed
+    for name in ("train.csv", "test.csv", "failed.csv", "preprocess.json"):
+        alone = tmp_path / "alone" / "rsna" / name
+        assert (images.parent / name).read_bytes() == alone.read_bytes()
+    for path in (tmp_path / "alone" / "rsna" / "images").glob("*.png"):
+        assert (images / path.name).read_bytes() == path.read_bytes()

@@ -6,6 +6,7 @@ from cxr.data.preparation import prepare
 from cxr.plots.data_overview import write_overview
 from cxr.run_folder import TaskFolder
 from cxr.settings import Settings
+from cxr.system import distributed
 from cxr.system.kaggle import find_input
 from cxr.tasks import Task
 
@@ -20,9 +21,14 @@ def preprocess(task: Task, settings: Settings) -> None:
         source = settings.place.input / name
     if dataset.only_checks(source, settings):
         return
-    dataset.plan(source, settings)
-    settings = task.with_plan(settings)
-    prepare(dataset, source, folder, settings)
+    with distributed.process_group("cpu"):
+        if distributed.rank() == 0:
+            dataset.plan(source, settings)
+        distributed.barrier()
+        settings = task.with_plan(settings)
+        prepare(dataset, source, folder, settings)
+        if distributed.rank() > 0:
+            return
     labels = dataset.overview_labels(settings)
     write_overview(folder.path, labels.image_classes, box_classes=labels.classes)
     print(f"to look at the data: {folder.path / 'overview.png'} and samples.png beside it")

@@ -74,12 +74,12 @@ def lesson_settings(task: Task, settings: Settings) -> Settings:
 def lesson_table(task: Task, lessons: Settings, runtime: Runtime) -> pd.DataFrame:
     """The table of the synthetic pictures, which are made where they are not there yet."""
     folder = TaskFolder.of(lessons.place)
+    source = lessons.place.input / task.dataset.folder_name(demo=True)
     if runtime.is_main:
-        source = lessons.place.input / task.dataset.slug
         task.dataset.write_synthetic(source, n_train=lessons.data.demo_images)
-        # Further processes would hold the lock if this one is killed.
-        prepare(task.dataset, source, folder, lessons.replace(workers=1))
     distributed.barrier()
+    # Further processes would hold the lock if this one is killed.
+    prepare(task.dataset, source, folder, lessons.replace(workers=1))
     return task.select_rows(read_table(folder.table("train")), lessons)
 
 
