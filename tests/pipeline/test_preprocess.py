@@ -140,7 +140,14 @@ def test_the_tables(root):
     folder = root / "working" / "task"
     train = read_table(folder / "train.csv")
     test = read_table(folder / "test.csv")
-    further = ("study_id", "patient", "cluster", "mask_known", "mask")  # of studies and of masks
+    further = (
+        "study_id",
+        "patient",
+        "cluster",
+        "mask_known",
+        "mask",
+        "findings",
+    )  # of studies and of masks
     assert list(train.columns) == [name for name in COLUMNS if name not in further]
     assert list(test.columns) == [name for name in train.columns if name != "fold"]
     assert train["image_id"].tolist() == TRAIN_IDS
