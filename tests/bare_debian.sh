@@ -27,7 +27,7 @@ if [ ! -e "$done_lines" ]; then
     touch "$done_lines"
 fi
 mount --bind /proc "$root/proc"
-mount --bind /dev "$root/dev"
+mount --rbind /dev "$root/dev"
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 variables=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
 if [ -n "${PIP_CERT:-}" ]; then  # where a proxy signs the packages
