@@ -32,8 +32,8 @@ CODE = ("0*.py", "cxr", "kaggle_kernel", "requirements.txt", "LICENSE")
 CODE_NAME = "cxr-code"
 WHEELS_NAME = "cxr-wheels"
 KERNEL_NAME = "cxr-chest-x-rays"
-# Of Kaggle's image and of Colab's, its base, both Linux. pip must be told, since this script may run
-# elsewhere; in the kernel it picks the wheels that fit.
+# Of Kaggle's image and of Colab's, its base, both Linux. pip must be told, since this script may
+# run elsewhere; in the kernel it picks the wheels that fit.
 PYTHON_VERSIONS = ("3.12", "3.13")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64", "any")
 DOWNLOADED = ("imagenet", "pretrainedmodels")  # values of --weights

@@ -292,7 +292,7 @@ def test_an_installed_package_needs_what_requirements_list(tmp_path):
     assert versions_of(always) == read_requirements()
 
 
-@pytest.mark.parametrize("extra", ["serve", "export", "dev"])
+@pytest.mark.parametrize("extra", ["serve", "export", "dev", "docs"])
 def test_extras_are_parts_of_the_requirements(extra):
     with open(ROOT / "pyproject.toml", "rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
