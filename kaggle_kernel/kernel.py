@@ -115,6 +115,7 @@ def run_on_gpus(words: Sequence[str], gpus: int) -> int:
 
     torchrun itself would end with 1 whatever the script says.
     """
+    # Only now: PyTorch takes seconds to load.
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
