@@ -2,8 +2,8 @@
 # requirements.txt. That is, in this order: the active environment (or whatever `python` is) if it has all of it, the
 # project's own .venv, or a .venv built now. In a Kaggle kernel nothing is ever built. Works with bash 3.2 (macOS).
 
-# Prints what `$1` lacks of requirements.txt and fails, or prints nothing. In a Kaggle kernel nobody needs the tools of the
-# tests, which stand last.
+# Prints what `$1` lacks of requirements.txt and fails, or prints nothing. In a Kaggle kernel nobody needs what further steps
+# and the tests do, which stands last.
 lacking() {
     "$1" - 2>/dev/null <<'CODE' || return 1
 import importlib.metadata as installed
@@ -25,7 +25,7 @@ except ImportError:
 with open("requirements.txt", encoding="utf-8") as file:
     text = file.read()
 if os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
-    text = text.split("# Tools of the tests")[0]
+    text = text.split("# Beyond steps 01 to 05")[0]
 lines = [line.split("#")[0].strip() for line in text.splitlines()]
 for line in filter(None, lines):
     wanted = Requirement(line)

@@ -192,6 +192,11 @@ class FoldFolder:
         return self.path / "log.csv"
 
     @property
+    def tracked(self) -> Path:
+        """How a tracker calls the training of this fold."""
+        return self.path / "tracker.json"
+
+    @property
     def last(self) -> Path:
         """Everything that is needed to go on."""
         return self.path / "last.pt"

@@ -84,6 +84,13 @@ class MachineSettings:
         0.0, "stop training cleanly after this many hours, to be resumed; 0: no limit"
     )
     save_minutes: float = setting(10.0, "state is saved this often inside an epoch, too")
+    tracker: str = setting(
+        "auto",
+        "who is told the figures of each epoch beside log.csv: none, wandb (offline unless "
+        "WANDB_MODE says otherwise) or mlflow (in working/mlruns unless MLFLOW_TRACKING_URI does); "
+        "auto: what the variable CXR_TRACKER says, else none",
+        choices=("auto", "none", "wandb", "mlflow"),
+    )
 
 
 @dataclass(frozen=True)

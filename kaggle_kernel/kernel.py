@@ -8,6 +8,7 @@ Leaves in /kaggle/working: cxr_working/ and, once it is there, submission.csv an
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ FLAGS = ["--max-hours", "9"]
 INPUT = Path(os.environ.get("CXR_KAGGLE_INPUT", "/kaggle/input"))
 OUTPUT = Path("cxr_working").absolute()  # a kernel starts in /kaggle/working
 STEPS = ("01_download.py", "02_preprocess.py", "03_train.py", "04_predict.py", "05_postprocess.py")
+ON_ALL_GPUS = ("03_train.py", "04_predict.py")
 STOPPED = 75  # exit status of step 03 after --max-hours
 # <slug>/, datasets/<owner>/<slug>/ and notebooks/<owner>/<slug>/ are all in use.
 MOUNTS = ("*/", "*/*/", "*/*/*/")
@@ -55,7 +57,12 @@ def install_wheels(code: Path) -> None:
     for folder in folders:
         command += ["--find-links", str(folder)]
     requirements = code / "kaggle_kernel" / "wheels.txt"
-    subprocess.run([*command, "-r", str(requirements)], check=True)
+    if subprocess.run([*command, "-r", str(requirements)]).returncode:
+        sys.exit(
+            "error: the attached wheels are not those that this code needs on Python "
+            f"{platform.python_version()} (see above): make them anew with make_kernel.py and "
+            "upload them, as docs/kaggle.md tells"
+        )
 
 
 def continue_session() -> None:
@@ -83,10 +90,39 @@ def run_steps(code: Path, flags: Sequence[str]) -> int:
     """Exit status of the first step that does not end well, else 0."""
     for step in STEPS:
         print(f"\n== {step}", flush=True)
-        command = [sys.executable, str(code / step), "--working", str(OUTPUT), *flags]
-        status = subprocess.run(command).returncode
+        words = [str(code / step), "--working", str(OUTPUT), *flags]
+        gpus = count_gpus() if step in ON_ALL_GPUS else 0
+        if gpus > 1:
+            status = run_on_gpus(words, gpus)
+        else:
+            status = subprocess.run([sys.executable, *words]).returncode
         if status:
             return status
+    return 0
+
+
+def count_gpus() -> int:
+    """NVIDIA's GPUs of this machine, by its own tool."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    except OSError:
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def run_on_gpus(words: Sequence[str], gpus: int) -> int:
+    """Exit status of a script with its flags under torchrun, with a process for each GPU.
+
+    torchrun itself would end with 1 whatever the script says.
+    """
+    # Only now: PyTorch takes seconds to load.
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(["--standalone", "--nproc-per-node", str(gpus), "--", *words])
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode
     return 0
 
 

@@ -32,13 +32,11 @@ CODE = ("0*.py", "cxr", "kaggle_kernel", "requirements.txt", "LICENSE")
 CODE_NAME = "cxr-code"
 WHEELS_NAME = "cxr-wheels"
 KERNEL_NAME = "cxr-chest-x-rays"
-# Kaggle's image: Python 3.12 on Linux. pip must be told, since this script may run elsewhere.
-PYTHON_VERSION = "3.12"
-ABIS = ("cp312", "abi3", "none")
+# Of Kaggle's image and of Colab's, its base, both Linux. pip must be told, since this script may
+# run elsewhere; in the kernel it picks the wheels that fit.
+PYTHON_VERSIONS = ("3.12", "3.13")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64", "any")
 DOWNLOADED = ("imagenet", "pretrainedmodels")  # values of --weights
-# Published without a wheel, which is built here; it is plain Python.
-SOURCE_ONLY = "pretrainedmodels"
 
 
 def write_code(folder: Path, user: str) -> None:
@@ -57,35 +55,22 @@ def write_code(folder: Path, user: str) -> None:
 
 def write_wheels(folder: Path, user: str, run: Callable[..., Any] = subprocess.run) -> None:
     """The wheels as a data set. `run` starts a command."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for command in wheel_commands(folder):
-        run([sys.executable, "-m", "pip", *command], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for version in PYTHON_VERSIONS:
+        run([sys.executable, "-m", "pip", *wheel_command(folder, version)], check=True)
     write_data_set(folder, user, WHEELS_NAME)
 
 
-def wheel_commands(folder: Path) -> list[list[str]]:
-    """Arguments of the pip calls that fill `folder` with everything in wheels.txt."""
-    text = (HERE / "wheels.txt").read_text(encoding="utf-8")
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
-    requirements = [line for line in lines if line]
-    source_only = [line for line in requirements if line.startswith(SOURCE_ONLY)]
-    with_wheels = [line for line in requirements if not line.startswith(SOURCE_ONLY)]
-    download = ["download", "--no-deps", "--only-binary=:all:", *target_flags()]
-    build = ["wheel", "--no-deps"]
-    return [
-        [*download, "--dest", str(folder), *with_wheels],
-        [*build, "--wheel-dir", str(folder), *source_only],
-    ]
-
-
-def target_flags() -> list[str]:
-    """For pip download: wheels of Kaggle's image and not of this machine."""
-    flags = ["--python-version", PYTHON_VERSION, "--implementation", "cp"]
-    for abi in ABIS:
-        flags += ["--abi", abi]
+def wheel_command(folder: Path, version: str) -> list[str]:
+    """Arguments of the pip call that puts the wheels of wheels.txt for a Python into `folder`."""
+    command = ["download", "--no-deps", "--only-binary=:all:", "--implementation", "cp"]
+    command += ["--python-version", version]
+    for abi in (f"cp{version.replace('.', '')}", "abi3", "none"):
+        command += ["--abi", abi]
     for platform in PLATFORMS:
-        flags += ["--platform", platform]
-    return flags
+        command += ["--platform", platform]
+    return [*command, "--dest", str(folder), "-r", str(HERE / "wheels.txt")]
 
 
 def write_data_set(folder: Path, user: str, name: str) -> None:
@@ -176,9 +161,9 @@ def main() -> None:
     weights = settings.training.weights
     if weights in DOWNLOADED:
         print(
-            f"NOTE: --weights {weights} are downloaded, and the kernel has no internet: name a "
-            "file in an attached data set, or train from random weights, see "
-            f"{GUIDE}"
+            f"NOTE: --weights {weights} are downloaded, and the kernel has no internet: take those "
+            "that come with the wheels, name a file in an attached data set, or train from random "
+            f"weights, see {GUIDE}"
         )
     print(f"wrote {arguments.output}; {GUIDE} tells how to send it to Kaggle")
 

@@ -39,11 +39,20 @@ def assign_folds(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
 
 
 def stratify(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
-    """`assign_folds` where each row belongs to one stratum."""
+    """`assign_folds` where each row belongs to one stratum.
+
+    scikit-learn deals the patients, and their order is shuffled here: shuffle=True of releases
+    before 1.8 parts the patients from what they have, so that nothing is spread evenly. The folds
+    are those of shuffle=True of 1.8.
+    """
+    patients = np.unique(table["group"], return_inverse=True)[1]
+    order = np.arange(patients.max() + 1)
+    np.random.RandomState(seed).shuffle(order)
+    places = np.argsort(order)  # of each patient in that order
     assigned = np.full(len(table), -1)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(folds)
     try:
-        splits = splitter.split(table, table["stratum"], table["group"])
+        splits = splitter.split(table, table["stratum"], places[patients])
         for fold, (_, held_out) in enumerate(splits):
             assigned[held_out] = fold
     except ValueError as error:

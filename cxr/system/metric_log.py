@@ -1,4 +1,6 @@
-"""What is measured in an epoch, under explicit names: log.csv, TensorBoard, the printed line."""
+"""What is measured in an epoch, under explicit names: log.csv, TensorBoard, the printed line, and a
+tracker if one is wanted.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 
 from cxr.system.disk import atomic
+from cxr.system.tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,10 @@ class EpochFigures:
 class MetricLog:
     """log.csv and TensorBoard events of one fold; an epoch trained again replaces itself."""
 
-    def __init__(self, path: Path, first_epoch: int) -> None:
+    def __init__(self, path: Path, first_epoch: int, tracker: Tracker | None = None) -> None:
         """path: of log.csv. first_epoch: the next one, counted from 1; later events are dropped."""
         self.path = path
+        self.tracker = tracker
         self.writer = SummaryWriter(path.parent, purge_step=first_epoch)
 
     def __enter__(self) -> MetricLog:
@@ -85,12 +89,16 @@ class MetricLog:
         traceback: TracebackType | None,
     ) -> None:
         self.writer.close()
+        if self.tracker is not None:
+            self.tracker.close(interrupted=error is not None)
 
     def write(self, figures: EpochFigures) -> None:
         write_log_row(self.path, figures.columns())
         for tag, value in figures.tags().items():
             self.writer.add_scalar(tag, value, figures.epoch)
         self.writer.flush()
+        if self.tracker is not None:
+            self.tracker.write(figures.tags(), figures.epoch)
 
 
 def write_log_row(path: Path, row: Mapping[str, float]) -> None:

@@ -154,7 +154,16 @@ def test_wheels_agree_with_the_requirements():
         assert WHEELS[name] == requirements[name]
 
 
-def test_wheels_are_downloaded_for_the_image_and_not_for_this_machine(tmp_path):
+def test_wheels_are_what_steps_01_to_05_need():
+    needed = (ROOT / "requirements.txt").read_text().partition("# Beyond steps 01 to 05")[0]
+    others = read_requirements(ROOT / "requirements.txt").keys() - WHEELS.keys()
+    assert not {name for name in WHEELS if name in others}
+    for name in ("torch", "numpy", "pandas", "scikit-learn", "opencv-python-headless"):
+        assert name in others
+        assert name in needed, "the image has it"
+
+
+def test_wheels_are_downloaded_for_the_images_and_not_for_this_machine(tmp_path):
     commands = []
 
     def run(command, check):
@@ -162,15 +171,59 @@ def test_wheels_are_downloaded_for_the_image_and_not_for_this_machine(tmp_path):
         commands.append(command)
 
     make_kernel_names()["write_wheels"](tmp_path / "wheels", "someone", run=run)
-    download, build = commands
-    assert download[1:4] == ["-m", "pip", "download"]
-    assert "--only-binary=:all:" in download
-    assert download[download.index("--python-version") + 1] == "3.12"
-    assert "manylinux2014_x86_64" in download
-    assert build[3] == "wheel"
-    assert build[-1].startswith("pretrainedmodels")
-    requested = [word for word in [*download, *build] if word in WHEELS.values()]
-    assert sorted(requested) == sorted(WHEELS.values())
+    assert len(commands) == 2
+    for command, version in zip(commands, ("3.12", "3.13"), strict=True):
+        assert command[1:4] == ["-m", "pip", "download"]
+        assert "--only-binary=:all:" in command
+        assert command[command.index("--python-version") + 1] == version
+        assert f"cp{version.replace('.', '')}" in command
+        assert "manylinux2014_x86_64" in command
+        assert command[-2:] == ["-r", str(ROOT / "kaggle_kernel" / "wheels.txt")]
+
+
+@pytest.fixture
+def kernel():
+    """Functions and constants of kernel.py."""
+    return runpy.run_path(str(ROOT / "kaggle_kernel" / "kernel.py"), run_name="kernel")
+
+
+def test_an_installation_that_fails_is_a_sentence(kernel, tmp_path):
+    """Here the wheels are those of another Python, and the code wants more."""
+    wheels = tmp_path / "cxr-wheels"
+    wheels.mkdir()
+    (wheels / "gdcm-3.0-cp26-cp26-any.whl").touch()
+    code = tmp_path / "cxr-code"
+    (code / "kaggle_kernel").mkdir(parents=True)
+    (code / "kaggle_kernel" / "wheels.txt").write_text("no-such-package-anywhere>=3\n")
+    install_wheels = kernel["install_wheels"]
+    install_wheels.__globals__["INPUT"] = tmp_path
+    with pytest.raises(SystemExit, match=r"error: the attached wheels are not .* docs/kaggle.md"):
+        install_wheels(code)
+
+
+def test_gpus_are_counted_by_nvidias_tool(kernel, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert kernel["count_gpus"]() == 0
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho 'GPU 0: Tesla T4 (UUID: a)'\necho 'GPU 1: Tesla T4 (UUID: b)'\n"
+    )
+    tool.chmod(0o755)
+    assert kernel["count_gpus"]() == 2
+
+
+def test_two_gpus_share_a_step_whose_status_is_kept(kernel, tmp_path, monkeypatch):
+    """--run is a flag of the step, and 75 says that it was stopped by --max-hours."""
+    script = tmp_path / "03_train.py"
+    script.write_text(
+        "import os, pathlib, sys\n"
+        "name = '-'.join([os.environ['RANK'], os.environ['WORLD_SIZE'], *sys.argv[1:]])\n"
+        f"pathlib.Path({str(tmp_path)!r}, name).touch()\n"
+        "sys.exit(75)\n"
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert kernel["run_on_gpus"]([str(script), "--run", "a"], 2) == kernel["STOPPED"]
+    assert {path.name for path in tmp_path.glob("*-2-*")} <= {"0-2---run-a", "1-2---run-a"}
 
 
 class Kernel:
@@ -227,9 +280,8 @@ class Kernel:
         )
 
 
-def test_pictures_are_no_output(tmp_path):
+def test_pictures_are_no_output(kernel, tmp_path):
     """Nor those of first lessons, whose weights the next session needs."""
-    kernel = runpy.run_path(str(ROOT / "kaggle_kernel" / "kernel.py"), run_name="kernel")
     lessons = tmp_path / "pretraining-40-256"
     kept = [tmp_path / "rsna/train.csv", lessons / "rsna/net/fold0/epoch007.pt"]
     gone = [

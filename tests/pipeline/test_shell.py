@@ -155,12 +155,16 @@ def test_kernel_never_builds(project):
 
 
 @needs_bash
-def test_kernel_needs_no_tools_of_the_tests(project):
-    write_requirements(project, f"pytest>=7\n\n# Tools of the tests\n{IMPOSSIBLE}\n")
+def test_kernel_needs_what_steps_01_to_05_do(project):
+    write_requirements(project, f"pytest>=7\n\n# Beyond steps 01 to 05\n{IMPOSSIBLE}\n")
     status, text = bash(project / "run_all.sh", KAGGLE_KERNEL_RUN_TYPE="Batch")
     assert status == 0
     assert "lacks" not in text
-    assert "# Tools of the tests\n" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    needed, marker, others = (ROOT / "requirements.txt").read_text().partition("# Beyond steps 01")
+    assert marker
+    assert "albumentations" in needed
+    assert "onnxruntime" in others
+    assert "pytest" in others
 
 
 @needs_bash
@@ -288,7 +292,7 @@ def test_an_installed_package_needs_what_requirements_list(tmp_path):
     assert versions_of(always) == read_requirements()
 
 
-@pytest.mark.parametrize("extra", ["serve", "export", "dev"])
+@pytest.mark.parametrize("extra", ["serve", "export", "dev", "docs"])
 def test_extras_are_parts_of_the_requirements(extra):
     with open(ROOT / "pyproject.toml", "rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]

@@ -42,6 +42,7 @@ from cxr.system.errors import STOPPED, InputError
 from cxr.system.manifest import make_manifest
 from cxr.system.metric_log import EpochFigures, MetricLog
 from cxr.system.runtime import Runtime, open_runtime
+from cxr.system.tracker import TrackedFold, choose_tracker, open_tracker
 from cxr.tasks import Task
 
 LET_GO = 20  # seconds until the loader's processes of a training that was killed have noticed it
@@ -62,6 +63,7 @@ def train_folds(task: Task, settings: Settings) -> int:
     """
     # Whatever can be refused is refused before anything is written.
     task.check(settings)
+    choose_tracker(settings.machine.tracker)
     run = RunFolder.of(settings.place)
     table = task.select_rows(read_table(run.task.table("train")), settings)
     folds = settings.wanted_folds()
@@ -286,9 +288,19 @@ def open_log(
     folder: FoldFolder, state: TrainingState, runtime: Runtime
 ) -> AbstractContextManager[MetricLog | None]:
     """The log of the first process; the others write none."""
-    if runtime.is_main:
-        return MetricLog(folder.log, state.epoch + 1)
-    return nullcontext()
+    if not runtime.is_main:
+        return nullcontext()
+    settings = state.settings
+    tracked = TrackedFold(
+        task=settings.place.task,
+        run=settings.place.run,
+        fold=state.fold,
+        settings=settings.plain(),
+        record=folder.tracked,
+        store=settings.place.working,
+    )
+    tracker = open_tracker(choose_tracker(settings.machine.tracker), tracked)
+    return MetricLog(folder.log, state.epoch + 1, tracker)
 
 
 def epoch_figures(
