@@ -3,7 +3,8 @@
     working/<task>/                     TaskFolder, written by step 02
         train.csv test.csv failed.csv preprocess.json images/<image_id>.png
         <run>/                          RunFolder
-            params.json results.json submission.csv report.html         step 05
+            params.json results.json submission.csv                     step 05
+            report.html model_card.md
             judged_<name>/  the same of --predictions <name>            step 05
             test_<name>/                                                step 04
             fold<k>/                    FoldFolder, written by step 03
@@ -157,6 +158,10 @@ class JudgedFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def model_card(self) -> Path:
+        return self.path / "model_card.md"
 
 
 @dataclass(frozen=True)
