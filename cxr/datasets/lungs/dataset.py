@@ -28,7 +28,7 @@ class Lungs(Dataset):
     terms = (
         "Frontal X-rays with masks of the lungs that the user brought, such as Montgomery County "
         "and Shenzhen of the U.S. National Library of Medicine "
-        "(https://doi.org/10.3978/j.issn.2223-4292.2014.11.20): the terms are those of their source."
+        "(https://doi.org/10.3978/j.issn.2223-4292.2014.11.20): under the terms of their source."
     )
     image_classes = CLASSES
     classes = ("Lung",)

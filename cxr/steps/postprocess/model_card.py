@@ -153,7 +153,7 @@ def describe_purpose(card: CardInput) -> str:
         names = report.class_names
     sentence = f"{PURPOSES[card.task.method_name]} {', '.join(names)}"
     if card.task.method_name == "detector" and report.class_names:
-        sentence += f", and says how likely each class of the whole image is: "
+        sentence += ", and says how likely each class of the whole image is: "
         sentence += ", ".join(report.class_names)
     return f"{sentence}."
 
