@@ -28,6 +28,7 @@ from cxr.inference.predictor import Predictor, choose_folds
 from cxr.inference.results import BoxResult, MaskResult, Result
 from cxr.inference.run import as_trained, fold_checkpoints
 from cxr.inference.run_archive import FORMAT, RECORD, unpack_run
+from cxr.plots.page import count_of
 from cxr.run_folder import DEFAULT_PREDICTIONS, FoldFolder, JudgedFolder, RunFolder
 from cxr.settings import Settings
 from cxr.system.disk import atomic, read_json, sha256_of
@@ -81,8 +82,8 @@ def archive_run(task: Task, settings: Settings) -> Path:
     comparison = compare_with_run(task, settings, run)
     mib = run.archive.stat().st_size / 2**20
     print(
-        f"{run.archive}: {len(contents.networks)} networks, {weights / 1e6:.1f} million weights, "
-        f"{mib:.1f} MiB"
+        f"{run.archive}: {count_of(len(contents.networks), ('network', 'networks'))}, "
+        f"{weights / 1e6:.1f} million weights, {mib:.1f} MiB"
     )
     if comparison.pictures:
         print(
