@@ -88,6 +88,7 @@ class RunAblation:
             predictions=settings.prediction.predictions,
             folds=list(folds),
             table=table,
+            learned=self.table,
             known_ids=frozenset(self.table.index),
         )
 

@@ -20,6 +20,14 @@ from typing import Any
 
 import yaml
 
+from cxr.inference.run_archive import (
+    STARTER,
+    archive_task,
+    names_archive,
+    starter_path,
+    unpack_run,
+)
+from cxr.run_folder import TaskFolder
 from cxr.settings import AREAS, PlaceSettings, Settings, flag, setting_fields, setting_types
 from cxr.system.disk import atomic
 from cxr.system.errors import InputError
@@ -39,6 +47,7 @@ READS = {
     "serve": ("place", "prediction", "extra", "machine"),
     "inspect": ("place", "prediction"),
 }
+READS_ARCHIVES = ("predict", "export", "serve")  # --run may be a file
 # They take from a run what it was made with.
 AFTER_TRAINING = ("predict", "postprocess", "export", "grad_cam", "serve", "inspect")
 TITLES = {
@@ -105,9 +114,14 @@ def read_command_line(
     words = list(sys.argv[1:] if arguments is None else arguments)
     first = _first_parser().parse_known_args(words)[0]
     values = read_config_file(Path(first.config)) if first.config else {}
-    task_name = first.task or values.get("task") or "rsna"
+    task_name = first.task or values.get("task")
+    run_name = str(first.run or values.get("run") or "")
+    if names_archive(run_name):
+        refuse_archive(step, run_name)
+        task_name = archive_task(run_name, None if task_name == OWN else task_name)
     if task_name == OWN:
         task_name = find_own_task(words, values)
+    task_name = task_name or "rsna"
     if task_name not in TASKS:
         raise InputError(f"unknown --task {task_name}: choose from {', '.join(TASKS)}")
     task = TASKS[task_name]
@@ -120,11 +134,16 @@ def read_command_line(
     }
     is_record = bool(first.config) and Path(first.config).suffix == ".json"
     settings = task.settings_of(flags, keep_known(task, values, is_record))
+    working = settings.place.working
+    if step == "serve":
+        settings = starter_where_nothing_is_trained(task, settings)
+    if names_archive(settings.place.run):
+        settings = unpack_named_run(step, task, settings)
     if step in AFTER_TRAINING:
         settings = task.follow_run(settings)
     settings.wanted_folds()
     if "save_config" in given:
-        save_config(Path(given.save_config), settings)
+        save_config(Path(given.save_config), settings.replace(working=working))
     return task, settings
 
 
@@ -148,6 +167,37 @@ def find_own_task(words: Sequence[str], values: dict[str, Any]) -> str:
     return find_task_name(Path(folder), Path(working), labels, is_demo)
 
 
+def refuse_archive(step: str, run: str) -> None:
+    """Raises InputError where a step cannot use a run that is a file."""
+    if step not in READS_ARCHIVES:
+        raise InputError(
+            f"--run {run} is a finished run in a file, which predicts images of one's own: give it "
+            "to 04_predict.py --images, 06_export.py or serve.py, and this step the name of a run"
+        )
+
+
+def unpack_named_run(step: str, task: Task, settings: Settings) -> Settings:
+    """The settings with the place where the run of --run FILE.zip is unpacked."""
+    run = settings.place.run
+    if step == "predict" and not settings.images.images:
+        raise InputError(
+            f"--run {run} is a run in a file, without the images it was trained with: say by "
+            "--images which ones it shall predict"
+        )
+    unpacked = unpack_run(run, settings.place.working, task.name)
+    return settings.replace(working=unpacked.task.path.parent, run=unpacked.name)
+
+
+def starter_where_nothing_is_trained(task: Task, settings: Settings) -> Settings:
+    """The settings with --run starter where no run is named and none is there."""
+    folder = TaskFolder.of(settings.place)
+    path = starter_path(task.name)
+    if "run" in settings.given or folder.run_names() or not path.exists():
+        return settings
+    print(f"no run was trained in {folder.path}: the starter answers, {path}")
+    return settings.replace(run=STARTER)
+
+
 def needs_check(step: str, task: Task, settings: Settings) -> bool:
     """Whether method and data set have to look at the settings before the step begins.
 
@@ -166,6 +216,7 @@ def _first_parser() -> argparse.ArgumentParser:
     """Only what decides which flags there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--task")
+    parser.add_argument("--run")
     parser.add_argument("--config")
     return parser
 

@@ -4,12 +4,15 @@
         train.csv test.csv failed.csv preprocess.json images/<image_id>.png
         plan.json           settings chosen from the data, of --task own
         <run>/                          RunFolder
-            params.json results.json submission.csv report.html         step 05
+            params.json results.json submission.csv                     step 05
+            report.html model_card.md
             judged_<name>/  the same of --predictions <name>            step 05
             test_<name>/                                                step 04
             fold<k>/                    FoldFolder, written by step 03
                 config.json manifest.json log.csv last.pt best.pt epoch<N>.pt
                 valid_<name>/ test_<name>/                              step 04
+    working/unpacked/<check sum>/       a small --working: a run that came as one file, and
+        <task>/<run>/archive.json       what that file held
 
 Nobody else spells these names.
 """
@@ -25,7 +28,13 @@ from cxr.settings import PlaceSettings
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
 
+UNPACKED = "unpacked"  # below working: runs that came as one file
 DEFAULT_PREDICTIONS = "predictions"  # --predictions as it usually is
+
+
+def unpacked_folder(working: Path) -> Path:
+    """Where runs that came as one file are unpacked, each in a folder of its own."""
+    return working / UNPACKED
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,29 @@ class RunFolder:
     def task(self) -> TaskFolder:
         return TaskFolder(self.path.parent)
 
+    @property
+    def archive(self) -> Path:
+        """The run as one file, by step 06 with --zip."""
+        return self.path / f"{self.name}.zip"
+
+    @property
+    def archive_record(self) -> Path:
+        """What the file held that this run was unpacked from."""
+        return self.path / "archive.json"
+
+    @property
+    def is_unpacked(self) -> bool:
+        """Whether it came as one file; then it is whole, and no table or picture is beside it."""
+        return self.archive_record.exists()
+
+    @property
+    def home(self) -> TaskFolder:
+        """The task's tables and pictures, of an unpacked run those of the --working around it."""
+        if not self.is_unpacked:
+            return self.task
+        working = self.path.parents[3]  # working/unpacked/<check sum>/<task>/<run>
+        return TaskFolder(working / self.task.name)
+
     def fold(self, number: int) -> FoldFolder:
         return FoldFolder(self.path / f"fold{number}")
 
@@ -163,6 +195,10 @@ class JudgedFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def model_card(self) -> Path:
+        return self.path / "model_card.md"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class PlaceSettings:
         Path("working"), "everything the steps write goes below this folder"
     )
     run: str = setting(
-        "", "name of the run's folder; default: the preset and what differs from it in training"
+        "",
+        "name of the run's folder; default: the preset and what differs from it in training. To "
+        "predict images of one's own also FILE.zip of step 06, or starter, which comes along",
     )
     fold: int | None = setting(None, "only this fold, counted from 0; default: all folds")
 
@@ -193,7 +195,7 @@ class TrainingSettings:
     start: str = setting(
         "",
         "the first weights: a run's last ones of the same fold, for larger images or another "
-        "share of positives, or a file epoch*.pt",
+        "share of positives, or a file epoch*.pt, or FILE.zip of step 06, or starter",
         training=True,
     )
     pretrain: int = setting(
@@ -281,6 +283,14 @@ class ExtraSettings:
     )
     lungs_run: str = setting(
         "", "step 07: a run of the task lungs that says where these are; default: that of --lungs"
+    )
+    zip: bool = setting(
+        False, "step 06 writes the run as one file, for --run FILE.zip, and no ONNX files"
+    )
+    half: bool = setting(
+        False,
+        "store its weights in half precision, half the bytes; step 06 prints what that changes",
+        needs="zip",
     )
     port: int = setting(8000, "port of the local page of serve.py")
 

@@ -24,6 +24,11 @@ def part_path(folder: Path, number: int) -> Path:
     return folder / f"part-{number:05d}.npz"
 
 
+def record_path(folder: Path) -> Path:
+    """Path of what a folder's predictions were made with: checkpoints, views, images."""
+    return folder / "settings.json"
+
+
 def part_count(images: int) -> int:
     """Number of parts of that many images."""
     return -(-images // PART)

@@ -57,6 +57,7 @@ class Dataset(ABC):
 
     slug: ClassVar[str]  # Kaggle's, and the name of its folder in input/
     title: ClassVar[str]  # for the report
+    terms: ClassVar[str]  # one sentence for the model card: source, and under which terms
     image_classes: ClassVar[tuple[str, ...]]
     classes: ClassVar[tuple[str, ...]]  # of boxes or masks
     expected_files: ClassVar[tuple[str, ...]]  # without which it is not there

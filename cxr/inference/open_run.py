@@ -14,6 +14,7 @@ from cxr.images.read import read_image
 from cxr.images.resize import resize, shrink
 from cxr.inference.predictor import Predictor
 from cxr.inference.results import Result
+from cxr.inference.run_archive import names_archive, refuse_other_task, unpack_run
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings
 from cxr.system.errors import InputError
@@ -73,24 +74,32 @@ class OpenRun:
 def open_run(
     path: str | Path,
     *,
+    task: str | None = None,
     fold: int | None = None,
     tta: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    working: str | Path = "working",
 ) -> OpenRun:
     """A trained run, ready to predict, such as that in working/rsna/small.
 
+    path: of its folder, or of a file that step 06 has written with --zip, or "starter" for the file
+    that comes with this software; files are unpacked once, below `working`.
     The kept checkpoints of all its folds are merged, with the parameters of step 05 if it was run.
+    task: a key of cxr.TASKS, by default that of the run, and of a starter the usual one.
     fold: only this fold, a quarter of the time. tta: views that are merged, such as "none" for the
     plain one; by default those of the run's settings. device: auto, cpu, cuda, cuda:1 or mps.
-    precision: auto, fp32, bf16 or fp16. Raises InputError for a folder that is no finished run.
+    precision: auto, fp32, bf16 or fp16. Raises InputError for what is no finished run.
     """
     run = RunFolder(Path(path))
-    task, settings = read_run(run)
+    if names_archive(path):
+        run = unpack_run(path, Path(working), task)
+    run_task, settings = read_run(run)
+    refuse_other_task(run.path, run_task.name, task)
     changes: dict[str, Any] = {"fold": fold, "device": device, "precision": precision}
     if tta is not None:
         changes["tta"] = tta
-    return OpenRun(Predictor(task, settings.replace(**changes)))
+    return OpenRun(Predictor(run_task, settings.replace(**changes)))
 
 
 def read_run(run: RunFolder) -> tuple[Task, Settings]:

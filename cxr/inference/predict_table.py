@@ -14,7 +14,14 @@ from tqdm import tqdm
 from cxr.data.batch import SampleContent
 from cxr.data.dataset import XrayDataset
 from cxr.data.loader import make_prediction_loader
-from cxr.data.predictions import PART, part_count, part_path, read_predictions, write_part
+from cxr.data.predictions import (
+    PART,
+    part_count,
+    part_path,
+    read_predictions,
+    record_path,
+    write_part,
+)
 from cxr.data.tables import read_table
 from cxr.inference.checkpoint import fingerprints
 from cxr.inference.lung_crops import with_crops
@@ -133,7 +140,7 @@ def refuse_other_predictions(
         "ids": zlib.crc32("\n".join(table["image_id"]).encode()),
         **task.method.kept_settings(settings),
     }
-    path = folder / "settings.json"
+    path = record_path(folder)
     if path.exists():
         old = read_json(path)
         # A record that is older than a setting says nothing of it.

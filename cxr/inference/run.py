@@ -64,7 +64,7 @@ def run_checkpoints(task: Task, settings: Settings, folder: FoldFolder) -> list[
             f"{folder.path} belongs to task {stored_task}, not {task.name}: choose another --run"
         )
     paths = folder.epochs()
-    if not settings.prediction.partial:
+    if not settings.prediction.partial and not folder.run.is_unpacked:
         refuse_unfinished(folder, paths)
     if not paths:
         raise InputError(

@@ -1,8 +1,9 @@
-"""HTML pages in one file: the frame that all of them share, and how numbers are written in them."""
+"""HTML pages in one file, and Markdown: what all share, and how numbers are written in them."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,22 @@ def render_page(template: Path, **content: Any) -> str:
 
     template: a file that may extend page.html.jinja and import parts.html.jinja.
     """
+    return _environment(template.parent, is_html=True).get_template(template.name).render(**content)
+
+
+def render_markdown(template: Path, **content: Any) -> str:
+    """A Markdown page as text; the filter `cell` makes a value fit into a table."""
+    environment = _environment(template.parent, is_html=False)
+    environment.filters["cell"] = table_cell
+    text = environment.get_template(template.name).render(**content)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"  # what was left out leaves empty lines
+
+
+def _environment(folder: Path, is_html: bool) -> Environment:
+    """What makes pages of the templates in a folder."""
     environment = Environment(
-        loader=FileSystemLoader([template.parent, FRAME]),
-        autoescape=True,
+        loader=FileSystemLoader([folder, FRAME]),
+        autoescape=is_html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -31,7 +45,7 @@ def render_page(template: Path, **content: Any) -> str:
     environment.filters["flatten"] = flatten_record
     environment.filters["count_of"] = count_of
     environment.globals["isfinite"] = is_finite
-    return environment.get_template(template.name).render(**content)
+    return environment
 
 
 def is_finite(value: float | None) -> bool:
@@ -66,11 +80,17 @@ def setting_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if math.isfinite(value) else NO_VALUE
     if isinstance(value, (list, tuple)):
         items = [setting_text(item) for item in value]
         return ", ".join(items) or NO_VALUE
     return str(value)
+
+
+def table_cell(value: Any) -> str:
+    """A setting as text for a cell of a Markdown table, which no line or bar may break."""
+    text = setting_text(value).replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("\n", "<br>")
 
 
 def flatten_record(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import zlib
@@ -106,6 +107,12 @@ def acquire(lock: FileLock, timeout: float) -> bool:
         if error.errno not in NO_LOCKS:
             raise
     return True
+
+
+def sha256_of(path: Path) -> str:
+    """Check sum of a file's bytes, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -225,6 +225,25 @@ def test_refusals_say_what_to_do(exported):
     assert "03_train.py" in run_here("06_export", *flags, "--folds", "3")[1]
 
 
+def test_a_run_in_a_file_is_calibrated_on_the_images_that_are_here(exported):
+    """And not judged on them, since it is not known who has learned them."""
+    judged = exported.run.judged()
+    write_json(judged.results, {})
+    judged.model_card.write_text("")
+    working = ("--working", exported.settings.place.working)
+    code, printed = run_here("06_export", *FLAGS, *working, "--fold", "0", "--zip", "--half")
+    assert code == 0, printed
+    assert "1 network, " in printed
+    assert "its scores of 10 images differ" in printed
+    flags = ("--run", exported.run.archive, "--tta", "none", *working)
+    code, printed = run_here("06_export", *flags)
+    assert code == 0, printed
+    assert "not judged" in printed
+    [report] = (exported.settings.place.working / "unpacked").glob("*/rsna/tiny/merged.json")
+    assert read_json(report)["settings"]["models"] == 1
+    assert read_json(report)["fp32"]["score"] is None
+
+
 def test_other_methods_are_refused(tmp_path):
     code, printed = run_here("06_export", "--task", "pneumothorax", "--working", tmp_path)
     assert code == 1

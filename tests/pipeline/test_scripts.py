@@ -1,8 +1,10 @@
 """The five steps through their scripts: what they leave, what they refuse, and what a kill or a
 full disk does to them."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -128,6 +130,17 @@ def test_report_is_self_contained(pipeline):
     assert 'src="http' not in page
     without_kaggle = page.replace('href="https://www.kaggle.com', "")
     assert 'href="http' not in without_kaggle
+
+
+def test_model_card_is_of_this_run(pipeline):
+    text = (pipeline.run / "model_card.md").read_text(encoding="utf-8")
+    results = json.loads((pipeline.run / "results.json").read_text())
+    assert f"| **this run** | **{results['score']:.3f}** |" in text
+    assert "predicted by models that never saw them, with post-processing parameters" in text
+    assert "| images with labels | 24 of" in text
+    checkpoint = pipeline.run / "fold1" / "epoch002.pt"
+    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() in text
+    assert not re.search(r"\bnan\b|None", text)
 
 
 def test_input_is_never_written(pipeline):

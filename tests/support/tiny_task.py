@@ -108,6 +108,7 @@ class TinyDataset(Dataset):
 
     slug = "drawn"
     title = "White rectangles"
+    terms = "White rectangles, drawn by the tests: free to use."
     image_classes = ("none", "other", "box")
     classes = ("box",)
     expected_files = ()

@@ -29,6 +29,11 @@ from cxr.settings import Settings
 class ChestXDet(Dataset):
     slug = "chestx-det10"
     title = "ChestX-Det10 findings"
+    terms = (
+        "ChestX-Det10 (arXiv 2006.10550), NIH X-rays with boxes, "
+        "https://github.com/Deepwise-AILab/ChestX-Det10-Dataset: the terms are those of that "
+        "repository and of the NIH's X-rays."
+    )
     image_classes = CLASSES
     classes = FINDINGS
     expected_files = ("train.json", "train_data")

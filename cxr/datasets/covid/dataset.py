@@ -42,6 +42,11 @@ class CovidFiles(Dataset):
     """What both have in common: files, folds, names."""
 
     slug = "siim-covid19-detection"
+    terms = (
+        "SIIM-FISABIO-RSNA COVID-19 Detection, "
+        "https://www.kaggle.com/competitions/siim-covid19-detection: images and labels are under "
+        "the competition's rules, which one accepts there before the download."
+    )
     image_classes = CLASSES
     classes = ("Opacity",)
     expected_files = (STUDIES, IMAGES, "train")

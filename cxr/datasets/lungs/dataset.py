@@ -25,6 +25,11 @@ from cxr.system.tables import write_csv
 class Lungs(Dataset):
     slug = "lung-masks"
     title = "Lung fields"
+    terms = (
+        "Frontal X-rays with masks of the lungs that the user brought, such as Montgomery County "
+        "and Shenzhen of the U.S. National Library of Medicine "
+        "(https://doi.org/10.3978/j.issn.2223-4292.2014.11.20): under the terms of their source."
+    )
     image_classes = CLASSES
     classes = ("Lung",)
     expected_files = (IMAGES, MASKS)

@@ -38,6 +38,7 @@ class OwnDataset(Dataset):
     classes = ()
     expected_files = ()
     answer_name = "results"
+    terms = "Images and labels of one's own: their terms are known to whoever trained the run."
 
     def labels_of(self, settings: Settings) -> Labels:
         """As --class-names, the run's record or the plan of step 02 has them; before that one

@@ -25,6 +25,11 @@ from cxr.system.tables import write_csv
 class Pneumothorax(Dataset):
     slug = "siim-acr-pneumothorax-segmentation"
     title = "SIIM-ACR Pneumothorax Segmentation"
+    terms = (
+        "SIIM-ACR Pneumothorax Segmentation, "
+        "https://www.kaggle.com/competitions/siim-acr-pneumothorax-segmentation: labels and images "
+        "are under the competition's rules, the images also where a mirror gives them."
+    )
     image_classes = CLASSES
     classes = ("Pneumothorax",)
     expected_files = (TRAIN_IMAGES,)

@@ -31,6 +31,11 @@ CONSTANT_GUESS = ((0.6, (203, 335, 439, 694)), (0.5, (594, 328, 844, 724)))
 class Rsna(Dataset):
     slug = "rsna-pneumonia-detection-challenge"
     title = "RSNA Pneumonia Detection"
+    terms = (
+        "RSNA Pneumonia Detection Challenge, "
+        "https://www.kaggle.com/competitions/rsna-pneumonia-detection-challenge: images and labels "
+        "are under the competition's rules, which one accepts there before the download."
+    )
     image_classes = CLASSES
     classes = BOX_CLASSES
     expected_files = (

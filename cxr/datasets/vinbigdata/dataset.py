@@ -24,6 +24,11 @@ from cxr.system.tables import write_csv
 class VinBigData(Dataset):
     slug = "vinbigdata-chest-xray-abnormalities-detection"
     title = "VinBigData chest X-ray abnormalities"
+    terms = (
+        "VinBigData Chest X-ray Abnormalities Detection (VinDr-CXR, arXiv 2012.15029), "
+        "https://www.kaggle.com/competitions/vinbigdata-chest-xray-abnormalities-detection: images "
+        "and labels are under the competition's rules, which one accepts there before the download."
+    )
     image_classes = files.CLASSES
     classes = files.FINDINGS
     expected_files = ("train", "test", "train.csv", "sample_submission.csv")

@@ -19,7 +19,7 @@ from cxr.geometry.anchors import decode_boxes
 from cxr.geometry.frames import Frame
 from cxr.images.resize import resize
 from cxr.inference.checkpoint import fingerprints
-from cxr.inference.predictor import learned_labels
+from cxr.inference.predictor import choose_folds, learned_labels
 from cxr.inference.run import as_trained, fold_checkpoints, load_model, views_of
 from cxr.methods.base import Method
 from cxr.methods.detector.box_scorer import BoxScorer
@@ -129,8 +129,10 @@ def export_run(task: Task, settings: Settings, open_file: PredictorFactory) -> N
         return
 
     files.report.unlink(missing_ok=True)  # without it the files are not known to be whole
-    train = task.select_rows(read_table(run.task.table("train")), trained)
+    train = task.select_rows(read_table(run.home.table("train")), trained)
     images = deal_images(settings, train)
+    if run.is_unpacked:  # its networks may have learned any of the images that are here
+        images = DealtImages(images.calibration, images.judged.head(0))
     difference = write_files(task, trained, files, chosen, images.calibration, contents, open_file)
     worth = {}
     for number_format, path in files.models().items():
@@ -175,8 +177,11 @@ def choose_checkpoints(task: Task, settings: Settings) -> list[ChosenCheckpoint]
         )
     if "checkpoints" not in settings.given:
         settings = settings.replace(checkpoints=1)
+    folds = settings.wanted_folds()
+    if RunFolder.of(settings.place).is_unpacked:
+        folds = choose_folds(settings)  # those that came along
     chosen = []
-    for fold in settings.wanted_folds():
+    for fold in folds:
         for path in fold_checkpoints(task, settings, fold):
             chosen.append(ChosenCheckpoint(fold, path))
     return chosen
@@ -265,7 +270,7 @@ def write_files(
 
     RuntimeError where that is too far.
     """
-    folder = RunFolder.of(settings.place).task
+    folder = RunFolder.of(settings.place).home
     networks = [as_detector(load_model(task, each.path, CPU)) for each in chosen]
     pictures = [read_png(folder.image(image_id)) for image_id in calibration["image_id"]]
     print(
@@ -364,8 +369,11 @@ def judge_file(
 ) -> dict[str, Any]:
     """{"score", "bytes"} of a file on the judged rows.
 
-    Each row is predicted only by the networks that never saw it.
+    Each row is predicted only by the networks that never saw it. Without rows there is no score.
     """
+    size = path.stat().st_size
+    if judged.empty:
+        return {"score": None, "bytes": size}
     folder = TaskFolder.of(settings.place)
     truth = {}
     detections = {}
@@ -382,7 +390,7 @@ def judge_file(
             detections[image_id] = predict(read_png(folder.image(image_id)), (width, height))
     labels = task.used_labels(settings)
     score = box_scorer(task).score_exported(truth, detections, labels)
-    return {"score": score, "bytes": path.stat().st_size}
+    return {"score": score, "bytes": size}
 
 
 def print_report(files: ExportFiles, report: Mapping[str, Any]) -> None:
@@ -392,6 +400,8 @@ def print_report(files: ExportFiles, report: Mapping[str, Any]) -> None:
         f"fp32 is PyTorch within {parity['pixels']:.2g} pixels and {parity['score']:.2g} of a "
         "probability"
     )
+    if not report["images"]:
+        print("not judged: whether its networks have learned the images that are here is not known")
     print(
         f"{report['score_name']} on {report['images']} validation images, each predicted by the "
         "networks that never saw it:"

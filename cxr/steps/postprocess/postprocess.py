@@ -29,6 +29,7 @@ from cxr.steps.postprocess.figures import (
     recall_figures,
     value_or_null,
 )
+from cxr.steps.postprocess.model_card import CardInput, write_model_card
 from cxr.steps.postprocess.report import ReportInput, write_report
 from cxr.system.disk import alone, read_json, write_json
 from cxr.system.errors import InputError
@@ -41,8 +42,8 @@ FACTS = ["image_id", "age", "sex", "view", "label", "width", "height", "group"]
 class OutOfFold:
     """The out-of-fold images of a run, read one part at a time.
 
-    table: the judged rows of train.csv, by image_id. known_ids: all ids of train.csv, of which the
-    task may judge a part.
+    table: the judged rows of train.csv, by image_id. learned: the same and those of folds that are
+    not judged. known_ids: all ids of train.csv, of which the task may judge a part.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class OutOfFold:
     predictions: str
     folds: list[int]
     table: pd.DataFrame
+    learned: pd.DataFrame
     known_ids: frozenset[str]
 
     def cases(self) -> Iterator[Any]:
@@ -70,7 +72,7 @@ class OutOfFold:
 
 
 def postprocess(task: Task, settings: Settings) -> Path | None:
-    """params.json, results.json, submission or results, report.html; prints the main figures.
+    """params.json, results.json, submission or results, report.html, model_card.md; prints figures.
 
     Returns the path of what was written for the test images, None without test predictions. Of
     --predictions NAME all of it lies in a folder of its own.
@@ -84,9 +86,9 @@ def postprocess(task: Task, settings: Settings) -> Path | None:
     train = read_table(run.task.table("train")).set_index("image_id", drop=False)
     folds = finished_folds(run, name, train, settings.place.fold)
     settings = as_trained(settings, task, run.fold(folds[0]))
-    table = task.select_rows(train, settings)
-    table = table[table["fold"].isin(folds)]
-    out_of_fold = OutOfFold(task, run, name, folds, table, frozenset(train.index))
+    learned = task.select_rows(train, settings)
+    table = learned[learned["fold"].isin(folds)]
+    out_of_fold = OutOfFold(task, run, name, folds, table, learned, frozenset(train.index))
     warnings = run.task.read_notes()
     of_all = train["fold"].nunique()
     if len(folds) < of_all:
@@ -135,10 +137,11 @@ def judge_and_answer(
     answer = task.dataset.write_answer(request)
     results = summarize(task, settings, evaluation) | dict(answer.results)
     write_json(judged.results, results)
-    report = write_report(
-        judged.report, make_report_input(task, settings, judging, evaluation, answer, warnings)
-    )
-    print_result(task, evaluation, answer, report)
+    shown = make_report_input(task, settings, judging, evaluation, answer, warnings)
+    write_report(judged.report, shown)
+    card = CardInput(shown, task, settings, run, out_of_fold.learned)
+    write_model_card(judged.model_card, card)
+    print_result(task, evaluation, answer, judged)
     return answer.path
 
 
@@ -324,6 +327,7 @@ def make_report_input(
         params=evaluation.params,
         params_path=judging.folder.params,
         submission_path=answer.path,
+        card_path=judging.folder.model_card,
         answered=read_answered_images(run, answer, settings.place.fold),
         warnings=warnings,
     )
@@ -341,7 +345,7 @@ def read_answered_images(run: RunFolder, answer: Answer, fold: int | None) -> An
     return AnsweredImages(table, answer.true, answer.predicted, scores, fold)
 
 
-def print_result(task: Task, evaluation: Evaluation, answer: Answer, report: Path) -> None:
+def print_result(task: Task, evaluation: Evaluation, answer: Answer, judged: JudgedFolder) -> None:
     """The main figures, and where everything is."""
     score = format_score(evaluation.score, evaluation.interval)
     figures = headline_figures(evaluation) | recall_figures(evaluation.results)
@@ -359,4 +363,6 @@ def print_result(task: Task, evaluation: Evaluation, answer: Answer, report: Pat
     for note in evaluation.notes:
         print(note)
     written = answer.path or f"not written: {answer.reason}"
-    print(f"{task.dataset.answer_name:<11} {written}\nreport      {report}")
+    print(f"{task.dataset.answer_name:<11} {written}")
+    print(f"report      {judged.report}")
+    print(f"model card  {judged.model_card}")

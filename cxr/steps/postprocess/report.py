@@ -152,6 +152,7 @@ class ReportInput:
     params: Mapping[str, Any] = field(default_factory=dict)
     params_path: Path | None = None
     submission_path: Path | None = None
+    card_path: Path | None = None
     warnings: Sequence[str] = ()
     finding: tuple[str, str] = ("box", "boxes")
     figures: Mapping[str, float] = field(default_factory=dict)

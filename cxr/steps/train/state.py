@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from cxr.inference.checkpoint import load_state, save_state
+from cxr.inference.run_archive import names_archive, unpack_run
 from cxr.networks.depthwise import train_depthwise_in_fp32
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
@@ -225,8 +226,9 @@ def moving_average(
 def load_first_weights(model: Network, task: Task, settings: Settings, fold: int) -> None:
     """The weights of --start, or of --pretrain.
 
-    --start names a checkpoint, or a run, of which the last epoch of the same fold is taken. Raises
-    InputError where there is none or it does not fit.
+    --start names a checkpoint, or a run, of which the last epoch of the same fold is taken; of a
+    run in a file that of its first fold where it has not the same. Raises InputError where there is
+    none or it does not fit.
     """
     path = first_weights_path(task, settings, fold)
     state = load_state(path)
@@ -253,6 +255,10 @@ def first_weights_path(task: Task, settings: Settings, fold: int) -> Path:
     start = settings.training.start
     if not start:
         return learned_weights(task, settings)
+    if names_archive(start):
+        run = unpack_run(start, settings.place.working, task.name)
+        folds = run.trained_folds()
+        return run.fold(fold if fold in folds else folds[0]).epochs()[-1]
     if Path(start).is_file():
         return Path(start)
     folder = RunFolder.of(settings.place).task.run(start).fold(fold)
