@@ -40,7 +40,7 @@ from cxr.system.runtime import Runtime, open_runtime
 from cxr.tasks import Task
 
 TOO_LONG = "has too long a name for the files that are made of it: give it a shorter one"
-CHANGED = "changed while it was read: run the same command again"
+CHANGED = "changed while this ran: run the same command again"
 LEFT_OUT = "frontal chest X-ray"  # what failed.csv says is missing in place of an image
 
 

@@ -1,7 +1,7 @@
 """A DICOM Segmentation of the mask that a run gives of a DICOM image.
 
-One binary segment in the pixels of the image. Their spacing is not repeated: that of an X-ray is one
-of the detector, and highdicom reads it only beside the thickness of a slice. An image without a
+One binary segment in the pixels of the image. Their spacing is not repeated: that of an X-ray is
+one of the detector, and highdicom reads it only beside the thickness of a slice. An image without a
 finding gets a segment whose pixels are all 0: nothing found differs from not looked at.
 """
 
