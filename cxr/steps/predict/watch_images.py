@@ -49,16 +49,16 @@ def watch_images(task: Task, settings: Settings) -> Path:
                 time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:
             runtime.say("stopped by Ctrl-C: the same command goes on")
-        written = watch.write()
-        say_results(written, images.out)
-        return written.page
+        if not watch.is_lost:  # else every row would be lost with the folder
+            say_results(watch.write(), images.out)
+        return images.out / "index.html"
 
 
 class Watch:
     """The looks at the folders of one command.
 
     items: the files that the last look saw. failures: what could not be predicted, with the state
-    of the file in which that was so.
+    of the file in which that was so. is_lost: whether a folder is away.
     """
 
     def __init__(self, predictor: Predictor, settings: Settings) -> None:
