@@ -117,9 +117,8 @@ class Watch:
     def predict(self, waiting: list[Sight], now: float) -> None:
         """Predict these files. Those that cannot be read are tried again later."""
         seen = [SeenItem(sight.item, sight.state) for sight in waiting]
-        failures = {}
-        for failure in predict_items(self.predictor, seen, self.settings):
-            failures[failure.image] = failure
+        failed = predict_items(self.predictor, seen, self.settings)
+        failures = {failure.image: failure for failure in failed}
         for sight in waiting:
             failure = failures.get(sight.item.name)
             sight.done = failure is None or failure.what == LEFT_OUT
