@@ -6,6 +6,7 @@
     python 04_predict.py --tta none --predictions plain     another variant, beside the first
     python 04_predict.py --run NAME --images FOLDER FILE    any DICOMs, PNGs, JPEGs; writes
                                                             predicted/index.html
+    python 04_predict.py --run NAME --images FOLDER --watch what arrives in the folder, too
     torchrun --nproc-per-node 2 -- 04_predict.py            images are shared out over processes
 
 Reads working/<task>/<run>/fold<k>/epoch*.pt, writes fold<k>/valid_predictions/ and
@@ -22,8 +23,11 @@ def step(task: Task, settings: Settings) -> None:
     # After --help, which needs no PyTorch.
     from cxr.steps.predict.predict_images import predict_images
     from cxr.steps.predict.predict_run import predict_run
+    from cxr.steps.predict.watch_images import watch_images
 
-    if settings.images.images:
+    if settings.images.watch:
+        watch_images(task, settings)
+    elif settings.images.images:
         predict_images(task, settings)
     else:
         predict_run(task, settings)

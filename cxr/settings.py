@@ -247,6 +247,27 @@ class ImageSettings:
     dicom_sr: bool = setting(
         False, "with --images, write a DICOM Structured Report for each DICOM, too", needs="images"
     )
+    dicom_seg: bool = setting(
+        False,
+        "with --images, write a DICOM Segmentation for each DICOM; only of runs that give masks",
+        needs="images",
+    )
+    dicom_pr: bool = setting(
+        False,
+        "with --images, write a Grayscale Softcopy Presentation State for each DICOM: boxes, "
+        "outlines and words that a viewer draws over it",
+        needs="images",
+    )
+    dicom_sc: bool = setting(
+        False,
+        "with --images, write a DICOM Secondary Capture of the overlay of each DICOM",
+        needs="images",
+    )
+    watch: bool = setting(
+        False,
+        "with --images, go on with whole files that arrive in its folders, until Ctrl-C",
+        needs="images",
+    )
     only_chest: bool = setting(
         False,
         "leave out images that are no frontal chest X-rays by their headers, which are predicted "

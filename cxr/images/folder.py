@@ -1,8 +1,8 @@
 """Files and folders of X-rays as people keep them: finding the images, and what is written of each.
 
-`out` holds boxes/<name>.json, overlays/<name>.png and structured_reports/<name>.dcm for each image,
-where the name is its path below the folder it was found in. The .json comes last: where it is, the
-image is done.
+`out` holds boxes/<name>.json, overlays/<name>.png and, in folders of their own, the DICOM objects
+<name>.dcm for each image, where the name is its path below the folder it was found in. The .json
+comes last: where it is, the image is done.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import errno
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ COLUMNS = {
 HIDDEN = ("bytes", "modified", "dicom")
 
 Record = dict[str, Any]
+State = dict[str, int]  # bytes and nanoseconds of a file, see Item.state
 Failure = Sequence[object]  # image, path, what, reason
 
 
@@ -48,9 +49,12 @@ class Item:
     def in_folder(self, folder: Path, ending: str = "") -> Path:
         return folder / f"{self.name}{ending}"
 
-    def state(self) -> dict[str, int]:
-        """Facts that change when another image takes the file's place."""
-        facts = self.path.stat()
+    def state(self) -> State | None:
+        """Facts that change when another image takes the file's place, None if it is gone."""
+        try:
+            facts = self.path.stat()
+        except OSError:
+            return None
         return {"bytes": facts.st_size, "modified": facts.st_mtime_ns}
 
 
@@ -69,11 +73,20 @@ class ImageFiles(NamedTuple):
 
 
 def find_image_files(paths: Sequence[str | Path], out: str | Path) -> ImageFiles:
-    """The images among these files and in these folders.
+    """What `search_image_files` finds. InputError where there is no image, too."""
+    image_files = search_image_files(paths, out)
+    if not image_files.items:
+        searched = ", ".join(os.path.abspath(path) for path in paths)
+        raise InputError(f"there is no DICOM, PNG or JPEG file in {searched}")
+    return image_files
+
+
+def search_image_files(paths: Sequence[str | Path], out: str | Path) -> ImageFiles:
+    """The images among these files and in these folders, perhaps none.
 
     A file that is named is always taken. In a folder, and the folders in it or linked there, those
     that end like an X-ray or begin like one are; hidden files and the folder `out` are not.
-    InputError where a path does not exist or there is no image.
+    InputError where a path does not exist.
     """
     absolute_paths = [Path(os.path.abspath(path)) for path in paths]
     out = Path(os.path.abspath(out))
@@ -92,10 +105,6 @@ def find_image_files(paths: Sequence[str | Path], out: str | Path) -> ImageFiles
             else:
                 search.passed_over["other files"] += 1
         passed_over += search.passed_over
-    if not files:
-        searched = ", ".join(str(path) for path in paths)
-        raise InputError(f"there is no DICOM, PNG or JPEG file in {searched}")
-
     base = common_folder(absolute_paths)
     items = [Item(file.relative_to(base).as_posix(), file) for file in files]
     items.sort(key=lambda item: item.name)
@@ -199,11 +208,8 @@ def record_path(out: Path, item: Item) -> Path:
     return item.in_folder(out / "boxes", ".json")
 
 
-def read_record(out: Path, item: Item, dicom_sr: bool) -> Record | None:
-    """What an earlier run wrote about an image.
-
-    None if it was not done, the file has changed since, or (`dicom_sr`) no report was made of it.
-    """
+def read_record(out: Path, item: Item) -> Record | None:
+    """What an earlier run wrote about an image. None if it was not done or has changed since."""
     path = record_path(out, item)
     overlay = item.in_folder(out / "overlays", ".png")
     # Of os.path, which also says no where a name is too long.
@@ -212,29 +218,34 @@ def read_record(out: Path, item: Item, dicom_sr: bool) -> Record | None:
     record = read_json(path)
     if record["source"] != os.fspath(item.path):
         return None
-    if not item.state().items() <= record.items():
-        return None
-    if dicom_sr and record["structured_report"] is None:
+    state = item.state()
+    if state is None or not state.items() <= record.items():
         return None
     return record
 
 
 def write_record(
-    out: Path, item: Item, picture: Picture, prediction: Record, structured_report: str | None
+    out: Path,
+    item: Item,
+    state: State,
+    picture: Picture,
+    prediction: Record,
+    objects: Mapping[str, str | None],
 ) -> None:
     """Write what was predicted, its last file.
 
-    `structured_report`: its path relative to `out`, or why there is none; None if none was wanted.
+    state: of the file before it was read. objects: {name of a DICOM object: its path relative to
+    `out`, or why there is none; None if none was wanted}.
     """
     record = {
         "image": item.name,
         "source": os.fspath(item.path),
-        **item.state(),
+        **state,
         "width": picture.width,
         "height": picture.height,
         "dicom": picture.dicom,
         **prediction,
-        "structured_report": structured_report,
+        **objects,
     }
     write_json(record_path(out, item), record)
 

@@ -177,16 +177,16 @@ class Reader:
 
 
 def read_all(
-    paths: Iterable[str | Path], sides: Sequence[int], workers: int
+    paths: Iterable[str | Path], sides: Sequence[int], workers: int, deep: bool = False
 ) -> Iterator[Picture | UnreadableImage]:
     """Yield the Picture of each path, or the error that it ended with.
 
-    In the order of the paths, from `workers` processes.
+    In the order of the paths, from `workers` processes. sides, deep: as of `Reader.read`.
     """
 
     def read(reader: Reader, path: str | Path) -> Picture | UnreadableImage:
         try:
-            return reader.read(path, sides)
+            return reader.read(path, sides, deep)
         except UnreadableImage as error:
             return error
 

@@ -6,8 +6,10 @@ from dataclasses import asdict
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 import torch
+from test_images import make_dataset, save
 from tiny_task import TINY_TASK
 from untrained import write_untrained_run
 from xrays import png, xray
@@ -152,9 +154,11 @@ def test_a_mask_of_nothing(mask_settings, scans, tmp_path):
 
 def test_masks_of_a_folder(mask_settings, scans, tmp_path):
     out = tmp_path / "out"
-    settings = mask_settings.replace(images=(str(scans[0].parent),), out=out)
+    uids = {"StudyInstanceUID": "1.2.3.4", "SeriesInstanceUID": "1.2.3.4.5"}
+    save(scans[0].with_name("c.dcm"), make_dataset(xray(80, 60), **uids))
+    settings = mask_settings.replace(images=(str(scans[0].parent),), out=out, dicom_seg=True)
     page = predict_images(TASKS["pneumothorax"], settings).read_text()
-    assert "2 X-rays, 2 with a mask" in page
+    assert "3 X-rays, 3 with a mask" in page
     assert 'id="thresholds"' not in page
     content = read_json(out / "predictions.json")
     assert content["result"] == "mask"
@@ -165,7 +169,14 @@ def test_masks_of_a_folder(mask_settings, scans, tmp_path):
         assert set(np.unique(mask)) <= {0, 255}
     header, *rows = (out / "predictions.csv").read_text().splitlines()
     assert header == "image,path,width,height,finding,score,area,share,file,not_frontal_chest"
-    assert len(rows) == 2
+    assert len(rows) == 3
+
+    segmentation = pydicom.dcmread(out / "segmentations" / "c.dcm.dcm")
+    mask = cv2.imread(str(out / "masks" / "c.dcm.png"), cv2.IMREAD_GRAYSCALE)
+    assert np.array_equal(segmentation.pixel_array * 255, mask)
+    failed = (out / "failed.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in failed[1:]] == ["a.png", "b.png"]
+    assert all(line.endswith("segmentation,not a DICOM") for line in failed[1:])
 
 
 # --- classes

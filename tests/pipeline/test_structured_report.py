@@ -12,7 +12,10 @@ from pydicom.uid import UID
 from steps import ROOT
 from test_images import make_dataset, save
 
-from cxr.steps.predict.structured_report import SCHEME, write_structured_report
+from cxr.geometry.detections import Detections
+from cxr.inference.results import BoxResult
+from cxr.steps.predict.dicom_objects import SCHEME, Statement, write_object
+from cxr.steps.predict.structured_report import build_structured_report
 from cxr.system.errors import InputError
 
 sr = pytest.importorskip("highdicom.sr")
@@ -37,6 +40,7 @@ FOUND = {
     "probabilities": {"Normal": 0.25, "Lung Opacity": 0.75},
 }
 EMPTY = {"boxes": [], "probabilities": {}}
+THRESHOLDS = dict.fromkeys(["Lung Opacity", "Nodule", "Fracture"], 0.3)
 UIDS = {
     "StudyInstanceUID": "1.2.3.4",
     "SeriesInstanceUID": "1.2.3.4.5",
@@ -60,9 +64,33 @@ def image(tmp_path):
     return save(tmp_path / "image.dcm", make_dataset(np.zeros((64, 48), np.uint8), **UIDS, **tags))
 
 
+def result_of(found):
+    """The result of a run that says this."""
+    boxes = [[box[name] for name in ("x1", "y1", "x2", "y2")] for box in found["boxes"]]
+    labels = [list(THRESHOLDS).index(box["finding"]) for box in found["boxes"]]
+    scores = [box["score"] for box in found["boxes"]]
+    detections = Detections(
+        np.array(boxes, float).reshape(-1, 4), np.array(scores), np.array(labels, int)
+    )
+    return BoxResult(
+        48,
+        64,
+        np.zeros((64, 48), np.uint8),
+        found["probabilities"],
+        detections,
+        THRESHOLDS,
+        not_frontal_chest=found.get("not_frontal_chest", ""),
+    )
+
+
+def write_report(path, image, found):
+    statement = Statement(result_of(found), "run 1")
+    write_object(path, image, "structured report", build_structured_report, statement)
+
+
 def report_of(image, found=FOUND):
     path = image.with_name("report.dcm")
-    write_structured_report(path, image, found, "run 1")
+    write_report(path, image, found)
     return sr.srread(path)
 
 
@@ -205,7 +233,7 @@ def test_real_images(folder, named, tmp_path):
         pytest.skip(f"no real sample at {SHARED / folder} (CXR_SHARED_DATA)")
     for path in paths:
         try:
-            write_structured_report(tmp_path / "report.dcm", path, FOUND, "run")
+            write_report(tmp_path / "report.dcm", path, FOUND)
             assert (
                 len(sr.srread(tmp_path / "report.dcm").content.get_planar_roi_measurement_groups())
                 == 3

@@ -140,6 +140,7 @@ def test_demo_has_folders_and_a_preset_of_its_own():
         ({"demo_images": 40}, "--demo-images is only read with --demo"),
         ({"out": Path("x")}, "--out is only read with --images"),
         ({"dicom_sr": True}, "--dicom-sr is only read with --images"),
+        ({"watch": True}, "--watch is only read with --images"),
         ({"only_chest": True}, "--only-chest is only read with --images"),
     ],
 )

@@ -14,6 +14,7 @@ from cxr.data.loader import count_workers
 from cxr.images.folder import (
     Item,
     Record,
+    State,
     find_image_files,
     is_too_long,
     mark_of,
@@ -22,14 +23,16 @@ from cxr.images.folder import (
     write_prediction_tables,
     write_record,
 )
+from cxr.images.gray import Window
 from cxr.images.isolated import Picture, read_all
 from cxr.images.printable import UnreadableImage
 from cxr.inference.predictor import Predictor
 from cxr.inference.results import Result
 from cxr.plots.overlay import write_overlay
 from cxr.settings import ImageSettings, Settings
+from cxr.steps.predict.dicom_objects import Statement
+from cxr.steps.predict.dicom_outputs import make_objects, unmade_objects, wanted_outputs
 from cxr.steps.predict.image_index import write_index
-from cxr.steps.predict.structured_report import write_structured_report
 from cxr.system import distributed
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
@@ -37,6 +40,7 @@ from cxr.system.runtime import Runtime, open_runtime
 from cxr.tasks import Task
 
 TOO_LONG = "has too long a name for the files that are made of it: give it a shorter one"
+CHANGED = "changed while this ran: run the same command again"
 LEFT_OUT = "frontal chest X-ray"  # what failed.csv says is missing in place of an image
 
 
@@ -49,11 +53,29 @@ class Failure(NamedTuple):
     reason: str
 
 
+class SeenItem(NamedTuple):
+    """An image file as it was before it was read; state None: it was gone."""
+
+    item: Item
+    state: State | None
+
+
 class ReadItem(NamedTuple):
     """An image file and what reading it gave."""
 
-    item: Item
+    seen: SeenItem
     picture: Picture | UnreadableImage
+
+
+class Written(NamedTuple):
+    """What a person is told of the tables and the page.
+
+    notes: sentences. failed: number of rows of failed.csv.
+    """
+
+    page: Path
+    notes: list[str]
+    failed: int
 
 
 def predict_images(task: Task, settings: Settings) -> Path:
@@ -71,12 +93,11 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     images = settings.images
     image_files = find_image_files(images.images, images.out)
     items = image_files.items
-    predictor = Predictor(task, settings, runtime)
-    claim_out_folder(images.out, predictor.record(), runtime)
+    predictor = open_predictor(task, settings, runtime)
     waiting = []
     for item in items:
-        if read_done_record(item, images, images.dicom_sr) is None:
-            waiting.append(item)
+        if not is_done(item, images):
+            waiting.append(SeenItem(item, item.state()))
     done_before = len(items) - len(waiting)
     left_alone = image_files.describe_passed_over()
     runtime.say(f"{len(items)} images, {done_before} of them done before{left_alone}")
@@ -88,7 +109,7 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
         failures = predict_items(predictor, runtime.share(waiting), settings)
     failures = [failure for part in distributed.gather(failures) for failure in part]
     if runtime.is_main:
-        write_results(predictor, items, failures, images)
+        say_results(write_results(predictor, items, failures, images), images.out)
     distributed.barrier()
 
     if len(failures) == len(items):
@@ -97,6 +118,22 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
             f"the first: {failures[0].reason}"
         )
     return images.out / "index.html"
+
+
+def open_predictor(task: Task, settings: Settings, runtime: Runtime) -> Predictor:
+    """The run, to which the folder --out belongs from now on.
+
+    Raises InputError for masks that are wanted of a run that gives none.
+    """
+    predictor = Predictor(task, settings, runtime)
+    result = predictor.result_maker.result_name
+    if settings.images.dicom_seg and result != "mask":
+        raise InputError(
+            f"--dicom-seg writes masks, and the run {predictor.run.path} gives {result}: leave it "
+            "out; --dicom-sr, --dicom-pr and --dicom-sc write what it gives"
+        )
+    claim_out_folder(settings.images.out, predictor.record(), runtime)
+    return predictor
 
 
 def claim_out_folder(out: Path, record: dict[str, Any], runtime: Runtime) -> None:
@@ -116,11 +153,15 @@ def claim_out_folder(out: Path, record: dict[str, Any], runtime: Runtime) -> Non
         write_json(path, record)
 
 
-def predict_items(predictor: Predictor, items: Sequence[Item], settings: Settings) -> list[Failure]:
+def predict_items(
+    predictor: Predictor, items: Sequence[SeenItem], settings: Settings
+) -> list[Failure]:
     """Predict and write each image; returns those that could not be read."""
     predictor.runtime.say(predictor.describe())
     workers = max(1, count_workers(settings.machine.workers))
-    pictures = read_all([item.path for item in items], predictor.sides, workers)
+    paths = [seen.item.path for seen in items]
+    # The deep values say which grays a presentation state shows.
+    pictures = read_all(paths, predictor.sides, workers, deep=settings.images.dicom_pr)
     read_items = map(ReadItem, items, pictures)
     failures = []
     is_quiet = not predictor.runtime.is_main
@@ -140,7 +181,8 @@ def predict_read_items(
     failures = []
     readable_items = []
     pictures = []
-    for item, picture in batch:
+    for seen, picture in batch:
+        item = seen.item
         if isinstance(picture, UnreadableImage):
             failures.append(Failure(item.name, item.path, "image", picture.reason))
         elif is_too_long(record_path(images.out, item)):
@@ -149,11 +191,15 @@ def predict_read_items(
             reason = f"left out with --only-chest, since {picture.not_frontal_chest}"
             failures.append(Failure(item.name, item.path, LEFT_OUT, reason))
         else:
-            readable_items.append(item)
+            readable_items.append(seen)
             pictures.append(picture)
     results = predictor.predict(pictures)
-    for item, picture, result in zip(readable_items, pictures, results, strict=True):
-        write_image(item, picture, result, predictor.run.name, images)
+    for seen, picture, result in zip(readable_items, pictures, results, strict=True):
+        item = seen.item
+        if seen.state is None or item.state() != seen.state:
+            failures.append(Failure(item.name, item.path, "image", CHANGED))
+            continue
+        write_image(item, seen.state, picture, result, predictor.run.name, images)
     return failures
 
 
@@ -170,10 +216,16 @@ def batches_of(read_items: Iterable[ReadItem], size: int) -> Iterator[list[ReadI
 
 
 def write_image(
-    item: Item, picture: Picture, result: Result, run: str, images: ImageSettings
+    item: Item,
+    state: State,
+    picture: Picture,
+    result: Result,
+    run: str,
+    images: ImageSettings,
 ) -> None:
-    """Overlay, mask, structured report if wanted, and, last, the record: the image is done."""
+    """Overlay, mask, DICOM objects if wanted, and, last, the record: the image is done."""
     out = images.out
+    earlier = read_record(out, item)
     write_overlay(item.in_folder(out / "overlays", ".png"), result.overlay())
     content = result.to_dict()
     mask_picture = result.mask_picture()
@@ -181,23 +233,12 @@ def write_image(
         path = item.in_folder(out / "masks", ".png")
         write_overlay(path, mask_picture)
         content["mask"]["file"] = path.relative_to(out).as_posix()
-    report = None
-    if images.dicom_sr:
-        report = try_report(item, picture, content, run, out)
-    write_record(out, item, picture, content, report)
-
-
-def try_report(item: Item, picture: Picture, content: Record, run: str, out: Path) -> str:
-    """Path of the report relative to `out`, or why there is none."""
-    if not picture.dicom:
-        return "not a DICOM"
-    path = item.in_folder(out / "structured_reports", ".dcm")
-    try:
-        write_structured_report(path, item.path, content, run)
-    except InputError as error:
-        # Without the path that it begins with, for which the tables have a column.
-        return str(error).removeprefix(f"{item.path}: ")
-    return path.relative_to(out).as_posix()
+    full_range = None
+    if picture.deep is not None:
+        full_range = Window(picture.deep.centre, picture.deep.width)
+    statement = Statement(result, run, full_range)
+    objects = make_objects(images, item, picture.dicom, statement, earlier)
+    write_record(out, item, state, picture, content, objects)
 
 
 def write_results(
@@ -205,12 +246,12 @@ def write_results(
     items: Sequence[Item],
     failures: Sequence[Failure],
     images: ImageSettings,
-) -> None:
-    """Tables and page of all images that are done."""
+) -> Written:
+    """Write tables and page of all images that are done."""
     out = images.out
     records = partial(read_done_records, items, images)
     left_out = sum(failure.what == LEFT_OUT for failure in failures)
-    failures = sorted([*failures, *missing_reports(out, records())])
+    failures = sorted([*failures, *missing_objects(images, records())])
     notes = [*predictor.notes, *note_other_images(records(), left_out, len(items))]
     header = {
         "run": str(predictor.run.path),
@@ -223,11 +264,16 @@ def write_results(
     }
     write_prediction_tables(out, records, failures, header)
     page = write_index(out, records(), failures, header)
-    for note in notes:
+    return Written(page, notes, len(failures))
+
+
+def say_results(written: Written, out: Path) -> None:
+    """Print where what was written is, and what to know of it."""
+    for note in written.notes:
         print(note)
-    if failures:
-        print(f"{len(failures)} things failed, see {out / 'failed.csv'}")
-    print(f"to look at: {page}, tables beside it")
+    if written.failed:
+        print(f"{written.failed} things failed, see {out / 'failed.csv'}")
+    print(f"to look at: {written.page}, tables beside it", flush=True)
 
 
 def note_other_images(records: Iterable[Record], left_out: int, total: int) -> list[str]:
@@ -250,23 +296,30 @@ def note_other_images(records: Iterable[Record], left_out: int, total: int) -> l
 def read_done_records(items: Iterable[Item], images: ImageSettings) -> Iterator[Record]:
     """Yield the record of each image that is done."""
     for item in items:
-        record = read_done_record(item, images, dicom_sr=False)
+        record = read_done_record(item, images)
         if record is not None:
             yield record
 
 
-def read_done_record(item: Item, images: ImageSettings, dicom_sr: bool) -> Record | None:
-    """The record of an image that is done and wanted. dicom_sr: done only with its report."""
-    record = read_record(images.out, item, dicom_sr)
+def read_done_record(item: Item, images: ImageSettings) -> Record | None:
+    """The record of an image that is predicted and wanted."""
+    record = read_record(images.out, item)
     if record is None or (images.only_chest and mark_of(record)):
         return None
     return record
 
 
-def missing_reports(out: Path, records: Iterable[Record]) -> Iterator[Failure]:
-    """Yield the DICOMs of which a report was wanted and could not be made."""
+def is_done(item: Item, images: ImageSettings) -> bool:
+    """Whether an image is predicted and has each DICOM object that is wanted, or a reason."""
+    record = read_done_record(item, images)
+    if record is None:
+        return False
+    wanted = wanted_outputs(images)
+    return not any(output.is_missing(images.out, item, record) for output in wanted)
+
+
+def missing_objects(images: ImageSettings, records: Iterable[Record]) -> Iterator[Failure]:
+    """Yield the objects that were wanted of an image and could not be made."""
     for record in records:
-        report = record["structured_report"]
-        if report is None or not record["dicom"] or (out / report).exists():
-            continue
-        yield Failure(record["image"], record["source"], "structured report", report)
+        for words, reason in unmade_objects(images, record):
+            yield Failure(record["image"], record["source"], words, reason)

@@ -7,119 +7,41 @@ probabilities are of the whole image.
 
 from __future__ import annotations
 
-import io
-import uuid
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import generate_uid
 
-from cxr.system.disk import atomic
-from cxr.system.errors import InputError
-
-MAKER = "Chest X-ray competition systems"
-NOT_FOR_DIAGNOSIS = "Research output, not for diagnosis"
-NOT_FRONTAL = "The header says that this is no frontal chest X-ray"
-SCHEME = "99CXR"  # our own codes, for what no public list that we can check has a code for
-# One identity for all reports, as PS3.5 B.2 allows.
-DEVICE = UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, MAKER).int}")
-CHEST_XRAY = Code("399208008", "SCT", "Plain chest X-ray")
-# From the code lists of pydicom, which are those of DICOM PS3.16.
-FINDINGS = {
-    "lung opacity": codes.DCM.Opacity,
-    "fibrosis": codes.SCT.Fibrosis,
-    "effusion": codes.SCT.PleuralEffusion,
-    "nodule": codes.SCT.Nodule,
-    "mass": codes.SCT.Mass,
-    "pneumothorax": codes.SCT.Pneumothorax,
-}
-NAMED_BY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-# May be empty, but must be there (type 2).
-CARRIED_OVER = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
+from cxr.steps.predict.dicom_objects import (
+    DEVICE,
+    MAKER,
+    NOT_FOR_DIAGNOSIS,
+    NOT_FRONTAL,
+    SourceImage,
+    Statement,
+    box_outline,
+    finding_code,
+    own_code,
 )
-LONGEST_MODEL = 64  # letters of ManufacturerModelName and of a code's meaning (VR LO)
-LONGEST_CODE = 16  # letters of a code value (VR SH)
+
+CHEST_XRAY = Code("399208008", "SCT", "Plain chest X-ray")
+SERIES_NUMBER = 999
 
 
-def write_structured_report(
-    path: Path,
-    source: Path,
-    findings: Mapping[str, Any],
-    model: str,
-) -> None:
-    """Write the report of the DICOM file `source` at `path`.
+def build_structured_report(image: SourceImage, statement: Statement) -> Any:
+    """The report of an image."""
+    import highdicom  # heavy, and only for those who ask for it
 
-    findings: {"boxes": [{finding, score, above_threshold, x1, y1, x2, y2}], "probabilities":
-    {class: p}, "not_frontal_chest": words}, boxes in original pixels, as `Result.to_dict` gives it;
-    model: name of the run.
-    Raises InputError, saying why, where the image lacks what a report needs.
-    """
-    import highdicom  # heavy, and only for those who ask for reports
-
-    try:
-        with warnings.catch_warnings():
-            # Values that pydicom finds odd are carried over, or refused below.
-            warnings.simplefilter("ignore")
-            # From bytes: from a file pydicom makes room for any length that an element states.
-            content = io.BytesIO(source.read_bytes())
-            header = pydicom.dcmread(content, stop_before_pixels=True, force=True)
-            image = select_evidence(header)
-            builder = ReportBuilder(highdicom.sr, image, model)
-            report = highdicom.sr.ComprehensiveSR(
-                evidence=[image],
-                content=builder.measurement_report(findings),
-                series_instance_uid=generate_uid(prefix=None),
-                series_number=999,
-                instance_number=1,
-                sop_instance_uid=generate_uid(prefix=None),
-                manufacturer=MAKER,
-                manufacturer_model_name=model[:LONGEST_MODEL],
-                series_description=NOT_FOR_DIAGNOSIS,
-                content_qualification="RESEARCH",
-                is_complete=True,
-            )
-            with atomic(path) as temporary:
-                report.save_as(temporary)
-    except InputError as error:
-        raise InputError(f"{source}: no structured report, since {error}") from None
-    # How highdicom refuses values of the image.
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{source}: no structured report, since values of the header do not allow one "
-            f"({reason})"
-        ) from None
-
-
-def select_evidence(header: pydicom.Dataset) -> pydicom.Dataset:
-    """The part of the image's header that the report refers to and takes over."""
-    image = pydicom.Dataset()
-    for name in NAMED_BY:
-        value = header.get(name)
-        if not value or not UID(value).is_valid:
-            problem = f"no valid UID ({value})" if value else "missing"
-            raise InputError(f"its {name} is {problem}, and a report must name its image")
-        setattr(image, name, value)
-    for name in CARRIED_OVER:
-        setattr(image, name, header.get(name) or "")
-    if "SpecificCharacterSet" in header:
-        image.SpecificCharacterSet = header.SpecificCharacterSet
-    return image
+    builder = ReportBuilder(highdicom.sr, image.evidence, statement.run)
+    return highdicom.sr.ComprehensiveSR(
+        evidence=[image.evidence],
+        content=builder.measurement_report(statement.result.to_dict()),
+        is_complete=True,
+        **statement.identity(SERIES_NUMBER),
+    )
 
 
 class ReportBuilder:
@@ -137,7 +59,7 @@ class ReportBuilder:
         )
 
     def measurement_report(self, findings: Mapping[str, Any]) -> Any:
-        """The root of the tree, of findings as `write_structured_report` takes them."""
+        """The root of the tree, of findings as `Result.to_dict` gives them."""
         marked_boxes = [box for box in findings["boxes"] if box["above_threshold"]]
         whole_image = self.whole_image(findings["probabilities"], len(marked_boxes))
         mark = findings.get("not_frontal_chest", "")
@@ -191,7 +113,7 @@ class ReportBuilder:
         """
         source = self.sr.SourceImageForRegion(self.image.SOPClassUID, self.image.SOPInstanceUID)
         outline = self.sr.ImageRegion(self.sr.GraphicTypeValues.POLYLINE, box_outline(box), source)
-        finding = FINDINGS.get(box["finding"].lower()) or own_code(box["finding"])
+        finding = finding_code(box["finding"])
         certainty = self.percentage(codes.DCM.CertaintyOfFinding, box["score"])
         return self.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=self.tracking_identifier(f"Region {number}"),
@@ -215,18 +137,3 @@ class ReportBuilder:
         """A probability 0 ... 1 as a measurement in percent."""
         value = round(100 * probability, 2)
         return self.sr.Measurement(name=name, value=value, unit=codes.UCUM.Percent)
-
-
-def box_outline(box: Mapping[str, Any]) -> np.ndarray:
-    """Corners (5, 2) of a box, the first again at the end."""
-    left_top = (box["x1"], box["y1"])
-    right_top = (box["x2"], box["y1"])
-    right_bottom = (box["x2"], box["y2"])
-    left_bottom = (box["x1"], box["y2"])
-    return np.array([left_top, right_top, right_bottom, left_bottom, left_top])
-
-
-def own_code(meaning: str) -> Code:
-    """A code of our own scheme: the last letters of its meaning, as many as a code may have."""
-    letters = "".join(filter(str.isalnum, meaning)).upper()
-    return Code(letters[-LONGEST_CODE:], SCHEME, meaning[:LONGEST_MODEL])
