@@ -4,9 +4,10 @@
         train.csv test.csv failed.csv preprocess.json images/<image_id>.png
         <run>/                          RunFolder
             params.json results.json submission.csv report.html         step 05
+            blend.json      of a run that is a blend of others          step 04
             judged_<name>/  the same of --predictions <name>            step 05
             test_<name>/                                                step 04
-            fold<k>/                    FoldFolder, written by step 03
+            fold<k>/                    FoldFolder, written by step 03 (of a blend: by 04)
                 config.json manifest.json log.csv last.pt best.pt epoch<N>.pt
                 valid_<name>/ test_<name>/                              step 04
 
@@ -134,6 +135,11 @@ class RunFolder:
     @property
     def heat_maps(self) -> Path:
         return self.path / "heat_maps"
+
+    @property
+    def blend(self) -> Path:
+        """Of which runs it is a blend; only there if it is one."""
+        return self.path / "blend.json"
 
 
 @dataclass(frozen=True)

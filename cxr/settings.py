@@ -21,6 +21,7 @@ from typing import Any
 from cxr.system.errors import InputError
 
 LONGEST_NAME = 200  # letters of a run's name; file systems take 255
+BLEND_NAME = "blend"  # of the run that --blend makes, unless --run says otherwise
 
 
 def setting(
@@ -223,6 +224,18 @@ class PredictionSettings:
         "same size, and --predictions keeps the result apart",
     )
     partial: bool = setting(False, "predict with folds whose training is not finished")
+    blend: tuple[str, ...] = setting(
+        (),
+        "runs of the task to mix, NAME or NAME=WEIGHT, whatever networks they have; step 04 writes "
+        "the mixed predictions as a run of its own, which --run names",
+    )
+    blend_weights: str = setting(
+        "given",
+        "weights of --blend: given (equal where there are none), or fit, which are fitted on the "
+        "other folds",
+        choices=("given", "fit"),
+        needs="blend",
+    )
 
 
 @dataclass(frozen=True)
@@ -657,7 +670,12 @@ def _as_number(value: Any, wanted: type[int] | type[float]) -> int | float | Non
 
 
 def run_name(base: Settings, settings: Settings) -> str:
-    """`preset` or `preset-setting=value-...` for every training setting that differs."""
+    """`preset` or `preset-setting=value-...` for every training setting that differs.
+
+    Of --blend it is BLEND_NAME.
+    """
+    if settings.prediction.blend:
+        return BLEND_NAME
     old = base.training_values()
     changed = []
     for name, value in settings.training_values().items():
@@ -712,6 +730,11 @@ def check_values(settings: Settings) -> None:
         raise InputError("--folds must be at least 2: one part is for validation")
     if {"start", "pretrain"} <= set(settings.given) and values["start"] and values["pretrain"]:
         raise InputError("--start and --pretrain both say where the weights begin: leave one out")
+    if values["blend"] and values["merge"]:
+        raise InputError(
+            "--blend mixes finished predictions and --merge networks: leave one out, or blend runs "
+            "whose predictions are merged"
+        )
     for name, need in unmet_needs(settings):
         raise InputError(f"{flag(name)} is only read with {need}: add that, or leave it out")
 

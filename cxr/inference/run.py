@@ -63,6 +63,10 @@ def run_checkpoints(task: Task, settings: Settings, folder: FoldFolder) -> list[
         raise InputError(
             f"{folder.path} belongs to task {stored_task}, not {task.name}: choose another --run"
         )
+    if folder.run.blend.exists():
+        raise InputError(
+            f"{folder.run.path} is a blend and has no networks of its own: name one of its runs"
+        )
     paths = folder.epochs()
     if not settings.prediction.partial:
         refuse_unfinished(folder, paths)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -117,3 +118,17 @@ class Classifier(Method):
     ) -> ClassPrediction:
         del model, settings
         return ClassPrediction(image.image_id, image.width, image.height, merged.cpu().numpy())
+
+    def mix(
+        self, predictions: Sequence[ClassPrediction], weights: np.ndarray, settings: Settings
+    ) -> ClassPrediction:
+        """Weighted mean of the probabilities."""
+        del settings
+        category = weights @ np.array([prediction.category for prediction in predictions])
+        return replace(predictions[0], category=category)
+
+    def quick_prediction(
+        self, prediction: ClassPrediction, row: pd.Series, settings: Settings
+    ) -> np.ndarray:
+        del row, settings
+        return prediction.category

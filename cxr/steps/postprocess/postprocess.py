@@ -12,6 +12,7 @@ import pandas as pd
 from cxr.data.predictions import is_whole, read_predictions
 from cxr.data.tables import read_table
 from cxr.datasets.base import Answer, AnswerRequest
+from cxr.inference.blend import Blend
 from cxr.inference.opacity_boxes import Which, fused_boxes
 from cxr.inference.run import as_trained
 from cxr.methods.base import Judging
@@ -88,6 +89,10 @@ def postprocess(task: Task, settings: Settings) -> Path | None:
     table = table[table["fold"].isin(folds)]
     out_of_fold = OutOfFold(task, run, name, folds, table, frozenset(train.index))
     warnings = run.task.read_notes()
+    blend = Blend.read(run)
+    if blend is not None:
+        warnings.append(blend.describe())
+        print(blend.describe())
     of_all = train["fold"].nunique()
     if len(folds) < of_all:
         warnings.append(f"Only {len(folds)} of {of_all} folds are judged; the score is of these.")

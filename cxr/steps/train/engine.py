@@ -60,9 +60,14 @@ def train_folds(task: Task, settings: Settings) -> int:
 
     Returns 0, or STOPPED when --max-hours came first.
     """
+    if settings.prediction.blend:
+        print("--blend: nothing is trained, step 04 mixes the predictions of finished runs")
+        return 0
     # Whatever can be refused is refused before anything is written.
     task.check(settings)
     run = RunFolder.of(settings.place)
+    if run.blend.exists():
+        raise InputError(f"{run.path} is a blend of other runs: train with another --run")
     table = task.select_rows(read_table(run.task.table("train")), settings)
     folds = settings.wanted_folds()
     for fold in folds:
