@@ -8,7 +8,7 @@
             judged_<name>/  the same of --predictions <name>            step 05
             test_<name>/                                                step 04
             fold<k>/                    FoldFolder, written by step 03 (of a blend: by 04)
-                config.json manifest.json log.csv last.pt best.pt epoch<N>.pt
+                config.json manifest.json log.csv last.pt best.pt epoch<N>.pt swa.pt
                 valid_<name>/ test_<name>/                              step 04
 
 Nobody else spells these names.
@@ -206,6 +206,17 @@ class FoldFolder:
     def epochs(self) -> list[Path]:
         """The kept epochs' checkpoints, in order."""
         return sorted(self.path.glob("epoch*.pt"))
+
+    @property
+    def swa(self) -> Path:
+        """The mean of the kept epochs' weights, of --swa."""
+        return self.path / "swa.pt"
+
+    def checkpoints(self) -> list[Path]:
+        """Those that answer, the newest last: the mean, where there is one, or the kept epochs."""
+        if self.swa.exists():
+            return [self.swa]
+        return self.epochs()
 
     def valid_predictions(self, name: str) -> Path:
         return self.path / f"valid_{name}"

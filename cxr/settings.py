@@ -140,8 +140,8 @@ class TrainingSettings:
         "plateau",
         "plateau: x0.2 after 4 epochs without a lower validation loss; metric: x0.1 after 2 "
         "without a better metric; cosine: per step to 1 % after a warm-up of 3 %; waves: down and "
-        "up again in --cycle epochs each; restarts: down in --cycle epochs, then anew, in the last "
-        "four at 1/50 and 1/100; constant",
+        "up again in --cycle epochs each, to the last trough; restarts: down in --cycle epochs, "
+        "then anew, in the last four at 1/50 and 1/100; constant",
         training=True,
         choices=("plateau", "metric", "cosine", "waves", "restarts", "constant"),
     )
@@ -196,9 +196,29 @@ class TrainingSettings:
         "some hundred images",
         training=True,
     )
-    keep: int = setting(3, "the last epochs whose checkpoints are kept for merging", training=True)
+    keep: int = setting(
+        3,
+        "the last epochs whose checkpoints are kept for merging; of waves and restarts the last "
+        "troughs",
+        training=True,
+    )
+    keep_best: int = setting(
+        0,
+        "so many epochs of the best metric are kept, too; they are chosen on the validation "
+        "images, so the out-of-fold score then flatters",
+        training=True,
+    )
+    swa: bool = setting(
+        False,
+        "at the end of a fold, average the weights of the kept epochs, and measure the batch-norm "
+        "statistics anew; the steps after the training take this network in their place",
+        training=True,
+    )
     patience: int = setting(
-        0, "stop a fold after this many epochs without a better metric; 0: never", training=True
+        0,
+        "stop a fold after this many epochs without a better metric, with waves and restarts at "
+        "the next trough; 0: never",
+        training=True,
     )
 
 
@@ -726,6 +746,8 @@ def check_values(settings: Settings) -> None:
         raise InputError("--frozen-stages keeps random weights as they are: leave it out")
     if values.get("aux_weight", 0) < 0:
         raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")
+    if values["keep_best"] < 0:
+        raise InputError(f"--keep-best must be at least 0, not {values['keep_best']}")
     if values["folds"] < 2:
         raise InputError("--folds must be at least 2: one part is for validation")
     if {"start", "pretrain"} <= set(settings.given) and values["start"] and values["pretrain"]:

@@ -35,6 +35,11 @@ from cxr.system.disk import alone, read_json, write_json
 from cxr.system.errors import InputError
 from cxr.tasks import Task
 
+CHOSEN_BY_SCORE = (
+    "Of each fold, {count} of the merged epochs were chosen by the score of its own validation "
+    "images (--keep-best), so the out-of-fold score flatters, however the thresholds were fitted; "
+    "the same run without --keep-best has an honest one."
+)
 FACTS = ["image_id", "age", "sex", "view", "label", "width", "height", "group"]
 
 
@@ -89,6 +94,8 @@ def postprocess(task: Task, settings: Settings) -> Path | None:
     table = table[table["fold"].isin(folds)]
     out_of_fold = OutOfFold(task, run, name, folds, table, frozenset(train.index))
     warnings = run.task.read_notes()
+    if settings.training.keep_best:
+        warnings.append(CHOSEN_BY_SCORE.format(count=settings.training.keep_best))
     blend = Blend.read(run)
     if blend is not None:
         warnings.append(blend.describe())

@@ -263,7 +263,7 @@ class WeightScore:
 
     def _mix(self, weights: np.ndarray) -> dict[int, Any]:
         method = self.task.method
-        used = np.flatnonzero(weights > 0)
+        used = [number for number, weight in enumerate(weights) if weight > 0]
         mixed = {}
         for row, predictions in enumerate(self.predictions):
             chosen = [predictions[number] for number in used]
@@ -290,7 +290,7 @@ def fit_blend(
 ) -> Blend:
     """Greedily fitted weights: of each fold on the others, and on all folds for new images.
 
-    settings: of the blend. Raises InputError with weights that are given, and where a fold is missing.
+    settings: of the blend. Raises InputError with weights that are given, and with --fold.
     """
     if any(weight is not None for weight in members.values()):
         raise InputError("--blend-weights fit finds the weights: leave those of --blend out")
