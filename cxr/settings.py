@@ -249,6 +249,13 @@ class PredictionSettings:
         "runs of the task to mix, NAME or NAME=WEIGHT, whatever networks they have; step 04 writes "
         "the mixed predictions as a run of its own, which --run names",
     )
+    blend_csv: tuple[str, ...] = setting(
+        (),
+        "files of other people's predictions to mix in, FILE or FILE=WEIGHT: a submission, or "
+        "COCO's results (.json), with answers of all labelled images, out of fold, and of the test "
+        "images",
+        needs="blend",
+    )
     blend_weights: str = setting(
         "given",
         "weights of --blend: given (equal where there are none), or fit, which are fitted on the "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -30,11 +31,12 @@ class Blend:
     """Runs and their weights.
 
     weights: for new images. by_fold: {fold: weights that were fitted without its images}; empty
-    where nothing was fitted.
+    where nothing was fitted. files: those of the names that are files of answers.
     """
 
     weights: Weights
     by_fold: Mapping[int, Weights] = field(default_factory=dict)
+    files: Sequence[str] = ()
 
     @classmethod
     def read(cls, run: RunFolder) -> Blend | None:
@@ -43,10 +45,24 @@ class Blend:
             return None
         content = read_json(run.blend)
         by_fold = {int(fold): weights for fold, weights in content["by_fold"].items()}
-        return cls(content["weights"], by_fold)
+        return cls(content["weights"], by_fold, content["files"])
 
     def write(self, run: RunFolder) -> None:
-        write_json(run.blend, {"weights": self.weights, "by_fold": dict(self.by_fold)})
+        content = {
+            "weights": self.weights,
+            "by_fold": dict(self.by_fold),
+            "files": list(self.files),
+        }
+        write_json(run.blend, content)
+
+    def of_runs(self) -> Weights:
+        """The weights of the runs alone, which predict any image; those of 0 are left out."""
+        runs = {}
+        for name, weight in self.weights.items():
+            if weight > 0 and name not in self.files:
+                runs[name] = weight
+        total = sum(runs.values())
+        return {name: weight / total for name, weight in runs.items()}
 
     def of_fold(self, fold: int) -> Weights:
         """The weights that its out-of-fold predictions are mixed with."""
@@ -164,3 +180,12 @@ def asked_members(settings: Settings) -> dict[str, float | None]:
     """{name: weight, or None} of --blend."""
     folder = RunFolder.of(settings.place).task
     return parse_members(settings.prediction.blend, is_run(folder))
+
+
+def asked_files(settings: Settings) -> dict[str, float | None]:
+    """{path: weight, or None} of --blend-csv. Raises InputError where one is not there."""
+    files = parse_members(settings.prediction.blend_csv, lambda name: Path(name).is_file())
+    for name in files:
+        if not Path(name).is_file():
+            raise InputError(f"--blend-csv {name} does not exist")
+    return files

@@ -25,6 +25,7 @@ from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings
 from cxr.system.disk import read_json
+from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime
 from cxr.tasks import Task
 
@@ -169,11 +170,15 @@ class BlendNetworks(Networks):
         self.settings = blend_settings(task, settings, next(iter(blend.weights)))
         self.members: list[RunNetworks] = []
         shares = []
-        for name, share in blend.weights.items():
-            if share > 0:
-                of_member = member_settings(task, settings, name)
-                self.members.append(RunNetworks(task, of_member, folds, runtime))
-                shares.append(share)
+        for name, share in blend.of_runs().items():
+            of_member = member_settings(task, settings, name)
+            self.members.append(RunNetworks(task, of_member, folds, runtime))
+            shares.append(share)
+        if not shares:
+            raise InputError(
+                f"all runs of the blend {settings.place.run} have the weight 0: nothing predicts "
+                "new images"
+            )
         self.shares = np.array(shares)
 
     @cached_property

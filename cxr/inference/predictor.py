@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cxr.images.isolated import Picture
+from cxr.inference.blend import Blend
 from cxr.inference.networks import open_networks
 from cxr.inference.result_makers import RESULT_MAKERS
 from cxr.inference.results import Result
@@ -37,6 +38,12 @@ class Predictor:
 
         self.labels = learned_labels(task, self.settings)
         self.notes: list[str] = []
+        blend = Blend.read(self.run)
+        if blend is not None and blend.files:
+            self.notes.append(
+                f"{', '.join(blend.files)} say nothing of other images: the other runs of the "
+                "blend answer alone, with thresholds that were fitted to all together"
+            )
         self.params = None
         maker_class = RESULT_MAKERS[task.method.name]
         judged = self.run.judged(settings.prediction.predictions)

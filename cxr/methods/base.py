@@ -264,6 +264,10 @@ class Method(ABC):
         """
 
     @abstractmethod
+    def from_answer(self, answer: Any, image: ImageFacts, labels: Labels) -> Any:
+        """A prediction of what a file of answers says of an image, for `mix`."""
+
+    @abstractmethod
     def quick_prediction(self, prediction: Any, row: pd.Series, settings: Settings) -> Any:
         """What `quick_predictions` has of an image, from what step 04 kept and its row."""
 

@@ -11,6 +11,7 @@ from xrays import png, xray
 
 from cxr.data import predictions
 from cxr.data.predictions import read_predictions, write_part
+from cxr.datasets.covid.submission import format_covid_submission
 from cxr.inference import predict_table
 from cxr.inference.blend import Blend
 from cxr.inference.networks import BlendNetworks
@@ -187,6 +188,40 @@ def test_refusals(classes, monkeypatch):
     write_classes(folder.valid_predictions("predictions"), ids, known["bad"])
     with pytest.raises(InputError, match=r"\(the first: x01\), so bad has other folds"):
         blend_runs(COVID, blend_of(settings, "good", "bad", run="other"))
+
+
+def write_study_answers(path, table, probabilities):
+    """A submission with answers of the studies of a table; every image is its own study."""
+    studies = {}
+    for image_id, study in zip(table["image_id"], table["study_id"], strict=True):
+        studies[study] = probabilities[image_id]
+    ids = [f"{study}_study" for study in studies]
+    format_covid_submission(ids, studies, {}, None).to_csv(path, index=False)
+
+
+def test_other_peoples_answers_are_mixed_in(classes, tmp_path):
+    settings, table, known = classes
+    path = tmp_path / "theirs.csv"
+    write_study_answers(path, table, known["bad"])
+    mix = blend_of(settings, "good=3", blend_csv=(f"{path}=1",))
+    blend_runs(COVID, mix)
+    run = RunFolder.of(mix.place)
+    mixed = mixed_classes(mix, run.fold(2).valid_predictions("predictions"))
+    for image_id, category in mixed.items():
+        expected = 0.75 * known["good"][image_id] + 0.25 * known["bad"][image_id]
+        np.testing.assert_allclose(category, expected, atol=1e-5)
+    blend = Blend.read(run)
+    assert blend.weights == {"good": 0.75, str(path): 0.25}
+    assert blend.of_runs() == {"good": 1}
+    predictor = Predictor(COVID, settings.replace(run="mix", fold=0))
+    assert "say nothing of other images" in predictor.notes[0]
+
+    write_study_answers(path, table[:-1], known["bad"])
+    other = blend_of(settings, "good", run="other", blend_csv=(str(path),))
+    with pytest.raises(InputError, match=r"theirs.csv has no answer of x11 \(1 images of fold2"):
+        blend_runs(COVID, other)
+    with pytest.raises(InputError, match=r"--blend-csv gone.csv does not exist"):
+        blend_runs(COVID, blend_of(settings, "good", run="third", blend_csv=("gone.csv",)))
 
 
 def test_a_member_that_was_predicted_anew(tiny_run, tmp_path):

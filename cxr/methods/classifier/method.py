@@ -127,6 +127,11 @@ class Classifier(Method):
         category = weights @ np.array([prediction.category for prediction in predictions])
         return replace(predictions[0], category=category)
 
+    def from_answer(self, answer: np.ndarray, image: ImageFacts, labels: Labels) -> ClassPrediction:
+        """answer: probabilities (C,)."""
+        del labels
+        return ClassPrediction(image.image_id, image.width, image.height, answer)
+
     def quick_prediction(
         self, prediction: ClassPrediction, row: pd.Series, settings: Settings
     ) -> np.ndarray:

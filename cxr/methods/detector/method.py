@@ -15,6 +15,7 @@ from cxr.data.batch import Batch, SampleContent, TargetMaker
 from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
+from cxr.geometry.detections import Detections
 from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
 from cxr.methods.detector.blending import fuse_candidates
 from cxr.methods.detector.fcos import FcosHead
@@ -161,6 +162,25 @@ class Detector(Method):
     ) -> Candidates:
         """Weighted boxes fusion of what is left after each run's own suppression."""
         return fuse_candidates(predictions, weights, settings.method.nms_iou)
+
+    def from_answer(self, answer: Detections, image: ImageFacts, labels: Labels) -> Candidates:
+        """answer: boxes, whose votes for a size agree; the image's class is not known.
+
+        Boxes of classes that are not used are left out.
+        """
+        best = answer.take(answer.labels < len(labels.classes)).sorted()
+        size = best.boxes[:, 2:] - best.boxes[:, :2]
+        return Candidates(
+            image_id=image.image_id,
+            width=image.width,
+            height=image.height,
+            category=np.full(len(labels.image_classes), np.nan),
+            centre=(best.boxes[:, :2] + best.boxes[:, 2:]) / 2,
+            size20=size,
+            size80=size,
+            score=best.scores,
+            label=best.labels.astype(np.int16),
+        )
 
     def quick_prediction(
         self, prediction: Candidates, row: pd.Series, settings: Settings

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -38,6 +39,8 @@ from cxr.networks.unet import UNet
 from cxr.settings import Settings
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime
+
+LARGEST_ANSWER = 1024  # pixels of the side of a picture that comes from a file of answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +198,20 @@ class Segmenter(Method):
         heads = [prediction.head for prediction in predictions]
         return replace(
             predictions[0], head=float(weights @ heads), png=pack_picture(probability, side)
+        )
+
+    def from_answer(self, answer: str, image: ImageFacts, labels: Labels) -> MaskPrediction:
+        """answer: run lengths in original pixels, of which nobody knows how sure they are."""
+        del labels
+        mask = decode_runs(answer, image.height, image.width).astype(np.float32)
+        side = max(image.width, image.height)
+        square = cv2.resize(mask, (side, side), interpolation=cv2.INTER_LINEAR)
+        return MaskPrediction(
+            image.image_id,
+            image.width,
+            image.height,
+            float(mask.max()),
+            pack_picture(square, min(side, LARGEST_ANSWER)),
         )
 
     def quick_prediction(

@@ -29,13 +29,15 @@ from cxr.data.tables import read_table
 from cxr.inference.blend import (
     Blend,
     Weights,
+    asked_files,
     asked_members,
     blend_settings,
     check_members,
     given_weights,
 )
+from cxr.methods.base import ImageFacts
 from cxr.methods.ensemble import search_weights
-from cxr.run_folder import RunFolder
+from cxr.run_folder import RunFolder, TaskFolder
 from cxr.settings import Settings
 from cxr.system import distributed
 from cxr.system.disk import read_json, remove_leftovers, write_json
@@ -56,6 +58,15 @@ class MemberRun:
 
     run: RunFolder
     record: type[Any]
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    def source(self, folder: Path) -> Any:
+        """What tells these predictions from others: the record that step 04 left with them."""
+        path = self.run.path / folder / "settings.json"
+        return read_json(path) if path.exists() else None
 
     def predictions(self, folder: Path, ids: Sequence[str]) -> Iterator[Any]:
         """Yield the predictions of these images, in order.
@@ -86,6 +97,45 @@ class MemberRun:
         )
 
 
+@dataclass(frozen=True)
+class MemberFile:
+    """A file of other people's predictions.
+
+    answers: {image_id: what a rule would say}. facts: {image_id: size of the image}.
+    """
+
+    task: Task
+    settings: Settings
+    path: Path
+    answers: Mapping[str, Any]
+    facts: Mapping[str, ImageFacts]
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def predictions(self, folder: Path, ids: Sequence[str]) -> Iterator[Any]:
+        """Yield what the file says of these images. InputError where it says nothing of one."""
+        missing = [image_id for image_id in ids if image_id not in self.answers]
+        if missing:
+            raise InputError(
+                f"{self.path} has no answer of {missing[0]} ({len(missing)} images of {folder}): a "
+                "file that is mixed in must answer every image, labelled ones out of fold"
+            )
+        labels = self.task.used_labels(self.settings)
+        for image_id in ids:
+            image = self.facts[image_id]
+            yield self.task.method.from_answer(self.answers[image_id], image, labels)
+
+    def source(self, folder: Path) -> Any:
+        """What tells these predictions from others."""
+        del folder
+        return zlib.crc32(self.path.read_bytes())
+
+
+Member = MemberRun | MemberFile
+
+
 def blend_runs(task: Task, settings: Settings) -> None:
     """Mix each wanted fold's out-of-fold predictions, then those of the test images."""
     run = RunFolder.of(settings.place)
@@ -93,15 +143,17 @@ def blend_runs(task: Task, settings: Settings) -> None:
         blend = open_blend(task, settings, run, runtime)
         runtime.say(f"run {run.path}: {blend.describe()}")
         settings = blend_settings(task, settings, next(iter(blend.weights)))
+        members = open_members(task, settings, list(blend.weights), blend.files)
         name = settings.prediction.predictions
         train = read_table(run.task.table("train"))
         test = read_table(run.task.table("test"))
         for fold in settings.wanted_folds():
             ids = train["image_id"][train["fold"] == fold].tolist()
             folder = run.fold(fold).valid_predictions(name)
-            mix_folder(task, settings, blend.of_fold(fold), folder, ids, runtime)
+            mix_folder(task, settings, members, blend.of_fold(fold), folder, ids, runtime)
         folder = run.chosen_test_predictions(name, settings.place.fold)
-        mix_folder(task, settings, blend.weights, folder, test["image_id"].tolist(), runtime)
+        ids = test["image_id"].tolist()
+        mix_folder(task, settings, members, blend.weights, folder, ids, runtime)
 
 
 def open_blend(task: Task, settings: Settings, run: RunFolder, runtime: Runtime) -> Blend:
@@ -110,19 +162,20 @@ def open_blend(task: Task, settings: Settings, run: RunFolder, runtime: Runtime)
     Raises InputError for one that is there and other than asked for.
     """
     known = Blend.read(run)
-    members = asked_members(settings)
+    files = asked_files(settings)
+    members = asked_members(settings) | files
     if known is not None:
         refuse_other_blend(known, settings, run, members)
         return known
     if run.trained_folds():
         raise InputError(f"{run.path} holds a trained run: give the blend another name by --run")
-    names = list(members)
-    check_members(task, settings, names)
-    own = blend_settings(task, settings, names[0])
+    runs = [name for name in members if name not in files]
+    check_members(task, settings, runs)
+    own = blend_settings(task, settings, runs[0])
     if settings.prediction.blend_weights == "fit":
-        blend = fit_blend(task, own, run, members)
+        blend = fit_blend(task, own, run, members, list(files))
     else:
-        blend = Blend(given_weights(members))
+        blend = Blend(given_weights(members), files=list(files))
     distributed.barrier()
     if runtime.is_main:
         blend.write(run)
@@ -154,6 +207,7 @@ def refuse_other_blend(
 def mix_folder(
     task: Task,
     settings: Settings,
+    members: Sequence[Member],
     weights: Weights,
     folder: Path,
     ids: Sequence[str],
@@ -161,10 +215,9 @@ def mix_folder(
 ) -> None:
     """Mix the predictions of these images into `folder`; parts that are there already are kept."""
     run = RunFolder.of(settings.place)
-    used = {name: weight for name, weight in weights.items() if weight > 0}
-    members = open_members(task, run, list(used))
+    used = [member for member in members if weights[member.name] > 0]
     inside = folder.relative_to(run.path)
-    refuse_other_mixture(folder, used, members, inside, ids, runtime)
+    refuse_other_mixture(folder, weights, used, inside, ids, runtime)
     missing = []
     for number in range(part_count(len(ids))):
         if not part_path(folder, number).exists():
@@ -175,8 +228,8 @@ def mix_folder(
         return
 
     mine = set(runtime.share(missing))
-    shares = np.array(list(used.values()))
-    streams = [member.predictions(inside, ids) for member in members]
+    shares = np.array([weights[member.name] for member in used])
+    streams = [member.predictions(inside, ids) for member in used]
     part: list[Any] = []
     name = f"{folder.parent.name}/{folder.name}"
     bar = tqdm(total=len(ids), desc=name, disable=not runtime.is_main, mininterval=5)
@@ -192,25 +245,42 @@ def mix_folder(
     distributed.barrier()
 
 
-def open_members(task: Task, run: RunFolder, names: Sequence[str]) -> list[MemberRun]:
-    """The runs of these names, beside the blend."""
-    record = task.method.prediction_class
-    return [MemberRun(run.task.run(name), record) for name in names]
+def open_members(
+    task: Task, settings: Settings, names: Sequence[str], files: Sequence[str]
+) -> list[Member]:
+    """The runs of these names beside the blend, and those of the names that are files."""
+    folder = RunFolder.of(settings.place).task
+    members: list[Member] = []
+    for name in names:
+        if name in files:
+            members.append(open_file(task, settings, folder, Path(name)))
+        else:
+            members.append(MemberRun(folder.run(name), task.method.prediction_class))
+    return members
+
+
+def open_file(task: Task, settings: Settings, folder: TaskFolder, path: Path) -> MemberFile:
+    """A file of answers, read. Raises InputError where it is another."""
+    if not path.is_file():
+        raise InputError(f"{path}, which the blend mixes in, is gone: bring it back")
+    table = pd.concat([read_table(folder.table("train")), read_table(folder.table("test"))])
+    answers = task.dataset.read_answers(path, table)
+    facts = {}
+    for row in table.itertuples():
+        facts[row.image_id] = ImageFacts(row.image_id, int(row.width), int(row.height))
+    return MemberFile(task, settings, path, answers, facts)
 
 
 def refuse_other_mixture(
     folder: Path,
     weights: Weights,
-    members: Sequence[MemberRun],
+    members: Sequence[Member],
     inside: Path,
     ids: Sequence[str],
     runtime: Runtime,
 ) -> None:
     """Raises InputError if the folder was mixed of other predictions, weights or images."""
-    sources = {}
-    for member in members:
-        path = member.run.path / inside / "settings.json"
-        sources[member.run.name] = read_json(path) if path.exists() else None
+    sources = {member.name: member.source(inside) for member in members}
     record = {
         "weights": weights,
         "members": sources,
@@ -286,7 +356,11 @@ class WeightScore:
 
 
 def fit_blend(
-    task: Task, settings: Settings, run: RunFolder, members: Mapping[str, float | None]
+    task: Task,
+    settings: Settings,
+    run: RunFolder,
+    members: Mapping[str, float | None],
+    files: Sequence[str],
 ) -> Blend:
     """Greedily fitted weights: of each fold on the others, and on all folds for new images.
 
@@ -299,13 +373,15 @@ def fit_blend(
     names = list(members)
     table = task.select_rows(read_table(run.task.table("train")), settings)
     table = sample_groups(table, FIT_IMAGES)
-    score = WeightScore(task, settings, table, read_sample(task, settings, run, names, table))
+    opened = open_members(task, settings, names, files)
+    predictions = read_sample(settings, run, opened, table)
+    score = WeightScore(task, settings, table, predictions)
 
     folds = table["fold"].to_numpy()
     by_fold = {}
     for fold in tqdm(range(settings.data.folds), desc="fit weights", mininterval=5):
         by_fold[fold] = fit_weights(names, score.on(folds != fold))
-    return Blend(fit_weights(names, score.on(folds >= 0)), by_fold)
+    return Blend(fit_weights(names, score.on(folds >= 0)), by_fold, files)
 
 
 def fit_weights(names: Sequence[str], score: Callable[[np.ndarray], float]) -> Weights:
@@ -324,14 +400,14 @@ def sample_groups(table: pd.DataFrame, images: int) -> pd.DataFrame:
 
 
 def read_sample(
-    task: Task, settings: Settings, run: RunFolder, names: Sequence[str], table: pd.DataFrame
+    settings: Settings, run: RunFolder, members: Sequence[Member], table: pd.DataFrame
 ) -> list[list[Any]]:
     """For each row of the table the out-of-fold predictions of all members."""
     name = settings.prediction.predictions
     train = read_table(run.task.table("train"))
     wanted = set(table["image_id"])
     by_image: dict[str, list[Any]] = {image_id: [] for image_id in table["image_id"]}
-    for member in open_members(task, run, names):
+    for member in members:
         for fold in range(settings.data.folds):
             ids = train["image_id"][train["fold"] == fold].tolist()
             folder = run.fold(fold).valid_predictions(name).relative_to(run.path)
