@@ -29,7 +29,7 @@ FUSION_IOU = 0.55
 
 @dataclass(frozen=True, eq=False)
 class MemberBoxes:
-    """What one run's own suppression leaves of an image, at most FUSED_AT_MOST boxes.
+    """What one run's own suppression leaves of an image, at most FUSED_AT_MOST boxes of a class.
 
     detections: of the middle of the sizes, in shares of the image's width and height. log_spread:
     (n, 2), log of size80 / size20: how far the votes for a width and height lie apart.
@@ -84,7 +84,10 @@ def best_boxes(candidates: Candidates, nms_iou: float) -> MemberBoxes:
     visible = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1))
     scores = candidates.score.astype(np.float64)
     detections = Detections(boxes, scores, candidates.label).take(visible)
-    kept = without_overlaps(detections, nms_iou)[:FUSED_AT_MOST]
+    kept = without_overlaps(detections, nms_iou)
+    labels = detections.labels[kept]
+    of_classes = [kept[labels == label][:FUSED_AT_MOST] for label in np.unique(labels)]
+    kept = np.concatenate([kept[:0], *of_classes])
     best = detections.take(kept)
     shares = np.clip(best.boxes / frame, 0, 1)
     log_spread = np.log(candidates.size80 / candidates.size20)[visible][kept]
