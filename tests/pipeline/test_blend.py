@@ -11,7 +11,7 @@ from xrays import png, xray
 
 from cxr.data import predictions
 from cxr.data.predictions import read_predictions, write_part
-from cxr.datasets.covid.submission import format_covid_submission
+from cxr.datasets.covid.submission import Prior, format_covid_submission
 from cxr.inference import predict_table
 from cxr.inference.blend import Blend
 from cxr.inference.networks import BlendNetworks
@@ -196,7 +196,9 @@ def write_study_answers(path, table, probabilities):
     for image_id, study in zip(table["image_id"], table["study_id"], strict=True):
         studies[study] = probabilities[image_id]
     ids = [f"{study}_study" for study in studies]
-    format_covid_submission(ids, studies, {}, None).to_csv(path, index=False)
+    format_covid_submission(ids, studies, {}, Prior(np.full(CLASSES, 0.25), 0.5)).to_csv(
+        path, index=False
+    )
 
 
 def test_other_peoples_answers_are_mixed_in(classes, tmp_path):
