@@ -352,6 +352,8 @@ def keep_checkpoints(state: TrainingState, folder: FoldFolder, is_best: bool) ->
     save_state(folder.epoch(state.epoch), checkpoint)
     if is_best:
         save_state(folder.best, checkpoint)
+    # An older version, whose state this may go on from, kept fewer.
+    state.kept = [number for number in state.kept if folder.epoch(number).exists()]
     kept = [folder.epoch(number) for number in state.kept]
     for old in folder.epochs():
         if old not in kept:
