@@ -7,6 +7,7 @@
     python 04_predict.py --run NAME --images FOLDER FILE    any DICOMs, PNGs, JPEGs; writes
                                                             predicted/index.html
     python 04_predict.py --run NAME --images FOLDER --watch what arrives in the folder, too
+    python 04_predict.py --blend A=0.6 B=0.4 --run A+B      a mixture of finished runs, as a run
     torchrun --nproc-per-node 2 -- 04_predict.py            images are shared out over processes
 
 Reads working/<task>/<run>/fold<k>/epoch*.pt, writes fold<k>/valid_predictions/ and
@@ -21,6 +22,8 @@ from cxr.tasks import Task
 
 def step(task: Task, settings: Settings) -> None:
     # After --help, which needs no PyTorch.
+    from cxr.run_folder import RunFolder
+    from cxr.steps.predict.blend_runs import blend_runs
     from cxr.steps.predict.predict_images import predict_images
     from cxr.steps.predict.predict_run import predict_run
     from cxr.steps.predict.watch_images import watch_images
@@ -29,6 +32,8 @@ def step(task: Task, settings: Settings) -> None:
         watch_images(task, settings)
     elif settings.images.images:
         predict_images(task, settings)
+    elif settings.prediction.blend or RunFolder.of(settings.place).blend.exists():
+        blend_runs(task, settings)
     else:
         predict_run(task, settings)
 

@@ -6,10 +6,11 @@
         <run>/                          RunFolder
             params.json results.json submission.csv                     step 05
             report.html model_card.md
+            blend.json      of a run that is a blend of others          step 04
             judged_<name>/  the same of --predictions <name>            step 05
             test_<name>/                                                step 04
-            fold<k>/                    FoldFolder, written by step 03
-                config.json manifest.json log.csv last.pt best.pt epoch<N>.pt
+            fold<k>/                    FoldFolder, written by step 03 (of a blend: by 04)
+                config.json manifest.json log.csv last.pt best.pt epoch<N>.pt swa.pt
                 valid_<name>/ test_<name>/                              step 04
     working/unpacked/<check sum>/       a small --working: a run that came as one file, and
         <task>/<run>/archive.json       what that file held
@@ -173,6 +174,11 @@ class RunFolder:
     def heat_maps(self) -> Path:
         return self.path / "heat_maps"
 
+    @property
+    def blend(self) -> Path:
+        """Of which runs it is a blend; only there if it is one."""
+        return self.path / "blend.json"
+
 
 @dataclass(frozen=True)
 class JudgedFolder:
@@ -247,6 +253,17 @@ class FoldFolder:
     def epochs(self) -> list[Path]:
         """The kept epochs' checkpoints, in order."""
         return sorted(self.path.glob("epoch*.pt"))
+
+    @property
+    def swa(self) -> Path:
+        """The mean of the kept epochs' weights, of --swa."""
+        return self.path / "swa.pt"
+
+    def checkpoints(self) -> list[Path]:
+        """Those that answer, the newest last: the mean, where there is one, or the kept epochs."""
+        if self.swa.exists():
+            return [self.swa]
+        return self.epochs()
 
     def valid_predictions(self, name: str) -> Path:
         return self.path / f"valid_{name}"

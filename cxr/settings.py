@@ -21,6 +21,7 @@ from typing import Any
 from cxr.system.errors import InputError
 
 LONGEST_NAME = 200  # letters of a run's name; file systems take 255
+BLEND_NAME = "blend"  # of the run that --blend makes, unless --run says otherwise
 
 
 def setting(
@@ -148,8 +149,8 @@ class TrainingSettings:
         "plateau",
         "plateau: x0.2 after 4 epochs without a lower validation loss; metric: x0.1 after 2 "
         "without a better metric; cosine: per step to 1 % after a warm-up of 3 %; waves: down and "
-        "up again in --cycle epochs each; restarts: down in --cycle epochs, then anew, in the last "
-        "four at 1/50 and 1/100; constant",
+        "up again in --cycle epochs each, to the last trough; restarts: down in --cycle epochs, "
+        "then anew, in the last four at 1/50 and 1/100; constant",
         training=True,
         choices=("plateau", "metric", "cosine", "waves", "restarts", "constant"),
     )
@@ -204,9 +205,29 @@ class TrainingSettings:
         "some hundred images",
         training=True,
     )
-    keep: int = setting(3, "the last epochs whose checkpoints are kept for merging", training=True)
+    keep: int = setting(
+        3,
+        "the last epochs whose checkpoints are kept for merging; of waves and restarts the last "
+        "troughs",
+        training=True,
+    )
+    keep_best: int = setting(
+        0,
+        "so many epochs of the best metric are kept, too; they are chosen on the validation "
+        "images, so the out-of-fold score then flatters",
+        training=True,
+    )
+    swa: bool = setting(
+        False,
+        "at the end of a fold, average the weights of the kept epochs, and measure the batch-norm "
+        "statistics anew; the steps after the training take this network in their place",
+        training=True,
+    )
     patience: int = setting(
-        0, "stop a fold after this many epochs without a better metric; 0: never", training=True
+        0,
+        "stop a fold after this many epochs without a better metric, with waves and restarts at "
+        "the next trough; 0: never",
+        training=True,
     )
 
 
@@ -232,6 +253,25 @@ class PredictionSettings:
         "same size, and --predictions keeps the result apart",
     )
     partial: bool = setting(False, "predict with folds whose training is not finished")
+    blend: tuple[str, ...] = setting(
+        (),
+        "runs of the task to mix, NAME or NAME=WEIGHT, whatever networks they have; step 04 writes "
+        "the mixed predictions as a run of its own, which --run names",
+    )
+    blend_csv: tuple[str, ...] = setting(
+        (),
+        "files of other people's predictions to mix in, FILE or FILE=WEIGHT: a submission, or "
+        "COCO's results (.json), with answers of all labelled images, out of fold, and of the test "
+        "images",
+        needs="blend",
+    )
+    blend_weights: str = setting(
+        "given",
+        "weights of --blend: given (equal where there are none), or fit, which are fitted on the "
+        "other folds",
+        choices=("given", "fit"),
+        needs="blend",
+    )
 
 
 @dataclass(frozen=True)
@@ -700,7 +740,12 @@ def _as_number(value: Any, wanted: type[int] | type[float]) -> int | float | Non
 
 
 def run_name(base: Settings, settings: Settings) -> str:
-    """`preset` or `preset-setting=value-...` for every training setting that differs."""
+    """`preset` or `preset-setting=value-...` for every training setting that differs.
+
+    Of --blend it is BLEND_NAME.
+    """
+    if settings.prediction.blend:
+        return BLEND_NAME
     old = base.training_values()
     changed = []
     for name, value in settings.training_values().items():
@@ -751,10 +796,17 @@ def check_values(settings: Settings) -> None:
         raise InputError("--frozen-stages keeps random weights as they are: leave it out")
     if values.get("aux_weight", 0) < 0:
         raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")
+    if values["keep_best"] < 0:
+        raise InputError(f"--keep-best must be at least 0, not {values['keep_best']}")
     if values["folds"] < 2:
         raise InputError("--folds must be at least 2: one part is for validation")
     if {"start", "pretrain"} <= set(settings.given) and values["start"] and values["pretrain"]:
         raise InputError("--start and --pretrain both say where the weights begin: leave one out")
+    if values["blend"] and values["merge"]:
+        raise InputError(
+            "--blend mixes finished predictions and --merge networks: leave one out, or blend runs "
+            "whose predictions are merged"
+        )
     for name, need in unmet_needs(settings):
         raise InputError(f"{flag(name)} is only read with {need}: add that, or leave it out")
 

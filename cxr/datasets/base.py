@@ -17,6 +17,7 @@ from cxr.data.image_table import Tables
 from cxr.methods.base import Judging, Labels, Scorer
 from cxr.methods.evaluation import Boxes, Evaluation
 from cxr.settings import Settings
+from cxr.system.errors import InputError
 
 
 @dataclass
@@ -129,6 +130,17 @@ class Dataset(ABC):
     @abstractmethod
     def write_answer(self, request: AnswerRequest) -> Answer:
         """Write the answer, read it back and check it before it counts as written."""
+
+    def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
+        """{image_id: what a rule would say} of a file of other people's predictions.
+
+        The form is that of the submission, or COCO's results (.json). table: image_id and further
+        facts of the labelled and the test images. Raises InputError, with the file and the id.
+        """
+        del table
+        raise InputError(
+            f"--blend-csv {path}: the answers of {self.title} are not read from files; blend runs"
+        )
 
     @abstractmethod
     def write_synthetic(self, folder: Path, n_train: int) -> bool:

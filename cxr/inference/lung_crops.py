@@ -191,10 +191,10 @@ def cut_to_box(picture: np.ndarray, box: Crop, width: int, height: int) -> np.nd
 
 
 def last_checkpoints(folder: RunFolder) -> list[Path]:
-    """That of the last epoch of each fold of a run."""
+    """The last one of each fold of a run."""
     last = []
     for number in folder.trained_folds():
-        checkpoints = folder.fold(number).epochs()
+        checkpoints = folder.fold(number).checkpoints()
         if checkpoints:
             last.append(checkpoints[-1])
     return last

@@ -1,24 +1,18 @@
-"""A run as a function of pictures: its models, views and post-processing, loaded once."""
+"""A run as a function of pictures: its networks, views and post-processing, loaded once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
+from typing import Any
 
 from cxr.images.isolated import Picture
-from cxr.images.resize import resize
-from cxr.inference.checkpoint import fingerprints
-from cxr.inference.lung_crops import LungFinder, cut_to_box, refuse_other_lungs
+from cxr.inference.blend import Blend
+from cxr.inference.networks import open_networks
 from cxr.inference.result_makers import RESULT_MAKERS
 from cxr.inference.results import Result
-from cxr.inference.run import as_trained, fold_checkpoints, load_model, predict_batch, views_of
-from cxr.methods.base import ImageFacts, Labels
+from cxr.inference.run import as_trained
+from cxr.methods.base import Labels
 from cxr.methods.evaluation import Rule
-from cxr.networks.network import Network
 from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings
 from cxr.system.disk import read_json
@@ -27,16 +21,8 @@ from cxr.system.runtime import Runtime, single_runtime
 from cxr.tasks import Task
 
 
-class NetworkImage(NamedTuple):
-    """What the networks see of a picture: (S, S) uint8, and the crop of the original that it is."""
-
-    image: np.ndarray
-    crop: tuple[int, int, int, int] | None
-
-
 class Predictor:
-    """The kept checkpoints of all trained folds of a run (or of --fold), merged, with the
-    parameters of step 05.
+    """The networks of a run, or of the runs of a blend, with the parameters of step 05.
 
     Raises InputError for a run that is not there or not finished, or belongs to another task.
     `notes`: sentences about what the user should know of the results.
@@ -45,16 +31,19 @@ class Predictor:
     def __init__(self, task: Task, settings: Settings, runtime: Runtime | None = None) -> None:
         self.task = task
         self.run = RunFolder.of(settings.place)
-        self.views = views_of(task.method, settings.prediction)
         folds = choose_folds(settings)
-        self.checkpoints = []
-        for fold in folds:
-            self.checkpoints += fold_checkpoints(task, settings, fold)
-        self.settings = as_trained(settings, task, self.run.fold(folds[0]))
         self.runtime = runtime or single_runtime(settings.machine)
+        self.networks = open_networks(task, settings, folds, self.runtime)
+        self.settings = as_trained(settings, task, self.run.fold(folds[0]))
 
         self.labels = learned_labels(task, self.settings)
         self.notes: list[str] = []
+        blend = Blend.read(self.run)
+        if blend is not None and blend.files:
+            self.notes.append(
+                f"{', '.join(blend.files)} say nothing of other images: the other runs of the "
+                "blend answer alone, with thresholds that were fitted to all together"
+            )
         self.params = None
         maker_class = RESULT_MAKERS[task.method.name]
         judged = self.run.judged(settings.prediction.predictions)
@@ -65,39 +54,10 @@ class Predictor:
         self.rule = make_rule(task, self.params, self.settings, self.labels)
         self.result_maker = maker_class(self.rule, self.labels)
 
-    @cached_property
-    def models(self) -> list[Network]:
-        """The networks, loaded when they are first needed."""
-        return [load_model(self.task, path, self.runtime.device) for path in self.checkpoints]
-
-    @cached_property
-    def lung_finder(self) -> LungFinder | None:
-        """What cuts the images to their lungs, where the run was trained with --lungs."""
-        lungs = self.settings.method.lungs
-        if not lungs:
-            return None
-        refuse_other_lungs(self.run.task, lungs)
-        working = self.run.task.path.parent
-        return LungFinder.of_run(working, lungs, self.runtime.device)
-
-    @cached_property
-    def first_config(self) -> dict[str, Any]:
-        """The settings of the training that gave the first checkpoint."""
-        return read_json(self.checkpoints[0].with_name("config.json"))
-
-    @cached_property
+    @property
     def sides(self) -> list[int]:
-        """Sides of the squares that a picture becomes on its way to `predict`.
-
-        The first is that of step 02's PNGs. The second, of the network's input, is missing where
-        the lungs are cut out in between.
-        """
-        record = self.run.task.preprocess_record
-        prepared = read_json(record) if record.exists() else self.first_config  # of a moved run
-        stored_side = int(prepared["size"])
-        if self.lung_finder is not None:
-            return [stored_side]
-        return [stored_side, self.models[0].image_size]
+        """Sides of the squares that a picture becomes on its way to `predict`."""
+        return self.networks.sides
 
     @property
     def image_classes(self) -> tuple[str, ...]:
@@ -110,50 +70,21 @@ class Predictor:
 
     def record(self) -> dict[str, Any]:
         """What decides the predictions, as JSON's own types."""
-        return {
-            "task": self.task.name,
-            "checkpoints": fingerprints(self.checkpoints, self.run.path),
-            "tta": self.settings.prediction.tta,
-            "params": self.params,
-        }
+        return {"task": self.task.name, **self.networks.record(self.run), "params": self.params}
 
     def describe(self) -> str:
         """Words for the console."""
-        return (
-            f"run {self.run.path}: {len(self.checkpoints)} checkpoints, "
-            f"views {self.settings.prediction.tta}, {self.runtime.describe()}"
-        )
+        return f"run {self.run.path}: {self.networks.describe()}, {self.runtime.describe()}"
 
     def predict(self, pictures: Sequence[Picture]) -> list[Result]:
         """The result of each picture, which was read with the sides of this predictor."""
         if not pictures:
             return []
-        method = self.task.method
-        seen = [self.to_network(picture) for picture in pictures]
-        images = torch.from_numpy(np.stack([each.image for each in seen]))[:, None]
-        merged = predict_batch(
-            self.models,
-            method,
-            self.views,
-            images.to(self.runtime.device),
-            self.settings,
-            self.runtime,
-        )
-
+        predictions = self.networks.predict(pictures)
         results = []
-        for picture, outputs, each in zip(pictures, merged, seen, strict=True):
-            facts = ImageFacts("", picture.width, picture.height, each.crop)
-            prediction = method.to_prediction(outputs, facts, self.models[0], self.settings)
+        for picture, prediction in zip(pictures, predictions, strict=True):
             results.append(self.result_maker.make(prediction, picture))
         return results
-
-    def to_network(self, picture: Picture) -> NetworkImage:
-        """The picture as the networks see it, cut to its lungs where they were trained so."""
-        if self.lung_finder is None:
-            return NetworkImage(picture.network, None)
-        box = self.lung_finder.find_box(picture.network, picture.width, picture.height)
-        cut = cut_to_box(picture.network, box, picture.width, picture.height)
-        return NetworkImage(resize(cut, self.models[0].image_size), box)
 
 
 def learned_labels(task: Task, settings: Settings) -> Labels:
@@ -170,6 +101,11 @@ def choose_folds(settings: Settings) -> list[int]:
         return settings.wanted_folds()
     run = RunFolder.of(settings.place)
     folds = run.trained_folds()
+    if not folds and settings.prediction.blend:
+        raise InputError(
+            f"{run.path} is no blend yet: run 04_predict.py with the same --blend and without "
+            "--images first"
+        )
     if not folds:
         runs = run.task.run_names()
         there = f"there are none in {run.task.path}"

@@ -34,7 +34,7 @@ def views_of(method: Method, prediction: PredictionSettings) -> tuple[View, ...]
 
 
 def fold_checkpoints(task: Task, settings: Settings, fold: int) -> list[Path]:
-    """Paths of the kept epochs of a fold, of the run and then of those of --merge.
+    """Paths of the checkpoints of a fold, of the run and then of those of --merge.
 
     Raises InputError if one is of another task, not trained, not finished, or its input differs
     from the run's own.
@@ -51,7 +51,7 @@ def fold_checkpoints(task: Task, settings: Settings, fold: int) -> list[Path]:
 
 
 def run_checkpoints(task: Task, settings: Settings, folder: FoldFolder) -> list[Path]:
-    """Paths of the kept epochs of one fold of one run, the newest last."""
+    """Paths of the checkpoints of one fold of one run that answer, the newest last."""
     if not folder.config.exists():
         begun = ", ".join(folder.run.task.run_names()) or "none"
         raise InputError(
@@ -63,9 +63,13 @@ def run_checkpoints(task: Task, settings: Settings, folder: FoldFolder) -> list[
         raise InputError(
             f"{folder.path} belongs to task {stored_task}, not {task.name}: choose another --run"
         )
-    paths = folder.epochs()
+    if folder.run.blend.exists():
+        raise InputError(
+            f"{folder.run.path} is a blend and has no networks of its own: name one of its runs"
+        )
     if not settings.prediction.partial and not folder.run.is_unpacked:
-        refuse_unfinished(folder, paths)
+        refuse_unfinished(folder, folder.epochs())
+    paths = folder.checkpoints()
     if not paths:
         raise InputError(
             f"{folder.path} has no checkpoint yet: run 03_train.py with the same flags first"
@@ -80,8 +84,7 @@ def refuse_unfinished(folder: FoldFolder, paths: Sequence[Path]) -> None:
             f"{folder.path} is not finished: run 03_train.py with the same flags to go on, or "
             "predict with what is there by --partial"
         )
-    epochs = load_state(folder.last, mapped=True).get("epoch", 0)
-    kept = min(int(folder.read_config().get("keep", 1)), epochs)
+    kept = count_kept(folder)
     if len(paths) < kept:
         raise InputError(
             f"{folder.path} holds {len(paths)} of the {kept} checkpoints that its training kept: "
@@ -90,9 +93,20 @@ def refuse_unfinished(folder: FoldFolder, paths: Sequence[Path]) -> None:
         )
 
 
+def count_kept(folder: FoldFolder) -> int:
+    """How many epochs the training of a finished fold kept."""
+    state = load_state(folder.last, mapped=True)
+    if "kept" in state:
+        return len(state["kept"])
+    # Older runs kept the last ones.
+    return min(int(folder.read_config().get("keep", 1)), state.get("epoch", 0))
+
+
 def is_finished(folder: FoldFolder) -> bool:
-    """Whether the fold's training has come to its end."""
-    return folder.last.exists() and load_state(folder.last, mapped=True).get("done", False)
+    """Whether the fold's training has come to its end, with the mean of --swa."""
+    if not folder.last.exists() or not load_state(folder.last, mapped=True).get("done", False):
+        return False
+    return folder.swa.exists() or not folder.read_config().get("swa", False)
 
 
 def refuse_other_training(settings: Settings, folder: FoldFolder) -> None:

@@ -5,6 +5,7 @@ A method imports no data set and no step. The steps ask it in this order:
     training    check, select_rows, sample_content, make_target, train_sampler, build_model,
                 network_inputs, loss, quick_predictions
     prediction  build_model, apply_view, raw_outputs, undo_view, merge, to_prediction
+    blending    mix, quick_prediction
     judging     the scorer's part (below), on the predictions that step 04 kept
 
 A new kind of target is a folder with one such class.
@@ -254,6 +255,21 @@ class Method(ABC):
         self, merged: Any, image: ImageFacts, model: Network, settings: Settings
     ) -> Any:
         """What step 04 keeps of an image: all that a scorer may search over."""
+
+    @abstractmethod
+    def mix(self, predictions: Sequence[Any], weights: np.ndarray, settings: Settings) -> Any:
+        """What several runs say of one image, each by `to_prediction`, as one prediction.
+
+        weights: (M,), above 0, which add up to 1.
+        """
+
+    @abstractmethod
+    def from_answer(self, answer: Any, image: ImageFacts, labels: Labels) -> Any:
+        """A prediction of what a file of answers says of an image, for `mix`."""
+
+    @abstractmethod
+    def quick_prediction(self, prediction: Any, row: pd.Series, settings: Settings) -> Any:
+        """What `quick_predictions` has of an image, from what step 04 kept and its row."""
 
 
 Cases = Callable[[], Iterator[Any]]  # yields each out-of-fold case, as often as it is called

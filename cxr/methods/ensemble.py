@@ -35,13 +35,29 @@ def greedy_weights(predictions: ArrayLike, score: Callable[[np.ndarray], float])
     mixes in the one that helps most, as often as that wins at least GAIN.
     """
     predictions = np.asarray(predictions, float)
-    single_scores = [score(prediction) for prediction in predictions]
-    models = np.eye(len(single_scores))
+
+    def score_weights(weights: np.ndarray) -> float:
+        return score(np.tensordot(weights, predictions, 1))
+
+    return search_weights(len(predictions), score_weights)
+
+
+def search_weights(
+    count: int,
+    score: Callable[[np.ndarray], float],
+    steps: int = STEPS,
+    patience: int = PATIENCE,
+) -> MixtureWeights:
+    """The same for `count` models whose mixture only `score` can make, of its weights (count,).
+
+    steps: shares that are tried are multiples of 1 / steps. patience: shares without a better one.
+    """
+    models = np.eye(count)
+    single_scores = [score(model) for model in models]
     weights = models[int(np.argmax(single_scores))]
     reached = max(single_scores)
     while True:
-        mixture = np.tensordot(weights, predictions, 1)
-        candidates = [best_share(mixture, prediction, score) for prediction in predictions]
+        candidates = [best_share(weights, model, score, steps, patience) for model in models]
         best = int(np.argmax([candidate.score for candidate in candidates]))
         if candidates[best].score - reached < GAIN:
             return MixtureWeights(weights, reached)
@@ -50,20 +66,24 @@ def greedy_weights(predictions: ArrayLike, score: Callable[[np.ndarray], float])
 
 
 def best_share(
-    mixture: np.ndarray, prediction: np.ndarray, score: Callable[[np.ndarray], float]
+    mixture: np.ndarray,
+    prediction: np.ndarray,
+    score: Callable[[np.ndarray], float],
+    steps: int = STEPS,
+    patience: int = PATIENCE,
 ) -> BestShare:
-    """The best mixture of the two; ends after PATIENCE shares without a better one."""
+    """The best mixture of the two; ends after `patience` shares without a better one."""
     best = BestShare(-np.inf, 0.0)
     waited = 0
-    for step in range(1, STEPS):
-        share = step / STEPS
+    for step in range(1, steps):
+        share = step / steps
         share_score = score((1 - share) * mixture + share * prediction)
         if share_score > best.score:
             best = BestShare(share_score, share)
             waited = 0
         else:
             waited += 1
-        if waited == PATIENCE:
+        if waited == patience:
             break
     return best
 

@@ -16,6 +16,7 @@ from cxr.metrics.matching import ranked_hits
 
 Row = TypeVar("Row")
 PerImage = Sequence[np.ndarray]  # an array for each image
+COCO_IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 
 
 class OperatingPoints(NamedTuple):
@@ -86,6 +87,15 @@ def average_precision(
     exists."""
     points = operating_points(true, predicted, scores, iou_threshold)
     return average_precision_at(points, sum(map(len, true)))
+
+
+def coco_average_precision(true: PerImage, predicted: PerImage, scores: PerImage) -> float:
+    """Mean average precision over the overlaps COCO_IOUS; nan where no true box exists.
+
+    COCO reads the curve at 101 recalls; here it is the whole area under it.
+    """
+    precisions = [average_precision(true, predicted, scores, iou) for iou in COCO_IOUS]
+    return float(np.mean(precisions))
 
 
 def average_precision_at(points: OperatingPoints, positives: float) -> float:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cxr.networks.input_scale import IMAGENET_SCALE, InputScale
 from cxr.system.errors import InputError
@@ -75,10 +76,8 @@ class Network(nn.Module):
         """Leave out what only training needs. Nothing here."""
 
 
-def batch_norms(module: nn.Module) -> list[nn.Module]:
-    return [
-        child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)
-    ]
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    return [child for child in module.modules() if isinstance(child, _BatchNorm)]
 
 
 def stage_parameters(encoder: nn.Module, image_size: int, stages: int) -> list[nn.Parameter]:

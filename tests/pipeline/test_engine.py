@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from unittest.mock import Mock
 
+import cv2
 import pytest
 import torch
 from tiny_data import write_tiny_data
@@ -19,11 +20,12 @@ from trained import (
 )
 
 from cxr.data.tables import read_table, split_fold
+from cxr.images.resize import resize
 from cxr.inference.checkpoint import load_state
-from cxr.inference.run import load_model
+from cxr.inference.run import fold_checkpoints, load_model
 from cxr.methods.detector.image_scorer import RsnaMap
 from cxr.run_folder import RunFolder
-from cxr.steps.train import engine, epoch, state
+from cxr.steps.train import averaging, engine, epoch, state
 from cxr.steps.train.engine import make_valid_loader, train_folds
 from cxr.steps.train.epoch import evaluate_fold
 from cxr.steps.train.state import TrainingState
@@ -309,21 +311,10 @@ def valid_loader(settings):
     return make_valid_loader(TINY_TASK, settings, valid, single_runtime(settings.machine))
 
 
-class StateOf:
-    """A training state as far as `evaluate_fold` reads it."""
-
-    def __init__(self, settings, model):
-        self.settings = settings
-        self.model = model
-
-    def evaluated(self):
-        return self.model
-
-
 def evaluate_model(settings, model):
     runtime = single_runtime(settings.machine)
     loader = valid_loader(settings)
-    evaluated = evaluate_fold(TINY_TASK, StateOf(settings, model), loader, runtime)
+    evaluated = evaluate_fold(TINY_TASK, model, settings, loader, runtime)
     results = {f"valid_{name}": value for name, value in evaluated.terms.items()}
     return results | dict(evaluated.metrics)
 
@@ -430,3 +421,86 @@ def test_a_network_that_cannot_be_built_leaves_no_run(settings, monkeypatch):
     with pytest.raises(InputError, match="no such weights"):
         train_folds(TINY_TASK, settings)
     assert RunFolder.of(settings.place).trained_folds() == []
+
+
+# --- the mean of the kept epochs
+
+
+def test_the_mean_of_the_kept_epochs(settings):
+    """Weights are means; the one batch norm has the statistics of the training images."""
+    settings = settings.replace(swa=True, keep=2, augmentation="1")
+    train_folds(TINY_TASK, settings)
+    folder = first_fold(settings)
+    assert folder.checkpoints() == [folder.swa]
+    assert fold_checkpoints(TINY_TASK, settings, 0) == [folder.swa]
+    second, third = (load_state(folder.epoch(number))["model"] for number in (2, 3))
+    mean = load_state(folder.swa)["model"]
+    expected = (second["head.weight"].double() + third["head.weight"].double()) / 2
+    assert torch.equal(mean["head.weight"], expected.float())
+
+    model = load_model(TINY_TASK, folder.swa, CPU)
+    table = read_table(RunFolder.of(settings.place).task.table("train"))
+    train = split_fold(table, 0)[0]
+    images = [png_of(settings, image_id) for image_id in train["image_id"]]
+    with torch.no_grad():
+        seen = model.encoder[0](torch.stack(images) / 128 - 1)
+    measured = seen.mean((0, 2, 3))
+    assert model.encoder[1].running_mean.tolist() == pytest.approx(measured.tolist(), abs=1e-4)
+
+
+def png_of(settings, image_id):
+    """(1, S, S) float, as the network sees a stored picture."""
+    path = RunFolder.of(settings.place).task.image(image_id)
+    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    return torch.from_numpy(resize(picture, settings.training.image_size))[None].float()
+
+
+def test_a_run_killed_while_it_averages_ends_the_same(settings, monkeypatch):
+    settings = settings.replace(swa=True, keep=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(averaging, "evaluate_fold", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            train_folds(TINY_TASK, settings)
+    assert not first_fold(settings).swa.exists()
+    with pytest.raises(InputError, match=r"fold0 is not finished: run 03_train.py"):
+        fold_checkpoints(TINY_TASK, settings, 0)
+    assert train_folds(TINY_TASK, settings) == 0
+    assert "swa.pt" in checkpoint_names(settings)
+    assert_same_run(settings, train_whole(settings))
+
+
+def test_frozen_statistics_stay(settings):
+    """Those of a pretrained encoder, which TinyNet freezes, are the mean of equal ones."""
+    settings = settings.replace(swa=True, keep=2, weights="imagenet")
+    train_folds(TINY_TASK, settings)
+    folder = first_fold(settings)
+    third = load_state(folder.epoch(3))["model"]
+    mean = load_state(folder.swa)["model"]
+    assert torch.equal(mean["encoder.1.running_mean"], third["encoder.1.running_mean"])
+
+
+def test_best_epochs_are_kept_through_a_stop(settings, monkeypatch):
+    """The first epoch is the best; it is there at the end, also after a kill."""
+    settings = settings.replace(keep=1, keep_best=1)
+    figures = iter([0.9, 0.1, 0.2, 0.2])
+    monkeypatch.setattr(
+        TinyDataset.scorer, "quick_score", lambda *_: {"metric": next(figures), "threshold": 0.5}
+    )
+    original = TrainingState.save
+    calls = itertools.count(1)
+
+    def killer(state, path):
+        if state.epoch == 2 and state.step == 0 and next(calls) == 1:
+            raise Killed
+        original(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save", killer)
+        with pytest.raises(Killed):
+            train_folds(TINY_TASK, settings)
+    assert train_folds(TINY_TASK, settings) == 0
+    assert checkpoint_names(settings) == ["best.pt", "epoch001.pt", "epoch003.pt", "last.pt"]
+    assert len(fold_checkpoints(TINY_TASK, settings, 0)) == 2
+    first_fold(settings).epoch(1).unlink()
+    with pytest.raises(InputError, match="holds 1 of the 2 checkpoints"):
+        fold_checkpoints(TINY_TASK, settings, 0)

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from candidates import read_candidates
 from steps import link_tree, run_here
 
+from cxr import open_run
 from edge_predict import Predictor, read_xray
 
 STEPS = ("03_train", "04_predict", "05_postprocess", "06_export")
@@ -48,3 +51,43 @@ def test_another_head_is_not_merged_in(fcos, pipeline):
     code, printed = run_here("04_predict", *flags, "--predictions", "both")
     assert code != 0
     assert "its head is retinanet and that of fcos fcos" in printed
+
+
+def test_both_heads_blended(fcos, pipeline, tmp_path):
+    """Steps 04 and 05, any X-rays and the library take a blend for a run like any other."""
+    task = link_tree(fcos.parent, tmp_path / "working" / fcos.parent.name, "tiny")
+    link_tree(pipeline.run, task / "tiny")
+    flags = ("--demo", "--device", "cpu", "--workers", "0")
+    flags = (*flags, "--input", pipeline.input, "--working", tmp_path / "working")
+    blend = ("--blend", "fcos=0.6", "tiny=0.2", "--run", "both")
+    code, printed = run_here("04_predict", *flags, *blend)
+    assert code == 0, printed
+    assert "A blend of the predictions of fcos (0.75), tiny (0.25)." in printed
+
+    parts = [read_candidates(task / name / "test_predictions") for name in ("fcos", "tiny", "both")]
+    for one, two, mixed in zip(*parts, strict=True):
+        expected = 0.75 * one.category + 0.25 * two.category
+        np.testing.assert_allclose(mixed.category, expected, rtol=1e-6)
+        best = max(0.75 * one.score.max(initial=0), 0.25 * two.score.max(initial=0))
+        assert mixed.score.max(initial=0) >= 0.999 * best
+
+    code, printed = run_here("05_postprocess", *flags, "--run", "both")
+    assert code == 0, printed
+    report = (task / "both" / "report.html").read_text()
+    assert "A blend of the predictions of fcos (0.75), tiny (0.25)." in report
+    assert "no training log" not in report
+    assert (task / "both" / "submission.csv").exists()
+
+    image_id = parts[2][0].image_id
+    pictures = pipeline.source / "stage_2_test_images"
+    result = open_run(task / "both", device="cpu").predict(pictures / f"{image_id}.dcm")
+    assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-4)
+    known = parts[2][0].category
+    assert list(result.probabilities.values()) == pytest.approx(known.tolist(), abs=0.02)
+
+    code, printed = run_here("06_export", *flags, "--run", "both")
+    assert code == 1
+    assert "both is a blend and has no networks of its own: name one of its runs" in printed
+    code, printed = run_here("03_train", *flags, *blend)
+    assert code == 0
+    assert "nothing is trained" in printed

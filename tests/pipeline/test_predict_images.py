@@ -210,7 +210,7 @@ def test_other_settings_need_another_folder(settings, tmp_path):
 
 def test_one_fold_and_its_kept_epochs(settings):
     every = Predictor(TINY_TASK, settings)
-    names = [f"{path.parent.name}/{path.name}" for path in every.checkpoints]
+    names = [f"{path.parent.name}/{path.name}" for path in every.networks.checkpoints]
     assert names == [
         "fold0/epoch001.pt",
         "fold0/epoch002.pt",
@@ -218,7 +218,7 @@ def test_one_fold_and_its_kept_epochs(settings):
         "fold1/epoch002.pt",
     ]
     last = Predictor(TINY_TASK, settings.replace(fold=1, checkpoints=1))
-    assert [path.parent.name for path in last.checkpoints] == ["fold1"]
+    assert [path.parent.name for path in last.networks.checkpoints] == ["fold1"]
 
 
 def test_no_run(settings, tmp_path):

@@ -126,7 +126,7 @@ def test_a_mask_is_the_mean_over_folds_and_views(mask_settings, scans):
     image = torch.from_numpy(picture.network.copy())[None, None]
     maps = []
     with torch.inference_mode():
-        for model in predictor.models:
+        for model in predictor.networks.models:
             maps.append(model(image)["mask"].sigmoid()[0, 0])
             maps.append(model(image.flip(-1))["mask"].sigmoid().flip(-1)[0, 0])
     mean = torch.stack(maps).mean(0).numpy()
@@ -217,8 +217,8 @@ def test_pictures_are_cut_to_the_lungs_as_in_training(tmp_path, scans):
     predictor = Predictor(TASKS["pneumothorax"], settings)
     assert predictor.sides == [96]
     pictures = read_pictures(predictor, scans)
-    predictor.lung_finder.find_box = lambda *_: (24, 32, 72, 96)
-    seen = predictor.to_network(pictures[0])
+    predictor.networks.lung_finder.find_box = lambda *_: (24, 32, 72, 96)
+    seen = predictor.networks.to_network(pictures[0])
     assert seen.crop == (24, 32, 72, 96)
     assert np.array_equal(seen.image, resize(resize(pictures[0].network[24:72, 24:72], 96), 64))
     result = predictor.predict(pictures[:1])[0]
@@ -258,8 +258,8 @@ def test_open_run_predicts_files_and_arrays(mask_settings, scans):
 def test_open_run_with_other_views_and_one_fold(mask_settings):
     path = RunFolder.of(mask_settings.place).path
     run = cxr.open_run(str(path), fold=1, tta="none", device="cpu")
-    assert [each.parent.name for each in run.predictor.checkpoints] == ["fold1"]
-    assert len(run.predictor.views) == 1
+    assert [each.parent.name for each in run.predictor.networks.checkpoints] == ["fold1"]
+    assert len(run.predictor.networks.views) == 1
     with pytest.raises(InputError, match="--tta flips is not for a segmenter"):
         cxr.open_run(path, tta="flips")
     with pytest.raises(InputError, match="--fold 7 does not exist"):

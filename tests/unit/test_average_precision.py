@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from cxr.metrics.average_precision import average_precision, precision_recall
+from cxr.metrics.average_precision import (
+    average_precision,
+    coco_average_precision,
+    precision_recall,
+)
 from cxr.metrics.froc import froc
 from cxr.metrics.matching import ranked_hits
 
@@ -30,6 +34,13 @@ def same_score(score):
 def test_average_precision_by_hand():
     """Precision 1 up to recall 1/3, 2/3 up to 2/3, nothing after."""
     assert average_precision(TRUE, PREDICTED, SCORES) == pytest.approx(5 / 9)
+
+
+def test_cocos_mean_over_overlaps():
+    """A box of IoU 0.9 is a hit at the eight overlaps below: 0.50, 0.55, ... 0.85."""
+    true = [np.array([[0, 0, 100, 100]], float)]
+    predicted = [np.array([[0, 0, 100, 90]], float)]
+    assert coco_average_precision(true, predicted, [np.array([0.5])]) == pytest.approx(0.8)
 
 
 def test_average_precision_at_a_lower_overlap():

@@ -244,6 +244,8 @@ def other_value(name):
         return next(choice for choice in field.metadata["choices"] if choice != field.default)
     if isinstance(field.default, str):
         return "other"
+    if isinstance(field.default, bool):
+        return not field.default
     return field.default + 2
 
 

@@ -6,8 +6,10 @@ https://github.com/Deepwise-AILab/ChestX-Det10-Dataset
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.chestxdet.files import CLASSES, FINDINGS, read_chestxdet
 from cxr.datasets.chestxdet.results import above_fitted_thresholds, write_chestxdet_results
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
+from cxr.datasets.foreign_answers import read_coco_results
 from cxr.geometry.frames import Frame
 from cxr.methods.base import Labels
 from cxr.methods.detector.class_scorer import ClassAP
@@ -56,6 +59,9 @@ class ChestXDet(Dataset):
 
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_chestxdet(folder, n_train=n_train)
+
+    def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
+        return read_coco_results(path, table["image_id"].tolist(), self.classes)
 
     def select_rows(self, table: pd.DataFrame, labels: Labels) -> pd.DataFrame:
         """Images that had only boxes of unused classes show no finding."""

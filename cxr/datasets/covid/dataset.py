@@ -21,12 +21,18 @@ from cxr.data.tables import read_table
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.covid.files import CLASSES, IMAGES, STUDIES, read_covid, read_covid_sample
 from cxr.datasets.covid.submission import (
+    IMAGE,
+    STUDY,
     ImageScores,
     check_covid_submission,
     format_covid_submission,
+    parse_opacities,
+    parse_study,
     prevalence,
+    read_covid_submission,
 )
 from cxr.datasets.covid.synthetic import write_covid
+from cxr.datasets.foreign_answers import read_coco_results, read_rows
 from cxr.methods.base import Labels, Scorer
 from cxr.methods.classifier.study_scorer import NO_BOXES, StudyAP, none_of
 from cxr.methods.detector.class_scorer import ClassAP
@@ -95,6 +101,16 @@ class CovidStudies(CovidFiles):
     @cached_property
     def scorer(self) -> Scorer:
         return StudyAP()
+
+    def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
+        """The probabilities of its study for each image."""
+        rows = read_covid_submission(path)
+        studies = read_rows(path, rows[rows["id"].str.endswith(STUDY)], parse_study)
+        answers = {}
+        for image_id, study in zip(table["image_id"], table["study_id"], strict=True):
+            if study + STUDY in studies:
+                answers[image_id] = studies[study + STUDY]
+        return answers
 
     def write_answer(self, request: AnswerRequest) -> Answer:
         """submission.csv, read again and checked."""
@@ -178,6 +194,14 @@ class CovidOpacities(CovidFiles):
                 "them as empty nor is judged on them, but predicts them"
             )
         return table
+
+    def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
+        if path.suffix == ".json":
+            return read_coco_results(path, table["image_id"].tolist(), self.classes)
+        rows = read_covid_submission(path)
+        images = rows[rows["id"].str.endswith(IMAGE)]
+        images = images.assign(id=images["id"].str.removesuffix(IMAGE))
+        return read_rows(path, images, parse_opacities)
 
     def write_answer(self, request: AnswerRequest) -> Answer:
         """test_boxes.csv: all boxes of the test images in original pixels, best first."""

@@ -19,6 +19,7 @@ from cxr.datasets.prediction_strings import (
     parse_predictions,
 )
 from cxr.datasets.submission_ids import check_ids
+from cxr.geometry.detections import Detections
 from cxr.metrics.studies import (
     ALL_CLASSES,
     NONE,
@@ -91,6 +92,21 @@ def format_covid_submission(
             answer = image_answer(image.boxes, image.scores, image.none)
         texts.append(format_predictions(answer, ALL_CLASSES))
     return pd.DataFrame({"id": ids, "PredictionString": texts}, dtype=str)
+
+
+def parse_study(text: str) -> np.ndarray:
+    """Probabilities (4,) of the classes of a study. ValueError where one is missing."""
+    answer = parse_predictions(text, ALL_CLASSES)
+    if sorted(answer.labels) != list(range(len(STUDY_CLASSES))):
+        raise ValueError(f"it does not have {', '.join(STUDY_CLASSES)} once each")
+    return answer.scores[np.argsort(answer.labels)]
+
+
+def parse_opacities(text: str) -> Detections:
+    """Boxes of opacities of an image, the only class of boxes. ValueError where it is malformed."""
+    answer = parse_predictions(text, ALL_CLASSES)
+    opacities = answer.of_class(OPACITY)
+    return Detections(opacities.boxes, opacities.scores, np.zeros(len(opacities), int))
 
 
 def check_covid_submission(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from cxr.data.image_table import Tables
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
+from cxr.datasets.foreign_answers import read_rows
 from cxr.datasets.pneumothorax.files import (
     CLASSES,
+    COLUMNS,
     TRAIN_IMAGES,
     check_mask_submission,
     format_mask_submission,
     read_pneumothorax,
+    read_runs_csv,
     read_sample_ids,
 )
 from cxr.datasets.pneumothorax.synthetic import write_pneumothorax
@@ -59,6 +66,11 @@ class Pneumothorax(Dataset):
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
         return read_pneumothorax(folder)
+
+    def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
+        del table
+        submission = read_runs_csv(path, may_be_empty=True)
+        return read_rows(path, submission[COLUMNS], str)
 
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_pneumothorax(folder, n_train=n_train)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from cxr.data.image_table import Tables
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
+from cxr.datasets.foreign_answers import read_coco_results, read_rows
 from cxr.datasets.rsna.files import (
     BOX_CLASSES,
     CLASSES,
     check_rsna_submission,
     format_rsna_submission,
+    parse_rsna_boxes,
     read_rsna,
     read_rsna_sample,
+    read_rsna_submission,
 )
 from cxr.datasets.rsna.synthetic import write_rsna
+from cxr.geometry.detections import Detections
 from cxr.methods.base import Scorer
 from cxr.methods.detector.image_scorer import RsnaMap
 from cxr.methods.evaluation import Boxes
@@ -58,6 +67,11 @@ class Rsna(Dataset):
         del settings
         return read_rsna(folder)
 
+    def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
+        if path.suffix == ".json":
+            return read_coco_results(path, table["image_id"].tolist(), self.classes)
+        return read_rows(path, read_rsna_submission(path), read_detections)
+
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_rsna(folder, n_train=n_train)
 
@@ -82,3 +96,9 @@ class Rsna(Dataset):
             )
         write_csv(request.judging.folder.submission, table)
         return Answer(request.judging.folder.submission, predicted=predicted)
+
+
+def read_detections(text: str) -> Detections:
+    """The boxes of a PredictionString. ValueError where it is malformed."""
+    boxes, scores = parse_rsna_boxes(text)
+    return Detections(boxes, scores, np.zeros(len(boxes), int))

@@ -5,14 +5,17 @@ Each training image was marked by three of 17 readers (VinDr-CXR, arXiv 2012.150
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cxr.data.image_table import Tables
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
+from cxr.datasets.foreign_answers import read_coco_results, read_rows
 from cxr.datasets.vinbigdata import files
 from cxr.datasets.vinbigdata.synthetic import write_vinbigdata
 from cxr.methods.base import Scorer
@@ -47,6 +50,11 @@ class VinBigData(Dataset):
 
     def table_settings(self, settings: Settings) -> dict[str, Any]:
         return {"readers": settings.dataset.readers}
+
+    def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
+        if path.suffix == ".json":
+            return read_coco_results(path, table["image_id"].tolist(), self.classes)
+        return read_rows(path, files.read_vinbigdata_submission(path), files.parse_findings)
 
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_vinbigdata(folder, n_train=n_train)

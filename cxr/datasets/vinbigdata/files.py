@@ -123,6 +123,18 @@ def format_vinbigdata_submission(ids: list[str], answers: Mapping[str, Detection
     return pd.DataFrame(rows, columns=["image_id", "PredictionString"], dtype=str)
 
 
+def read_vinbigdata_submission(path: Path) -> pd.DataFrame:
+    """image_id and PredictionString of a submission file, as text."""
+    columns = ["image_id", "PredictionString"]
+    return read_csv(path, columns, may_be_empty=True, remedy="repair it").fillna("")
+
+
+def parse_findings(text: str) -> Detections:
+    """The boxes of a PredictionString without "no finding". ValueError where it is malformed."""
+    answer = strings.parse_predictions(text, [*LABEL_WORDS, NOTHING_FOUND.split()[0]])
+    return answer.take(answer.labels < len(LABEL_WORDS))
+
+
 def check_vinbigdata_submission(table: pd.DataFrame, ids: list[str]) -> None:
     """Raises InputError naming the first image whose row is missing, misplaced or malformed."""
     check_ids(list(table["image_id"]), ids)

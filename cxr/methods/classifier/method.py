@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -126,6 +126,25 @@ class Classifier(Method):
     ) -> ClassPrediction:
         del model, settings
         return ClassPrediction(image.image_id, image.width, image.height, merged.cpu().numpy())
+
+    def mix(
+        self, predictions: Sequence[ClassPrediction], weights: np.ndarray, settings: Settings
+    ) -> ClassPrediction:
+        """Weighted mean of the probabilities."""
+        del settings
+        category = weights @ np.array([prediction.category for prediction in predictions])
+        return replace(predictions[0], category=category)
+
+    def from_answer(self, answer: np.ndarray, image: ImageFacts, labels: Labels) -> ClassPrediction:
+        """answer: probabilities (C,)."""
+        del labels
+        return ClassPrediction(image.image_id, image.width, image.height, answer)
+
+    def quick_prediction(
+        self, prediction: ClassPrediction, row: pd.Series, settings: Settings
+    ) -> np.ndarray:
+        del row, settings
+        return prediction.category
 
 
 def as_classifier(model: Network) -> ImageClassifier:

@@ -47,7 +47,7 @@ from cxr.methods.evaluation import (
     json_number,
 )
 from cxr.methods.wording import describe_measurement
-from cxr.metrics.average_precision import precision_recall
+from cxr.metrics.average_precision import coco_average_precision, precision_recall
 from cxr.metrics.bootstrap import bootstrap_interval
 from cxr.metrics.curves import OperatingPoint, PrecisionRecallCurve, SensitivityLine
 from cxr.metrics.froc import froc
@@ -56,6 +56,7 @@ from cxr.metrics.means import mean_score
 from cxr.settings import Settings
 from cxr.system.errors import InputError
 
+COCO_MAP = "mAP as COCO has it (IoU 0.50 to 0.95)"
 QUICK_THRESHOLDS = np.geomspace(0.01, 0.9, 40)
 # Searches without single ideas: {name: the only values of some parameters}.
 BASELINES: dict[str, dict[str, Any]] = {
@@ -145,6 +146,7 @@ class RsnaMap(BoxScorer):
             sensitivity=sensitivity_lines(tally, best),
             folds=fold_results(judged, outcome),
             operating=operating_point(judged),
+            figures={COCO_MAP: coco_average_precision(*judged.loose)},
             results={"score_test_like": json_number(outcome.score_test_like)},
         )
 

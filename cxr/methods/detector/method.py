@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,11 +15,18 @@ from cxr.data.batch import Batch, SampleContent, TargetMaker
 from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
+from cxr.geometry.detections import Detections
 from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
+from cxr.methods.detector.blending import fuse_candidates
 from cxr.methods.detector.fcos import FcosHead
 from cxr.methods.detector.heads import Head, MergedLocations, ViewOutputs, frame_of
 from cxr.methods.detector.losses import global_loss
-from cxr.methods.detector.records import Candidates, QuickDetections
+from cxr.methods.detector.records import (
+    Candidates,
+    Params,
+    QuickDetections,
+    merged_detections,
+)
 from cxr.methods.detector.retinanet import RetinaNetHead
 from cxr.methods.views import show_view
 from cxr.networks.detector import DetectorNetwork, check_levels
@@ -149,6 +156,41 @@ class Detector(Method):
     ) -> Candidates:
         votes = settings.method.size_votes
         return head_of(settings).make_candidates(merged, image, as_detector(model), votes)
+
+    def mix(
+        self, predictions: Sequence[Candidates], weights: np.ndarray, settings: Settings
+    ) -> Candidates:
+        """Weighted boxes fusion of what is left after each run's own suppression."""
+        return fuse_candidates(predictions, weights, settings.method.nms_iou)
+
+    def from_answer(self, answer: Detections, image: ImageFacts, labels: Labels) -> Candidates:
+        """answer: boxes, whose votes for a size agree; the image's class is not known.
+
+        Boxes of classes that are not used are left out.
+        """
+        best = answer.take(answer.labels < len(labels.classes)).sorted()
+        size = best.boxes[:, 2:] - best.boxes[:, :2]
+        return Candidates(
+            image_id=image.image_id,
+            width=image.width,
+            height=image.height,
+            category=np.full(len(labels.image_classes), np.nan),
+            centre=(best.boxes[:, :2] + best.boxes[:, 2:]) / 2,
+            size20=size,
+            size80=size,
+            score=best.scores,
+            label=best.labels.astype(np.int16),
+        )
+
+    def quick_prediction(
+        self, prediction: Candidates, row: pd.Series, settings: Settings
+    ) -> QuickDetections:
+        del row
+        side = settings.training.image_size
+        params = Params(nms_iou=settings.method.nms_iou, score_floor=0.0)
+        detections = merged_detections(prediction, params)
+        scale = side / np.array([prediction.width, prediction.height] * 2)
+        return QuickDetections(replace(detections, boxes=detections.boxes * scale), side)
 
 
 def head_of(settings: Settings) -> Head:

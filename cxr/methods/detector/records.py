@@ -162,6 +162,11 @@ def usable_detections(candidates: Candidates, params: Params) -> Detections:
 def suppress_overlaps(detections: Detections, iou: float = 0.05) -> Detections:
     """Non-maximum suppression: without the boxes that overlap a better one of their class by more
     than `iou`; by descending score."""
+    return detections.take(without_overlaps(detections, iou))
+
+
+def without_overlaps(detections: Detections, iou: float) -> np.ndarray:
+    """Numbers (m,) of the boxes that `suppress_overlaps` leaves, in its order."""
     boxes = torch.from_numpy(detections.boxes)
     scores = torch.from_numpy(detections.scores)
     labels = detections.labels
@@ -169,7 +174,7 @@ def suppress_overlaps(detections: Detections, iou: float = 0.05) -> Detections:
         keep = nms(boxes, scores, iou)
     else:
         keep = batched_nms(boxes, scores, torch.from_numpy(labels.astype(np.int64)), iou)
-    return detections.take(keep.numpy())
+    return keep.numpy()
 
 
 def fuse_boxes(detections: Detections, width: int, height: int, iou: float = 0.4) -> Detections:

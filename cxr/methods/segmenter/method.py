@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from cxr.data.batch import Batch, SampleContent
 from cxr.data.mask_augmentation import AUGMENTATIONS
 from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.geometry.lung_box import paste
+from cxr.geometry.masks import decode_runs
+from cxr.images.resize import resize
 from cxr.methods.base import (
     ImageFacts,
     Labels,
@@ -35,6 +39,8 @@ from cxr.networks.unet import UNet
 from cxr.settings import Settings
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime
+
+LARGEST_ANSWER = 1024  # pixels of the side of a picture that comes from a file of answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +181,51 @@ class Segmenter(Method):
             probability = paste(probability, (x1, y1, x2, y2), side, side)
         png = pack_picture(probability, settings.method.probability_size)
         return MaskPrediction(image.image_id, image.width, image.height, float(merged.label), png)
+
+    def mix(
+        self, predictions: Sequence[MaskPrediction], weights: np.ndarray, settings: Settings
+    ) -> MaskPrediction:
+        """Weighted means of the image scores and of the pictures, in the frame of the largest one.
+
+        A picture shows the whole image whatever its side, so they differ in resolution only.
+        """
+        del settings
+        stored = [prediction.stored_picture() for prediction in predictions]
+        side = max(len(picture) for picture in stored)
+        probability = np.zeros((side, side), np.float32)
+        for picture, weight in zip(stored, weights, strict=True):
+            probability += np.float32(weight / 255) * resize(picture, side)
+        heads = [prediction.head for prediction in predictions]
+        return replace(
+            predictions[0], head=float(weights @ heads), png=pack_picture(probability, side)
+        )
+
+    def from_answer(self, answer: str, image: ImageFacts, labels: Labels) -> MaskPrediction:
+        """answer: run lengths in original pixels, of which nobody knows how sure they are."""
+        del labels
+        mask = decode_runs(answer, image.height, image.width).astype(np.float32)
+        side = max(image.width, image.height)
+        square = cv2.resize(mask, (side, side), interpolation=cv2.INTER_LINEAR)
+        return MaskPrediction(
+            image.image_id,
+            image.width,
+            image.height,
+            float(mask.max()),
+            pack_picture(square, min(side, LARGEST_ANSWER)),
+        )
+
+    def quick_prediction(
+        self, prediction: MaskPrediction, row: pd.Series, settings: Settings
+    ) -> QuickMask:
+        side = settings.training.image_size
+        picture = resize(prediction.stored_picture(), side)
+        true_mask = resize(decode_runs(row["mask"], prediction.height, prediction.width), side)
+        [counts] = quick_counts(
+            torch.from_numpy(picture)[None] / 255,
+            torch.from_numpy(true_mask)[None],
+            torch.tensor([prediction.head]),
+        )
+        return counts
 
 
 def image_scores(outputs: Outputs) -> Tensor:

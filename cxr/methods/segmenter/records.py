@@ -51,11 +51,16 @@ class MaskPrediction:
                 png=part["png"][end - length : end],
             )
 
-    def picture(self) -> np.ndarray:
-        """Probabilities (height, width) in original pixels, uint8, 255 for 1."""
+    def stored_picture(self) -> np.ndarray:
+        """Probabilities (S, S) of the whole image, uint8, 255 for 1."""
         stored = cv2.imdecode(self.png, cv2.IMREAD_GRAYSCALE)
         if stored is None:
             raise ValueError(f"the picture of {self.image_id} cannot be decoded")
+        return stored
+
+    def picture(self) -> np.ndarray:
+        """Probabilities (height, width) in original pixels, uint8, 255 for 1."""
+        stored = self.stored_picture()
         return cv2.resize(stored, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
 
 

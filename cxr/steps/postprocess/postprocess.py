@@ -12,6 +12,7 @@ import pandas as pd
 from cxr.data.predictions import is_whole, read_predictions
 from cxr.data.tables import read_table
 from cxr.datasets.base import Answer, AnswerRequest
+from cxr.inference.blend import Blend
 from cxr.inference.opacity_boxes import Which, fused_boxes
 from cxr.inference.run import as_trained
 from cxr.methods.base import Judging
@@ -35,6 +36,11 @@ from cxr.system.disk import alone, read_json, write_json
 from cxr.system.errors import InputError
 from cxr.tasks import Task
 
+CHOSEN_BY_SCORE = (
+    "Of each fold, {count} of the merged epochs were chosen by the score of its own validation "
+    "images (--keep-best), so the out-of-fold score flatters, however the thresholds were fitted; "
+    "the same run without --keep-best has an honest one."
+)
 FACTS = ["image_id", "age", "sex", "view", "label", "width", "height", "group"]
 
 
@@ -90,6 +96,12 @@ def postprocess(task: Task, settings: Settings) -> Path | None:
     table = learned[learned["fold"].isin(folds)]
     out_of_fold = OutOfFold(task, run, name, folds, table, learned, frozenset(train.index))
     warnings = run.task.read_notes()
+    if settings.training.keep_best:
+        warnings.append(CHOSEN_BY_SCORE.format(count=settings.training.keep_best))
+    blend = Blend.read(run)
+    if blend is not None:
+        warnings.append(blend.describe())
+        print(blend.describe())
     of_all = train["fold"].nunique()
     if len(folds) < of_all:
         warnings.append(f"Only {len(folds)} of {of_all} folds are judged; the score is of these.")

@@ -45,9 +45,11 @@ def fold_folders(run: RunFolder) -> list[FoldFolder]:
 
 
 def read_logs(run: RunFolder) -> RunLogs:
-    """The training logs of all folds."""
-    logs = {}
-    problems = []
+    """The training logs of all folds; a blend has none."""
+    logs: dict[int, pd.DataFrame] = {}
+    problems: list[str] = []
+    if run.blend.exists():
+        return RunLogs(logs, problems)
     for folder in fold_folders(run):
         number = folder.number
         try:

@@ -26,6 +26,7 @@ from cxr.inference.predict_table import predict_test_by_fold
 from cxr.networks.network import Network
 from cxr.run_folder import FoldFolder, RunFolder
 from cxr.settings import Settings
+from cxr.steps.train.averaging import average_epochs
 from cxr.steps.train.epoch import (
     Evaluated,
     check_finite,
@@ -61,10 +62,15 @@ def train_folds(task: Task, settings: Settings) -> int:
 
     Returns 0, or STOPPED when --max-hours came first.
     """
+    if settings.prediction.blend:
+        print("--blend: nothing is trained, step 04 mixes the predictions of finished runs")
+        return 0
     # Whatever can be refused is refused before anything is written.
     task.check(settings)
     choose_tracker(settings.machine.tracker)
     run = RunFolder.of(settings.place)
+    if run.blend.exists():
+        raise InputError(f"{run.path} is a blend of other runs: train with another --run")
     table = task.select_rows(read_table(run.task.table("train")), settings)
     folds = settings.wanted_folds()
     for fold in folds:
@@ -159,7 +165,8 @@ def train_fold(
     state = TrainingState(task, settings, fold, runtime, updates, resuming)
     if resuming:
         state.load(folder.last)
-    if state.done:
+    averages = settings.training.swa and not distributed.any_of(folder.swa.exists())
+    if state.done and not averages:
         runtime.say(f"fold {fold}: {folder.path} is finished, nothing to do")
         return 0
     if resuming:
@@ -183,12 +190,14 @@ def train_fold(
                 seconds = time.monotonic() - start
                 images = (state.step - first_step) * settings.training.batch_size * runtime.world
                 distributed.share_buffers(state.evaluated())
-                evaluated = evaluate_fold(task, state, valid_loader, runtime)
+                evaluated = evaluate_fold(task, state.evaluated(), settings, valid_loader, runtime)
                 figures = epoch_figures(state, evaluated, sampler, seconds, images)
                 finish_epoch(task, state, figures, folder, log)
             stopped = not finished or runtime.is_past_deadline()
         distributed.barrier()  # nobody goes on before the first process has written everything
     if state.done:
+        if averages:
+            average_epochs(task, state, folder, train_loader, valid_loader, runtime)
         return 0
     runtime.say(
         f"fold {fold}: stopped by --max-hours in epoch {state.epoch + 1}; everything is saved, the "
@@ -341,27 +350,24 @@ def finish_epoch(
     if log is None:
         return
     log.write(figures)
-    keep_checkpoints(task, state, folder, is_best)
+    keep_checkpoints(state, folder, is_best)
     line = figures.line(task.dataset.scorer.logged)
-    print(f"fold {state.fold} epoch {state.epoch}/{training.epochs}: {line}", flush=True)
+    print(f"fold {state.fold} epoch {state.epoch}/{state.epochs}: {line}", flush=True)
 
 
-def keep_checkpoints(task: Task, state: TrainingState, folder: FoldFolder, is_best: bool) -> None:
-    """epoch<N>.pt of the last --keep epochs, best.pt, and last.pt at the very end.
+def keep_checkpoints(state: TrainingState, folder: FoldFolder, is_best: bool) -> None:
+    """epoch<N>.pt of the epochs that are kept, best.pt, and last.pt at the very end.
 
     Where last.pt is, all that belongs to its epoch is there.
     """
-    checkpoint = {
-        "task": task.name,
-        "config": state.settings.plain(),
-        "fold": state.fold,
-        "epoch": state.epoch,
-        "input_scale": list(state.model.scale),
-        "model": state.evaluated().state_dict(),
-    }
+    checkpoint = state.checkpoint(state.evaluated())
     save_state(folder.epoch(state.epoch), checkpoint)
     if is_best:
         save_state(folder.best, checkpoint)
-    for old in folder.epochs()[: -state.settings.training.keep]:
-        old.unlink()
+    # An older version, whose state this may go on from, kept fewer.
+    state.kept = [number for number in state.kept if folder.epoch(number).exists()]
+    kept = [folder.epoch(number) for number in state.kept]
+    for old in folder.epochs():
+        if old not in kept:
+            old.unlink()
     state.save(folder.last)

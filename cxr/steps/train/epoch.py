@@ -16,7 +16,9 @@ from tqdm import tqdm
 from cxr.data.dataset import XrayDataset
 from cxr.data.samplers import ResumableSampler
 from cxr.methods.base import Teacher
+from cxr.networks.network import Network
 from cxr.run_folder import FoldFolder
+from cxr.settings import Settings
 from cxr.steps.train.schedules import after_update
 from cxr.steps.train.state import TrainingState
 from cxr.system import distributed
@@ -70,7 +72,7 @@ def train_one_epoch(
     saved = time.monotonic()
     bar = tqdm(
         loader,
-        desc=f"fold {state.fold} epoch {state.epoch + 1}/{training.epochs}",
+        desc=f"fold {state.fold} epoch {state.epoch + 1}/{state.epochs}",
         initial=state.step,
         total=steps,
         disable=not runtime.is_main,
@@ -162,11 +164,9 @@ def check_finite(state: TrainingState, values: Mapping[str, float]) -> None:
 
 @torch.inference_mode()
 def evaluate_fold(
-    task: Task, state: TrainingState, loader: DataLoader, runtime: Runtime
+    task: Task, model: Network, settings: Settings, loader: DataLoader, runtime: Runtime
 ) -> Evaluated:
-    """The validation images under the evaluated weights, shared out over the processes."""
-    settings = state.settings
-    model = state.evaluated()
+    """The validation images under these weights, shared out over the processes."""
     model.eval()
     totals: dict[str, Any] = {}
     images = 0

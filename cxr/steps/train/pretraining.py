@@ -18,6 +18,7 @@ from cxr.data.preparation import prepare
 from cxr.data.tables import read_table
 from cxr.run_folder import RunFolder, TaskFolder
 from cxr.settings import Settings
+from cxr.steps.train.schedules import count_epochs
 from cxr.system import distributed
 from cxr.system.runtime import Runtime
 from cxr.tasks import Task
@@ -31,6 +32,8 @@ RECIPE: dict[str, Any] = {
     "dropout": 0.2,
     "weight_decay": 0.02,
     "keep": 1,
+    "keep_best": 0,
+    "swa": False,
     "patience": 0,
     "fold": 0,
     "folds": 4,
@@ -86,4 +89,4 @@ def lesson_table(task: Task, lessons: Settings, runtime: Runtime) -> pd.DataFram
 def learned_weights(task: Task, settings: Settings) -> Path:
     """The checkpoint that the first lessons left."""
     lessons = lesson_settings(task, settings)
-    return RunFolder.of(lessons.place).fold(0).epoch(RECIPE["epochs"])
+    return RunFolder.of(lessons.place).fold(0).epoch(count_epochs(lessons.training))

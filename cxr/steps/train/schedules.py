@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
@@ -45,6 +45,52 @@ def epoch_rate(training: TrainingSettings, epoch: int) -> float:
     moments = {"constant": 0, "waves": epoch, "restarts": epoch % training.cycle}
     phase = moments[training.schedule] / training.cycle
     return lowest + (1 - lowest) * (1 + math.cos(math.pi * phase)) / 2
+
+
+def is_trough(training: TrainingSettings, epoch: int) -> bool:
+    """Whether the rate of `waves` or `restarts` is lowest in an epoch, counted from 0.
+
+    So are all of the last four of `restarts`.
+    """
+    if training.schedule == "waves":
+        return epoch % (2 * training.cycle) == training.cycle
+    in_tail = training.epochs - epoch <= len(LAST) < training.epochs
+    return in_tail or epoch % training.cycle == training.cycle - 1
+
+
+def has_troughs(training: TrainingSettings) -> bool:
+    return training.schedule in ("waves", "restarts")
+
+
+def count_epochs(training: TrainingSettings) -> int:
+    """How many epochs are trained: --epochs, or up to the last trough before."""
+    if has_troughs(training):
+        for epochs in range(training.epochs, 0, -1):
+            if is_trough(training, epochs - 1):
+                return epochs
+    return training.epochs
+
+
+def may_end(training: TrainingSettings, epochs: int) -> bool:
+    """Whether --patience may end a training after so many epochs: with troughs only at one."""
+    return not has_troughs(training) or is_trough(training, epochs - 1)
+
+
+def kept_epochs(training: TrainingSettings, metrics: Sequence[float]) -> list[int]:
+    """Epochs, counted from 1, whose checkpoints are kept after those with these metrics.
+
+    The last --keep, of schedules with troughs the last troughs, and the --keep-best best ones.
+    Before the first trough there is nothing better than the last epochs.
+    """
+    epochs = range(1, len(metrics) + 1)
+    latest = list(epochs)
+    if has_troughs(training):
+        troughs = [epoch for epoch in epochs if is_trough(training, epoch - 1)]
+        latest = troughs or latest
+    known = [epoch for epoch in epochs if not math.isnan(metrics[epoch - 1])]
+    # Of equal ones the later, which has learned longer.
+    best = sorted(known, key=lambda epoch: (-metrics[epoch - 1], -epoch))
+    return sorted({*latest[-training.keep :], *best[: training.keep_best]})
 
 
 def after_update(scheduler: Any, training: TrainingSettings) -> None:

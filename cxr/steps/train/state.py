@@ -19,7 +19,7 @@ from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings, TrainingSettings
 from cxr.steps.train.pretraining import learned_weights
-from cxr.steps.train.schedules import make_scheduler
+from cxr.steps.train.schedules import count_epochs, kept_epochs, make_scheduler, may_end
 from cxr.system.errors import InputError, first_line
 from cxr.system.runtime import Runtime
 from cxr.tasks import Task
@@ -28,14 +28,16 @@ MOMENTUM = 0.9  # of SGD, the usual value
 # What the state remembers beside its parts; the second line may be missing in files of older
 # versions.
 PROGRESS = ("epoch", "step", "best", "best_epoch", "done", "totals")
-FURTHER_PROGRESS = ("norm_total", "norm_count", "world")
+FURTHER_PROGRESS = ("norm_total", "norm_count", "world", "metrics", "kept")
 
 
 class TrainingState:
     """Everything that changes while a fold trains, as one state that can be saved and loaded.
 
     epoch, step: how many are complete. moment: epochs since the start, with the present one's
-    part. totals: {term: sum over the steps of the present epoch}.
+    part. totals: {term: sum over the steps of the present epoch}. metrics: of each complete epoch;
+    nan where an older version did not write it down. kept: the epochs, counted from 1, whose
+    checkpoints are kept.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class TrainingState:
     ) -> None:
         """updates: of the whole run, for the schedule. resuming: `load` will bring the weights."""
         training = settings.training
+        self.task_name = task.name
         self.settings = settings
         self.fold = fold
         self.runtime = runtime
@@ -77,8 +80,11 @@ class TrainingState:
         self.scheduler = make_scheduler(self.optimizer, training, updates)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
 
+        self.epochs = count_epochs(training)
         self.epoch = 0
         self.step = 0
+        self.metrics: list[float] = []
+        self.kept: list[int] = []
         self.best = -math.inf
         self.best_epoch = -1
         self.done = False
@@ -140,10 +146,23 @@ class TrainingState:
         if is_best:
             self.best = metric
             self.best_epoch = self.epoch
+        self.metrics.append(metric)
+        self.kept = kept_epochs(training, self.metrics)
         waited = self.epoch - max(self.best_epoch, 0)
         is_stuck = training.patience > 0 and waited >= training.patience
-        self.done = self.epoch >= training.epochs or is_stuck
+        self.done = self.epoch >= self.epochs or (is_stuck and may_end(training, self.epoch))
         return is_best
+
+    def checkpoint(self, network: Network) -> dict[str, Any]:
+        """All that prediction needs of a network of this training."""
+        return {
+            "task": self.task_name,
+            "config": self.settings.plain(),
+            "fold": self.fold,
+            "epoch": self.epoch,
+            "input_scale": list(self.model.scale),
+            "model": network.state_dict(),
+        }
 
     def parts(self) -> dict[str, Any]:
         parts = {
@@ -182,6 +201,8 @@ class TrainingState:
             setattr(self, name, state[name])
         for name in FURTHER_PROGRESS:
             setattr(self, name, state.get(name, getattr(self, name)))
+        if len(self.metrics) < self.epoch:
+            self.metrics = [math.nan] * self.epoch
         if self.world != self.runtime.world and not self.done:
             raise InputError(
                 f"{path} was written by {self.world} processes, which share the images of an epoch "

@@ -1,0 +1,204 @@
+"""Networks as a function of pictures: what step 04 would keep of them.
+
+Those of one run are merged over folds, checkpoints and views; the runs of a blend are mixed as step
+04 mixes what it kept of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from cxr.images.isolated import Picture
+from cxr.images.resize import resize
+from cxr.inference.blend import Blend, blend_settings, member_settings
+from cxr.inference.checkpoint import fingerprints
+from cxr.inference.lung_crops import LungFinder, cut_to_box, refuse_other_lungs
+from cxr.inference.run import as_trained, fold_checkpoints, load_model, predict_batch, views_of
+from cxr.methods.base import ImageFacts
+from cxr.networks.network import Network
+from cxr.run_folder import RunFolder
+from cxr.settings import Settings
+from cxr.system.disk import read_json
+from cxr.system.errors import InputError
+from cxr.system.runtime import Runtime
+from cxr.tasks import Task
+
+
+class NetworkImage(NamedTuple):
+    """What the networks see of a picture: (S, S) uint8, and the crop of the original that it is."""
+
+    image: np.ndarray
+    crop: tuple[int, int, int, int] | None
+
+
+class Networks(ABC):
+    """Base of RunNetworks and BlendNetworks."""
+
+    @property
+    @abstractmethod
+    def sides(self) -> list[int]:
+        """Sides of the squares that a picture becomes on its way to `predict`.
+
+        The first is that of step 02's PNGs. The second, of the network's input, is missing where
+        the lungs are cut out in between, or where networks of several sides see the picture.
+        """
+
+    @abstractmethod
+    def predict(self, pictures: Sequence[Picture]) -> list[Any]:
+        """What step 04 keeps of each picture, which was read with these sides."""
+
+    @abstractmethod
+    def record(self, run: RunFolder) -> dict[str, Any]:
+        """What decides the predictions, as JSON's own types; paths as seen from `run`."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Words for the console."""
+
+
+def open_networks(
+    task: Task, settings: Settings, folds: Sequence[int], runtime: Runtime
+) -> Networks:
+    """Those of the run that the settings name. Raises InputError where they are not there."""
+    blend = Blend.read(RunFolder.of(settings.place))
+    if blend is None:
+        return RunNetworks(task, settings, folds, runtime)
+    return BlendNetworks(task, settings, folds, runtime, blend)
+
+
+class RunNetworks(Networks):
+    """The kept checkpoints of some folds of a run, merged."""
+
+    def __init__(
+        self, task: Task, settings: Settings, folds: Sequence[int], runtime: Runtime
+    ) -> None:
+        self.task = task
+        self.run = RunFolder.of(settings.place)
+        self.views = views_of(task.method, settings.prediction)
+        self.checkpoints = []
+        for fold in folds:
+            self.checkpoints += fold_checkpoints(task, settings, fold)
+        self.settings = as_trained(settings, task, self.run.fold(folds[0]))
+        self.runtime = runtime
+
+    @cached_property
+    def models(self) -> list[Network]:
+        """The networks, loaded when they are first needed."""
+        return [load_model(self.task, path, self.runtime.device) for path in self.checkpoints]
+
+    @cached_property
+    def lung_finder(self) -> LungFinder | None:
+        """What cuts the images to their lungs, where the run was trained with --lungs."""
+        lungs = self.settings.method.lungs
+        if not lungs:
+            return None
+        refuse_other_lungs(self.run.task, lungs)
+        working = self.run.task.path.parent
+        return LungFinder.of_run(working, lungs, self.runtime.device)
+
+    @cached_property
+    def first_config(self) -> dict[str, Any]:
+        """The settings of the training that gave the first checkpoint."""
+        return read_json(self.checkpoints[0].with_name("config.json"))
+
+    @cached_property
+    def sides(self) -> list[int]:
+        record = self.run.task.preprocess_record
+        prepared = read_json(record) if record.exists() else self.first_config  # of a moved run
+        stored_side = int(prepared["size"])
+        if self.lung_finder is not None:
+            return [stored_side]
+        return [stored_side, self.models[0].image_size]
+
+    def record(self, run: RunFolder) -> dict[str, Any]:
+        return {
+            "checkpoints": fingerprints(self.checkpoints, run.path),
+            "tta": self.settings.prediction.tta,
+        }
+
+    def describe(self) -> str:
+        return f"{len(self.checkpoints)} checkpoints, views {self.settings.prediction.tta}"
+
+    def predict(self, pictures: Sequence[Picture]) -> list[Any]:
+        method = self.task.method
+        seen = [self.to_network(picture) for picture in pictures]
+        images = torch.from_numpy(np.stack([each.image for each in seen]))[:, None]
+        merged = predict_batch(
+            self.models,
+            method,
+            self.views,
+            images.to(self.runtime.device),
+            self.settings,
+            self.runtime,
+        )
+        predictions = []
+        for picture, outputs, each in zip(pictures, merged, seen, strict=True):
+            facts = ImageFacts("", picture.width, picture.height, each.crop)
+            prediction = method.to_prediction(outputs, facts, self.models[0], self.settings)
+            predictions.append(prediction)
+        return predictions
+
+    def to_network(self, picture: Picture) -> NetworkImage:
+        """The picture as the networks see it, cut to its lungs where they were trained so."""
+        side = self.models[0].image_size
+        if self.lung_finder is None:
+            return NetworkImage(resize(picture.network, side), None)
+        box = self.lung_finder.find_box(picture.network, picture.width, picture.height)
+        cut = cut_to_box(picture.network, box, picture.width, picture.height)
+        return NetworkImage(resize(cut, side), box)
+
+
+class BlendNetworks(Networks):
+    """Those of the runs of a blend; each sees the picture in its own size."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        folds: Sequence[int],
+        runtime: Runtime,
+        blend: Blend,
+    ) -> None:
+        self.task = task
+        self.blend = blend
+        self.settings = blend_settings(task, settings, next(iter(blend.weights)))
+        self.members: list[RunNetworks] = []
+        shares = []
+        for name, share in blend.of_runs().items():
+            of_member = member_settings(task, settings, name)
+            self.members.append(RunNetworks(task, of_member, folds, runtime))
+            shares.append(share)
+        if not shares:
+            raise InputError(
+                f"all runs of the blend {settings.place.run} have the weight 0: nothing predicts "
+                "new images"
+            )
+        self.shares = np.array(shares)
+
+    @cached_property
+    def sides(self) -> list[int]:
+        sides = [member.sides for member in self.members]
+        if all(each == sides[0] for each in sides):
+            return sides[0]
+        return sides[0][:1]
+
+    def record(self, run: RunFolder) -> dict[str, Any]:
+        members = {member.run.name: member.record(run) for member in self.members}
+        return {"weights": self.blend.weights, "members": members}
+
+    def describe(self) -> str:
+        members = [f"{member.run.name} ({member.describe()})" for member in self.members]
+        return f"a blend of {', '.join(members)}"
+
+    def predict(self, pictures: Sequence[Picture]) -> list[Any]:
+        by_member = [member.predict(pictures) for member in self.members]
+        mixed = []
+        for predictions in zip(*by_member, strict=True):
+            mixed.append(self.task.method.mix(predictions, self.shares, self.settings))
+        return mixed
