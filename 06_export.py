@@ -7,7 +7,8 @@
     python 06_export.py --checkpoints 3         three checkpoints of each fold
     python 06_export.py --tta none              without the mirrored view: half the time
 
-Needs step 05, whose thresholds go into the file. Writes working/<task>/<run>/: the file in fp32 and
+Boxes, masks and classes alike. Needs step 05, whose thresholds go into the file; classes need none.
+Writes working/<task>/<run>/: the file in fp32 and
 in int8, and beside them a .json with their score on validation images. Give the flags of the
 training, or --run NAME, to name the run.
 """
@@ -20,9 +21,9 @@ from cxr.tasks import Task
 def step(task: Task, settings: Settings) -> None:
     # After --help, which needs no PyTorch.
     from cxr.steps.export.export import export_run
-    from edge_predict import Predictor
+    from edge_predict import open_predictor
 
-    export_run(task, settings, Predictor)
+    export_run(task, settings, open_predictor)
 
 
 if __name__ == "__main__":
