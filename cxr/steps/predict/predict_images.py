@@ -30,6 +30,13 @@ from cxr.plots.overlay import write_overlay
 from cxr.settings import ImageSettings, Settings
 from cxr.steps.predict.image_index import write_index
 from cxr.steps.predict.structured_report import write_structured_report
+from cxr.steps.predict.studies import (
+    Study,
+    merge_studies,
+    note_lone_images,
+    read_study,
+    write_studies,
+)
 from cxr.system import distributed
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
@@ -153,7 +160,7 @@ def predict_read_items(
             pictures.append(picture)
     results = predictor.predict(pictures)
     for item, picture, result in zip(readable_items, pictures, results, strict=True):
-        write_image(item, picture, result, predictor.run.name, images)
+        write_image(item, picture, result, predictor, images)
     return failures
 
 
@@ -170,7 +177,7 @@ def batches_of(read_items: Iterable[ReadItem], size: int) -> Iterator[list[ReadI
 
 
 def write_image(
-    item: Item, picture: Picture, result: Result, run: str, images: ImageSettings
+    item: Item, picture: Picture, result: Result, predictor: Predictor, images: ImageSettings
 ) -> None:
     """Overlay, mask, structured report if wanted, and, last, the record: the image is done."""
     out = images.out
@@ -181,9 +188,11 @@ def write_image(
         path = item.in_folder(out / "masks", ".png")
         write_overlay(path, mask_picture)
         content["mask"]["file"] = path.relative_to(out).as_posix()
+    if predictor.task.dataset.scorer.of_studies:
+        content["study"] = read_study(item.path) if picture.dicom else ""
     report = None
     if images.dicom_sr:
-        report = try_report(item, picture, content, run, out)
+        report = try_report(item, picture, content, predictor.run.name, out)
     write_record(out, item, picture, content, report)
 
 
@@ -212,6 +221,11 @@ def write_results(
     left_out = sum(failure.what == LEFT_OUT for failure in failures)
     failures = sorted([*failures, *missing_reports(out, records())])
     notes = [*predictor.notes, *note_other_images(records(), left_out, len(items))]
+    studies: dict[str, Study] = {}
+    if predictor.task.dataset.scorer.of_studies:
+        studies = merge_studies(records(), predictor.image_classes)
+        write_studies(out / "studies.csv", studies, predictor.image_classes)
+        notes += note_lone_images(records())
     header = {
         "run": str(predictor.run.path),
         "task": predictor.task.name,
@@ -222,7 +236,7 @@ def write_results(
         "image_classes": list(predictor.image_classes),
     }
     write_prediction_tables(out, records, failures, header)
-    page = write_index(out, records(), failures, header)
+    page = write_index(out, records(), failures, header, studies)
     for note in notes:
         print(note)
     if failures:
