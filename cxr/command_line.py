@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from cxr.settings import AREAS, Settings, flag, setting_fields, setting_types
+from cxr.settings import AREAS, PlaceSettings, Settings, flag, setting_fields, setting_types
 from cxr.system.disk import atomic
 from cxr.system.errors import InputError
 from cxr.tasks import METHODS, TASKS, Task
@@ -53,6 +53,7 @@ TITLES = {
 }
 # Not taken from a --config file that is a run's own record: they say where and what that run was.
 OF_THE_RECORD = ("run", "fold")
+OWN = "own"  # as --task: the one of three tasks that the labels are of
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -105,6 +106,8 @@ def read_command_line(
     first = _first_parser().parse_known_args(words)[0]
     values = read_config_file(Path(first.config)) if first.config else {}
     task_name = first.task or values.get("task") or "rsna"
+    if task_name == OWN:
+        task_name = find_own_task(words, values)
     if task_name not in TASKS:
         raise InputError(f"unknown --task {task_name}: choose from {', '.join(TASKS)}")
     task = TASKS[task_name]
@@ -123,6 +126,26 @@ def read_command_line(
     if "save_config" in given:
         save_config(Path(given.save_config), settings)
     return task, settings
+
+
+def find_own_task(words: Sequence[str], values: dict[str, Any]) -> str:
+    """The task that --task own stands for. Raises InputError where nothing tells."""
+    from cxr.datasets.own.source import find_task_name  # reads images' formats
+
+    if {"-h", "--help"} & set(words):
+        return "own-boxes"
+    parser = _first_parser()
+    for name in ("--input", "--working", "--labels"):
+        parser.add_argument(name)
+    parser.add_argument("--demo", action="store_true")
+    first = parser.parse_known_args(words)[0]
+    is_demo = first.demo or bool(values.get("demo"))
+    place = PlaceSettings()
+    folder = first.input or values.get("input") or place.input
+    usual = "working/demo" if is_demo else place.working
+    working = first.working or values.get("working") or usual
+    labels = first.labels or values.get("labels") or ""
+    return find_task_name(Path(folder), Path(working), labels, is_demo)
 
 
 def needs_check(step: str, task: Task, settings: Settings) -> bool:

@@ -90,9 +90,10 @@ def label_stages(task: Task, settings: Settings, image: InspectedImage) -> Itera
     side = settings.training.image_size
     network = Frame("network", side, side)
     labels = boxes_in_frame(image.row, image.original)
-    names = [task.dataset.classes[label] for label in labels.labels]
+    known = task.dataset.labels_of(settings)
+    names = [known.classes[label] for label in labels.labels]
     label = int(image.row.get("label", -1))
-    class_name = task.dataset.image_classes[label] if label >= 0 else "unknown"
+    class_name = known.image_classes[label] if label >= 0 else "unknown"
     remarks = [f"image class: {class_name}", f"fold: {image.row.get('fold', 'none (test)')}"]
     if names:
         remarks.append(f"classes: {', '.join(names)}")

@@ -2,6 +2,7 @@
 
     working/<task>/                     TaskFolder, written by step 02
         train.csv test.csv failed.csv preprocess.json images/<image_id>.png
+        plan.json           settings chosen from the data, of --task own
         <run>/                          RunFolder
             params.json results.json submission.csv report.html         step 05
             judged_<name>/  the same of --predictions <name>            step 05
@@ -55,6 +56,11 @@ class TaskFolder:
     @property
     def preprocess_record(self) -> Path:
         return self.path / "preprocess.json"
+
+    @property
+    def plan(self) -> Path:
+        """Settings that step 02 chose from the data, of data sets that have such."""
+        return self.path / "plan.json"
 
     def read_notes(self) -> list[str]:
         """Sentences of step 02 for the reader of a report."""

@@ -484,6 +484,11 @@ class ClassifierSettings(MaskLearningSettings):
         "0.05 was the 47th's best value",
         training=True,
     )
+    multilabel: bool = setting(
+        False,
+        "classes may hold together, each with a probability of its own; else an image has one",
+        training=True,
+    )
     opacities: tuple[str, ...] = setting(
         (),
         "runs of a detection task whose boxes, fused, stand for the opacities of the images",

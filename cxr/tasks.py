@@ -17,13 +17,18 @@ from cxr import settings as areas
 from cxr.datasets.chestxdet.presets import PRESETS as CHESTXDET
 from cxr.datasets.covid.presets import BOX_PRESETS, STUDY_PRESETS, CovidSettings
 from cxr.datasets.lungs.presets import PRESETS as LUNGS
+from cxr.datasets.own.presets import BOX_PRESETS as OWN_BOXES
+from cxr.datasets.own.presets import CLASS_PRESETS as OWN_CLASSES
+from cxr.datasets.own.presets import MASK_PRESETS as OWN_MASKS
+from cxr.datasets.own.presets import OwnSettings
 from cxr.datasets.pneumothorax.presets import PRESETS as PNEUMOTHORAX
 from cxr.datasets.rsna.presets import PRESETS as RSNA
 from cxr.datasets.vinbigdata.presets import PRESETS as VINBIGDATA
 from cxr.datasets.vinbigdata.presets import VinBigDataSettings
 from cxr.presets import Preset
-from cxr.run_folder import RunFolder
-from cxr.settings import DatasetSettings, MethodSettings, Settings
+from cxr.run_folder import RunFolder, TaskFolder
+from cxr.settings import DatasetSettings, MethodSettings, PlaceSettings, Settings
+from cxr.system.disk import read_json
 from cxr.system.errors import InputError
 
 # Settings of a method that belong to one call of a step and not to a run.
@@ -67,7 +72,7 @@ class Task:
 
     def used_labels(self, settings: Settings) -> Labels:
         """Names of the classes as far as these settings use them."""
-        return self.method.used_labels(settings, self.dataset.labels)
+        return self.method.used_labels(settings, self.dataset.labels_of(settings))
 
     def select_rows(self, table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         """The rows of a table of step 02 that are learned and judged."""
@@ -87,6 +92,11 @@ class Task:
                 f"--tta {settings.prediction.tta} is not for a {method.name}: choose "
                 f"{', '.join(method.view_sets)}"
             )
+        if settings.training.pretrain and not self.dataset.draws_its_classes:
+            raise InputError(
+                f"--pretrain is not for {self.name}: nobody knows how to draw its classes; use "
+                "--weights or --start"
+            )
         fit_on = settings.judging.fit_on
         scorer = self.dataset.scorer
         if fit_on not in scorer.fit_choices:
@@ -94,7 +104,7 @@ class Task:
                 f"--fit-on {fit_on} is impossible for {self.name}: {scorer.fit_refusal}; choose "
                 f"{', '.join(scorer.fit_choices)}"
             )
-        method.check(settings, self.dataset.labels)
+        method.check(settings, self.dataset.labels_of(settings))
 
     def make_settings(self, values: Mapping[str, Any], given: tuple[str, ...] = ()) -> Settings:
         """Settings of this task from {setting: value}; the others keep their defaults."""
@@ -110,7 +120,9 @@ class Task:
         """
         file = dict(file or {})
         demo = bool(flags.get("demo", file.get("demo", False)))
-        preset = flags.get("preset") or file.get("preset") or ("demo" if demo else "paper")
+        preset = flags.get("preset") or file.get("preset")
+        if not preset:
+            preset = "demo" if demo else next(iter(self.presets))
         if preset not in self.presets:
             raise InputError(
                 f"unknown --preset {preset} of task {self.name}: choose from "
@@ -121,15 +133,25 @@ class Task:
             base = {"input": Path("input/demo"), "working": Path("working/demo")}
         base |= self.presets[preset].values
         base |= {"task": self.name, "preset": preset}
+        working = flags.get("working") or file.get("working") or base.get("working")
+        base |= read_plan(TaskFolder(Path(working or PlaceSettings.working) / self.name))
         usual = self.make_settings(base)
 
         from_file = self.make_settings(base | file).flat()
         given = [name for name in file if from_file[name] != usual.flat()[name]]
         given += [name for name in flags if name not in given]
-        settings = self.make_settings(base | file | dict(flags) | {"preset": preset}, tuple(given))
+        named = {"task": self.name, "preset": preset}
+        settings = self.make_settings(base | file | dict(flags) | named, tuple(given))
         areas.check_values(settings)
         name = settings.place.run or areas.run_name(usual, settings)
         return settings.replace(run=name)
+
+    def with_plan(self, settings: Settings) -> Settings:
+        """The settings with what step 02 chose from the data, except for what was given."""
+        plan = read_plan(TaskFolder.of(settings.place))
+        chosen = {name: value for name, value in plan.items() if name not in settings.given}
+        merged = settings.plain() | chosen
+        return self.make_settings(merged, settings.given)
 
     def follow_run(self, settings: Settings) -> Settings:
         """The settings with what the run itself was made with, where it has begun training.
@@ -162,6 +184,13 @@ class Task:
         names += self.make_settings({}).training_values()
         names += [name for name in areas.setting_fields(self.method_settings) if name not in names]
         return [name for name in names if name not in PER_CALL]
+
+
+def read_plan(folder: TaskFolder) -> dict[str, Any]:
+    """{setting: value} that step 02 chose from the data of this folder; empty where it did not."""
+    if not folder.plan.exists():
+        return {}
+    return read_json(folder.plan)["settings"]
 
 
 def _load(where: str) -> Any:
@@ -210,6 +239,30 @@ _TASKS = (
         "detector",
         VINBIGDATA,
         VinBigDataSettings,
+    ),
+    Task(
+        "own-boxes",
+        "boxes of your own (--task own finds the kind)",
+        "cxr.datasets.own.dataset:OwnBoxes",
+        "detector",
+        OWN_BOXES,
+        OwnSettings,
+    ),
+    Task(
+        "own-masks",
+        "masks of your own",
+        "cxr.datasets.own.dataset:OwnMasks",
+        "segmenter",
+        OWN_MASKS,
+        OwnSettings,
+    ),
+    Task(
+        "own-classes",
+        "classes of images of your own, one or several each",
+        "cxr.datasets.own.dataset:OwnClasses",
+        "classifier",
+        OWN_CLASSES,
+        OwnSettings,
     ),
 )
 TASKS = {task.name: task for task in _TASKS}

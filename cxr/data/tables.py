@@ -38,6 +38,7 @@ COLUMNS = (
     "label",
     "test_like",
     "mask",
+    "findings",
 )
 # Columns of names such as 00123 or 12e4, which are no numbers.
 TEXT_COLUMNS = ("image_id", "group", "mask", "study_id", "patient")

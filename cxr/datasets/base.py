@@ -67,6 +67,7 @@ class Dataset(ABC):
     takes_submissions: ClassVar[bool] = False
     answer_name: ClassVar[str]  # what step 05 calls the answer: submission, results
     finding: ClassVar[tuple[str, str]] = ("box", "boxes")  # what the report calls a mark
+    draws_its_classes: ClassVar[bool] = True  # whether the drawn X-rays show its own classes
     groups_by_picture: ClassVar[bool] = False  # whether `group_rows` needs the stored pictures
     box_task: ClassVar[str] = ""  # the task whose runs --opacities names
 
@@ -75,9 +76,33 @@ class Dataset(ABC):
     def scorer(self) -> Scorer:
         """How answers are judged."""
 
+    def folder_name(self, demo: bool) -> str:
+        """Name of its folder below --input; `demo`: of the drawn one."""
+        del demo
+        return self.slug
+
     @property
     def labels(self) -> Labels:
         return Labels(self.classes, self.image_classes)
+
+    def labels_of(self, settings: Settings) -> Labels:
+        """What its labels are called. Here always the same."""
+        del settings
+        return self.labels
+
+    def overview_labels(self, settings: Settings) -> Labels:
+        """The labels as the overview of step 02 counts images. Here: as they are."""
+        return self.labels_of(settings)
+
+    def only_checks(self, source: Path, settings: Settings) -> bool:
+        """Before step 02: say what the labels are and return True, where that is all it is to do.
+        Here: False."""
+        del source, settings
+        return False
+
+    def plan(self, source: Path, settings: Settings) -> None:
+        """Before step 02: choose settings from the data. Here: none are."""
+        del source, settings
 
     @abstractmethod
     def read_tables(self, folder: Path, settings: Settings) -> Tables:

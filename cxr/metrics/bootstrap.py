@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -53,16 +53,33 @@ def class_intervals(
 
     groups: (images,) patients, which are drawn whole. (nan, nan) for a class without a true box.
     """
+
+    def scores(weights: np.ndarray) -> list[float]:
+        precisions = [ranking.average_precision(weights) for ranking in rankings]
+        return [*precisions, mean_known(precisions)]
+
+    return redrawn_intervals(groups, scores, draws, seed)
+
+
+def redrawn_intervals(
+    groups: ArrayLike,
+    scores: Callable[[np.ndarray], Sequence[float]],
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Interval]:
+    """Interval of each of some scores of images, which say how often each image counts (images,).
+
+    groups: (images,) patients, which are drawn whole. (nan, nan) for a score that never is defined.
+    """
     patients = np.unique(np.array(groups, str), return_inverse=True)[1]
     count = patients.max() + 1
     generator = np.random.default_rng(seed)
-    drawn_precisions = []
+    drawn_scores = []
     for _ in range(draws):
         drawn = generator.integers(count, size=count)
         weights = np.bincount(drawn, minlength=count)[patients]
-        precisions = [ranking.average_precision(weights) for ranking in rankings]
-        drawn_precisions.append([*precisions, mean_known(precisions)])
-    return [_interval(column) for column in np.array(drawn_precisions).T]
+        drawn_scores.append(scores(weights))
+    return [_interval(column) for column in np.array(drawn_scores).T]
 
 
 def _interval(values: np.ndarray) -> Interval:

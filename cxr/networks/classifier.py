@@ -22,8 +22,9 @@ class ImageClassifier(Network):
     """Gray images (B, 1, S, S), 0 ... 255 -> {'label', 'mask'}.
 
     label: logits (B, classes); mask: logits (B, 1, S, S), with `auxiliary` only and until
-    `prepare_for_prediction`. Both heads read the encoder's last map; other decoders than `blocks`
-    see its finer ones, too. load_weights=False leaves random weights for a checkpoint to replace.
+    `prepare_for_prediction`. multilabel: each class has a probability of its own. Both heads read
+    the encoder's last map; other decoders than `blocks` see its finer ones, too.
+    load_weights=False leaves random weights for a checkpoint to replace.
     """
 
     cam_layer: nn.Module
@@ -39,9 +40,11 @@ class ImageClassifier(Network):
         dropout: float,
         image_size: int,
         load_weights: bool = True,
+        multilabel: bool = False,
     ) -> None:
         super().__init__(image_size, weights != "none", input_scale(encoder))
         check_side(image_size)
+        self.multilabel = multilabel
         source = weights if load_weights else "none"
         if encoder.startswith("tu-") and decoder == "blocks":
             self.encoder = build_trunk(encoder, source)
@@ -70,6 +73,10 @@ class ImageClassifier(Network):
             mask = self.mask_head(self.decoder(features)).float()
             outputs["mask"] = F.interpolate(mask, size=images.shape[-2:], mode="bilinear")
         return outputs
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of the classes, (B, C), from the output 'label'."""
+        return logits.sigmoid() if self.multilabel else logits.softmax(-1)
 
     def prepare_for_prediction(self) -> None:
         """Leave out the auxiliary head, which only training needs."""

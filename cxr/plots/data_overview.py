@@ -437,4 +437,6 @@ def patient_caption(row: Mapping[str, Any]) -> str:
         facts.append(f"{row['age']:.0f} y")
     if pd.notna(row["view"]):
         facts.append(str(row["view"]))
-    return f"{name}\n{', '.join(facts) or 'no header'}, fold {row['fold']}"
+    if "fold" in row:
+        facts = [*(facts or ["no header"]), f"fold {row['fold']}"]
+    return f"{name}\n{', '.join(facts)}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from cxr.system.disk import atomic
-from cxr.system.errors import InputError
+from cxr.system.errors import InputError, first_line
+
+EXCEL = (".xlsx", ".xlsm")
 
 
 def read_csv(
@@ -24,8 +28,21 @@ def read_csv(
     write them. rename: {other name that the file may have: name in columns}. Raises InputError,
     which ends with the remedy, where the file, a column or all rows are missing.
     """
+    table = _read_texts(path, remedy)
+    table = table.rename(columns=str.strip).rename(columns=dict(rename or {}))
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        there = ", ".join(table.columns)
+        raise InputError(f"{path} lacks the column {', '.join(missing)} (it has {there}): {remedy}")
+    if table.empty and not may_be_empty:
+        raise InputError(f"{path} has no rows: {remedy}")
+    return table[list(columns)].apply(lambda column: column.str.strip())
+
+
+def _read_texts(path: Path, remedy: str) -> pd.DataFrame:
+    """All columns of a csv file as text, missing values NaN."""
     try:
-        table = pd.read_csv(
+        return pd.read_csv(
             path,
             dtype=str,
             sep=_separator(path),
@@ -36,14 +53,25 @@ def read_csv(
         raise InputError(f"{path} is missing: run 01_download.py") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable csv file ({error}): {remedy}") from None
-    table = table.rename(columns=str.strip).rename(columns=dict(rename or {}))
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        there = ", ".join(table.columns)
-        raise InputError(f"{path} lacks the column {', '.join(missing)} (it has {there}): {remedy}")
-    if table.empty and not may_be_empty:
-        raise InputError(f"{path} has no rows: {remedy}")
-    return table[list(columns)].apply(lambda column: column.str.strip())
+
+
+def read_whole_table(path: Path, rows: int | None = None) -> pd.DataFrame:
+    """All columns of a csv or xlsx file (its first sheet) as text, missing values NaN.
+
+    rows: only so many. Raises InputError for a file that is none.
+    """
+    if path.suffix.lower() in EXCEL:
+        try:
+            table = pd.read_excel(path, dtype=str, nrows=rows)
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            reason = first_line(error)
+            raise InputError(
+                f"{path} is not a readable xlsx file ({reason}): save it again"
+            ) from None
+    else:
+        table = _read_texts(path, "save it again as csv").head(rows or sys.maxsize)
+    table = table.rename(columns=lambda name: str(name).strip())
+    return table.apply(lambda column: column.str.strip())
 
 
 def to_numbers(table: pd.DataFrame) -> pd.DataFrame:

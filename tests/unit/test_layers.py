@@ -160,8 +160,8 @@ def words_of_data_sets():
 
     words = {task.dataset.slug for task in TASKS.values()}
     words |= {path.name for path in (PACKAGE / "datasets").iterdir() if path.is_dir()}
-    # Parts of the body and findings are no competition.
-    return words - {"lungs", "pneumothorax", "phantom", "__pycache__"}
+    # Parts of the body and findings are no competition, nor is what is one's own, without a slug.
+    return words - {"lungs", "pneumothorax", "phantom", "own", "", "__pycache__"}
 
 
 def spoken(path):

@@ -20,14 +20,23 @@ def classifier_loss(
     outputs: logits 'label' (B, C), 'mask' (B, 1, S, S). The class's target are the probabilities
     of pseudo labels where the batch has them, else its classes.
     """
-    target = batch.image_labels if batch.soft_labels is None else batch.soft_labels
-    smoothing = settings.label_smoothing
-    class_loss = F.cross_entropy(outputs["label"], target, label_smoothing=smoothing)
-    terms = {"class": class_loss}
+    if settings.multilabel:
+        terms = {"class": multilabel_loss(outputs["label"], batch, settings.label_smoothing)}
+    else:
+        target = batch.image_labels if batch.soft_labels is None else batch.soft_labels
+        smoothing = settings.label_smoothing
+        terms = {"class": F.cross_entropy(outputs["label"], target, label_smoothing=smoothing)}
     if "mask" in outputs:
         for name, value in known_mask_loss(outputs["mask"], batch, settings.mask_loss).items():
             terms[name] = settings.aux_weight * value
     return terms
+
+
+def multilabel_loss(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+    """Cross-entropy of each class by itself, the mean over classes and images; logits (B, C)."""
+    assert batch.soft_labels is not None
+    target = batch.soft_labels.float() * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, target)
 
 
 def known_mask_loss(logits: Tensor, batch: Batch, terms: str) -> dict[str, Tensor]:

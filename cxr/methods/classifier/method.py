@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,8 @@ class Classifier(Method):
     def check(self, settings: Settings, labels: Labels) -> None:
         del labels
         check_side(settings.training.image_size)
+        if settings.method.multilabel and settings.method.pseudo:
+            raise InputError("--pseudo is for images of one class each: leave out --multilabel")
         for name in parse_terms(settings.method.mask_loss):
             if TERMS[name].output == "label":
                 raise InputError(
@@ -47,9 +51,17 @@ class Classifier(Method):
     def sample_content(self, settings: Settings) -> SampleContent:
         return SampleContent(
             mask="boxes",
-            soft_label=bool(settings.method.pseudo),
+            soft_label=bool(settings.method.pseudo) or settings.method.multilabel,
             crop=bool(settings.method.lungs),
         )
+
+    def valid_content(self, settings: Settings) -> SampleContent:
+        content = super().valid_content(settings)
+        return replace(content, soft_label=settings.method.multilabel)
+
+    def learns_image_classes(self, settings: Settings) -> bool:
+        """Whether an image has one of the classes, so that they can be confused."""
+        return not settings.method.multilabel
 
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
@@ -76,6 +88,7 @@ class Classifier(Method):
             dropout=settings.method.dropout,
             image_size=training.image_size,
             load_weights=load_weights,
+            multilabel=settings.method.multilabel,
         )
 
     def loss(
@@ -88,8 +101,8 @@ class Classifier(Method):
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
     ) -> dict[int, np.ndarray]:
         """{row: probabilities (C,)}; by row and not by study, whose images may share a batch."""
-        del model, settings
-        probabilities = outputs["label"].float().softmax(-1).cpu().numpy()
+        del settings
+        probabilities = as_classifier(model).probabilities(outputs["label"].float()).cpu().numpy()
         return dict(zip(batch.rows.tolist(), probabilities, strict=True))
 
     def add_pseudo_labels(
@@ -102,8 +115,8 @@ class Classifier(Method):
 
     def undo_view(self, outputs: Outputs, view: View, model: Network) -> Tensor:
         """Probabilities (B, C): there is nothing to turn back in a class."""
-        del view, model
-        return outputs["label"].float().softmax(-1)
+        del view
+        return as_classifier(model).probabilities(outputs["label"].float())
 
     def merge(self, outputs: Iterable[Tensor], settings: Settings) -> list[Tensor]:
         """Probabilities (C,) of each image, the mean over models and views."""
@@ -119,3 +132,8 @@ class Classifier(Method):
     ) -> ClassPrediction:
         del model, settings
         return ClassPrediction(image.image_id, image.width, image.height, merged.cpu().numpy())
+
+
+def as_classifier(model: Network) -> ImageClassifier:
+    """The network as the one that this method builds."""
+    return cast(ImageClassifier, model)

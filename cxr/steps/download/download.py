@@ -38,7 +38,8 @@ def obtain(dataset: Dataset, place: PlaceSettings, demo_images: int) -> Path:
     demo_images: number of synthetic training images of --demo. Raises InputError with the remedy
     where that fails.
     """
-    folder = place.input / dataset.slug
+    name = dataset.folder_name(place.demo)
+    folder = place.input / name
     if place.demo:
         with alone(place.input):
             is_new = dataset.write_synthetic(folder, n_train=demo_images)
@@ -50,7 +51,7 @@ def obtain(dataset: Dataset, place: PlaceSettings, demo_images: int) -> Path:
 
     # Zips that a person has put there are unpacked first, so that they count as data.
     unpack_archives(folder, dataset.archives)
-    present = find_input(place.input, dataset.slug, dataset.expected_files)
+    present = find_input(place.input, name, dataset.expected_files)
     if present is not None:
         print(f"the data set is in {present}, nothing to download")
         return present

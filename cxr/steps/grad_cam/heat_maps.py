@@ -166,7 +166,7 @@ def look(task: Task, settings: Settings) -> Path:
     cases = []
     for fold, part in table.groupby("fold"):
         model = load_classifier(task, settings, int(fold), runtime.device)
-        class_names = task.dataset.image_classes
+        class_names = task.dataset.labels_of(settings).image_classes
         explainer = Explainer(model, class_names, lung_finder, runtime.device)
         for row, explanation in explain_rows(explainer, part, run.task):
             facts = {
@@ -304,7 +304,8 @@ def look_at_files(task: Task, settings: Settings) -> Path:
     cutter = open_lung_finder(lungs, settings, runtime)
     lung_finder = open_lung_finder(settings.extra.lungs_run or lungs, settings, runtime)
     model = load_classifier(task, settings, fold, runtime.device)
-    explainer = Explainer(model, task.dataset.image_classes, lung_finder, runtime.device)
+    class_names = task.dataset.labels_of(settings).image_classes
+    explainer = Explainer(model, class_names, lung_finder, runtime.device)
 
     side = int(run.fold(fold).read_config()["size"])
     paths = [item.path for item in items]

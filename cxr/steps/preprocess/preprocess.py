@@ -14,9 +14,15 @@ def preprocess(task: Task, settings: Settings) -> None:
     """Fill working/<task>/ from input/<slug>/, or from where a Kaggle kernel mounts the data."""
     dataset = task.dataset
     folder = TaskFolder.of(settings.place)
-    source = find_input(settings.place.input, dataset.slug, dataset.expected_files)
+    name = dataset.folder_name(settings.place.demo)
+    source = find_input(settings.place.input, name, dataset.expected_files)
     if source is None:  # said by `prepare`, unless all is there already
-        source = settings.place.input / dataset.slug
+        source = settings.place.input / name
+    if dataset.only_checks(source, settings):
+        return
+    dataset.plan(source, settings)
+    settings = task.with_plan(settings)
     prepare(dataset, source, folder, settings)
-    write_overview(folder.path, dataset.image_classes, box_classes=dataset.classes)
+    labels = dataset.overview_labels(settings)
+    write_overview(folder.path, labels.image_classes, box_classes=labels.classes)
     print(f"to look at the data: {folder.path / 'overview.png'} and samples.png beside it")
