@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cxr.methods.evaluation import json_number
 from cxr.methods.export import Difference, ExportPart, ScorePairs, scores_above_floor
+from cxr.networks.classifier import ImageClassifier
 from cxr.networks.network import Network
 from cxr.settings import Settings
 
@@ -25,7 +26,8 @@ class ClassExport(ExportPart):
     needs_params = False
 
     def network_outputs(self, network: Network, images: Tensor) -> tuple[Tensor, ...]:
-        return (network(images)["label"].float().softmax(-1),)
+        logits = network(images)["label"].float()
+        return (cast(ImageClassifier, network).probabilities(logits),)
 
     def describe(
         self,
@@ -36,8 +38,8 @@ class ClassExport(ExportPart):
         scorer: Scorer,
     ) -> dict[str, Any]:
         """There is nothing to decide: the answer is the probabilities."""
-        del network, params, settings, labels, scorer
-        return {"classes": [], "rule": {}}
+        del network, params, settings, scorer
+        return {"classes": [], "image_classes": list(labels.image_classes), "rule": {}}
 
     def compare(
         self, of_file: Any, of_views: Sequence[Tensor], network: Network, settings: Settings

@@ -190,7 +190,8 @@ def describe_run(
         "classes": list(labels.classes),
         "image_classes": list(labels.image_classes),
     }
-    return contents | part.describe(network, params, settings, labels, task.dataset.scorer)
+    used_labels = task.used_labels(settings)
+    return contents | part.describe(network, params, settings, used_labels, task.dataset.scorer)
 
 
 def is_written(files: ExportFiles, wanted: Mapping[str, Any]) -> bool:
