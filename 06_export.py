@@ -9,9 +9,10 @@
     python 06_export.py --zip                   <run>.zip, for --run FILE.zip of 04, 06 and serve.py
     python 06_export.py --zip --half            the same with weights in half precision
 
-Needs step 05, whose thresholds go into the file. Writes working/<task>/<run>/: the ONNX file, which
-edge_predict.py reads, in fp32 and in int8, and beside them a .json with their score on validation
-images; or the .zip. Give the flags of the training, or --run NAME, to name the run.
+Boxes, masks and classes alike. Needs step 05, whose thresholds go into the file; classes need none.
+Writes working/<task>/<run>/: the ONNX file, which edge_predict.py reads, in fp32 and in int8, and
+beside them a .json with their score on validation images; or the .zip. Give the flags of the
+training, or --run NAME, to name the run.
 """
 
 from cxr.command_line import run_step
@@ -23,12 +24,12 @@ def step(task: Task, settings: Settings) -> None:
     # After --help, which needs no PyTorch.
     from cxr.steps.export.archive import archive_run
     from cxr.steps.export.export import export_run
-    from edge_predict import Predictor
+    from edge_predict import open_predictor
 
     if settings.extra.zip:
         archive_run(task, settings)
     else:
-        export_run(task, settings, Predictor)
+        export_run(task, settings, open_predictor)
 
 
 if __name__ == "__main__":

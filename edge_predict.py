@@ -1,17 +1,19 @@
-"""Boxes in chest X-rays on a weak machine: this file, numpy, OpenCV, a model of 06_export.py.
+"""Boxes, masks or classes of chest X-rays on a weak machine: this file, numpy, OpenCV, a model.
 
     python edge_predict.py merged.onnx scans/ more/a.dcm --out results      files, nested folders
-    python edge_predict.py merged.int8.onnx a.png --out results --overlay   pictures with the boxes
+    python edge_predict.py merged.int8.onnx a.png --out results --overlay   pictures with what was
+                                                                            found
     python edge_predict.py fold0.onnx a.png --out results --no-flip         half the time: without
                                                                             the mirrored view
 
-Writes predictions.csv (a row for each box, one without a box where there is none), predictions.json
-(the same, with how likely each class of the whole image is) and failed.csv (what could not be read,
-and why), when all is done. Until then each image is a line of predictions.jsonl, written before the
-next is looked at: after a stop the same command goes on, and files that are done, with the same
-model and options, and did not change are not looked at again. Boxes are x1 y1 x2 y2 in pixels of
-the original image. onnxruntime is used where it is installed, else OpenCV; pydicom is needed for
-DICOMs only. Python 3.9 or newer.
+The model says what it looks for. Writes predictions.csv (a row for each box, one without a box
+where there is none; one for the mask or the classes of an image), predictions.json (the same, with
+how likely each class of the whole image is) and failed.csv (what could not be read, and why), when
+all is done. Until then each image is a line of predictions.jsonl, written before the next is looked
+at: after a stop the same command goes on, and files that are done, with the same model and options,
+and did not change are not looked at again. Boxes are x1 y1 x2 y2 in pixels of the original image,
+and so are areas; masks are pictures of its size in masks/, 255 where they are set. onnxruntime is
+used where it is installed, else OpenCV; pydicom is needed for DICOMs only. Python 3.9 or newer.
 
 Everything that is particular to a model stands in the metadata of its file. Not for diagnosis.
 """
@@ -42,7 +44,8 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "50000000")
 import cv2
 import numpy as np
 
-FORMATS = (1, 2)  # of the settings in the model file; 1 knew the head retinanet only
+# Of the settings in the model file; 1 knew the head retinanet only, 2 boxes only.
+FORMATS = (1, 2, 3)
 KEY = "settings"
 # This and the three below as in cxr/geometry, which made the model.
 STD = np.array([0.1, 0.1, 0.2, 0.2])
@@ -82,8 +85,9 @@ X_RAYS = ("CR", "DX", "RG", "DR")  # modalities of single X-rays
 CHEST_WORDS = ("CHEST", "THORAX", "TORAX", "LUNG", "PECHO", "T?RAX", "TÓRAX", "TÒRAX")
 SIDE_VIEWS = ("LL", "RL", "LAT", "LLAT", "RLAT", "LLO", "RLO", "OBL")
 SIDE_WORDS = ("LATERAL", "OBLIQUE")
-BOX_COLOUR = (0, 200, 255)  # blue, green, red
+BOX_COLOUR = (0, 200, 255)  # blue, green, red; of masks, too
 NOTICE_COLOUR = (190, 190, 190)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 LONGEST_NAME = 255  # bytes, of most file systems
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # some network drives
 
@@ -108,6 +112,13 @@ class Candidates(NamedTuple):
     size80: np.ndarray  # (n, 2) 80th
     score: np.ndarray  # (n,)
     label: np.ndarray  # (n,)
+
+
+class MaskOutputs(NamedTuple):
+    """What networks say of a picture: probabilities of its pixels (S, S), and of the image."""
+
+    mask: np.ndarray
+    label: float
 
 
 class Boxes(NamedTuple):
@@ -147,7 +158,7 @@ def check_format(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if settings["format"] not in FORMATS:
         raise Refused(
             f"{path} has settings of format {settings['format']}, and this edge_predict.py reads "
-            f"{' and '.join(map(str, FORMATS))}: take the edge_predict.py that stands beside the "
+            f"{', '.join(map(str, FORMATS))}: take the edge_predict.py that stands beside the "
             "06_export.py which wrote the model"
         )
     return settings
@@ -247,15 +258,37 @@ def open_engine(name: str, path: Path, threads: int) -> tuple[str, Engine]:
     return "opencv", OpenCV(path, threads)
 
 
-# --- from a picture to boxes
+# --- from a picture to an answer
 
 
-class Predictor:
-    """A model file ready to be used.
+def open_predictor(
+    path: Path,
+    engine: str = "auto",
+    flip: bool | None = None,
+    models: Sequence[int] | None = None,
+    threads: int = 0,
+) -> ModelFile:
+    """The predictor of what the file looks for, ready to be used."""
+    kind = read_settings(path).get("kind", "boxes")
+    if kind not in PREDICTORS:
+        raise Refused(
+            f"{path} gives {kind}, and this edge_predict.py knows {', '.join(PREDICTORS)}: take "
+            "the edge_predict.py that stands beside the 06_export.py which wrote the model"
+        )
+    return PREDICTORS[kind](path, engine, flip, models, threads)
 
-    `flip`: also look at the mirrored picture (None: as the settings say, for which the thresholds
-    were fitted). `models`: only these of the merged models, by number.
+
+class ModelFile:
+    """Base of the predictors of boxes, masks and classes: a model file ready to be used.
+
+    `flip`: also look at the mirrored picture (None: all views that the settings say, for which the
+    thresholds were fitted). `models`: only these of the merged models, by number. OUTPUTS: of each
+    network, in this order. COLUMNS: what predictions.csv says of an image beside its size and
+    classes.
     """
+
+    OUTPUTS: tuple[str, ...]
+    COLUMNS: tuple[str, ...]
 
     def __init__(
         self,
@@ -267,61 +300,125 @@ class Predictor:
     ) -> None:
         self.settings = read_settings(path)
         self.engine_name, self.engine = open_engine(engine, path, threads)
-        if flip is None:
-            flip = self.settings["flip"]
-        self.flips = [False, True] if flip else [False]
+        self.flips = find_flips(self.settings, flip)
         self.models = range(self.settings["models"]) if models is None else models
         self.side = self.settings["image_size"]
-        head = self.settings.get("head", "retinanet")
-        self.centre, self.size = make_anchors(self.side, self.settings["levels"], head)
-        self.mirrored = mirror_index(self.side, self.settings["levels"], head)
 
-    def __call__(
-        self, picture: np.ndarray, frame: tuple[int, int] | None = None
-    ) -> dict[str, np.ndarray]:
-        """The boxes in a picture (h, w) uint8, best first, before the thresholds.
+    def __call__(self, picture: np.ndarray, frame: tuple[int, int] | None = None) -> dict[str, Any]:
+        """The answer to a picture (h, w) uint8.
 
-        boxes (n, 4) x1 y1 x2 y2 in pixels of the frame (width, height; default: the picture's own),
-        scores (n,) 0 ... 1, labels (n,) into `classes`, kept (n,) bool: above the thresholds;
-        category: probabilities of the image classes.
+        It is in pixels of the frame (width, height; default: the picture's own).
         """
         if frame is None:
             height, width = picture.shape
             frame = (width, height)
-        outputs = self.look(picture)
-        candidates = self.find_candidates(outputs, frame)
-        return decide(candidates, outputs.category, frame, self.settings["rule"])
+        return self.answer(self.look(picture), frame)
 
-    def look(self, picture: np.ndarray) -> Outputs:
-        """Means over models and views; the deltas of all of them."""
+    def look(self, picture: np.ndarray) -> Any:
+        """What the networks say, merged over models and views."""
         # As the pictures came to the network in training.
         picture = resize(resize(picture, self.settings["stored_size"]), self.side)
         names = []
         for model in self.models:
-            names += [f"scores{model}", f"deltas{model}", f"category{model}"]
+            names += [f"{output}{model}" for output in self.OUTPUTS]
 
         views = []
-        for flipped in self.flips:
-            image = np.ascontiguousarray(picture[:, ::-1] if flipped else picture, np.float32)
+        for axes in self.flips:
+            image = np.ascontiguousarray(np.flip(picture, axes), np.float32)
             raw = self.engine(image[None, None], names)
-            for start in range(0, len(names), 3):
-                views.append(self.undo_view(raw[start : start + 3], flipped))
+            for start in range(0, len(names), len(self.OUTPUTS)):
+                views.append(self.undo_view(raw[start : start + len(self.OUTPUTS)], axes))
+        return self.merge(views)
+
+    def undo_view(self, raw: Sequence[np.ndarray], axes: tuple[int, ...]) -> Any:
+        """Outputs of one network for one view, brought back to the unchanged picture.
+
+        axes: those along which the view was flipped, 0 of the rows and 1 of the columns.
+        """
+        raise NotImplementedError
+
+    def merge(self, views: Sequence[Any]) -> Any:
+        """The outputs of all models and views as one."""
+        raise NotImplementedError
+
+    def answer(self, outputs: Any, frame: tuple[int, int]) -> dict[str, Any]:
+        """What `look` gave as an answer in pixels of the frame, by the rule of step 05."""
+        raise NotImplementedError
+
+    def entry_facts(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """What the entry of an image in predictions.json says of its answer."""
+        raise NotImplementedError
+
+    def rows(self, entry: dict[str, Any]) -> list[list[Any]]:
+        """The cells below COLUMNS of the rows of an image in predictions.csv."""
+        raise NotImplementedError
+
+    def draw_answer(
+        self, canvas: np.ndarray, entry: dict[str, Any], answer: dict[str, Any]
+    ) -> None:
+        """Draw what was found into a colour picture."""
+        raise NotImplementedError
+
+    def describe(self, entry: dict[str, Any]) -> str:
+        """What was found, in words for the console."""
+        raise NotImplementedError
+
+
+def find_flips(settings: dict[str, Any], flip: bool | None) -> list[tuple[int, ...]]:
+    """The axes along which each view is flipped: 0 turns a picture upside down, 1 mirrors it."""
+    if flip is None:
+        flips: list[tuple[int, ...]] = [(), (1,)] if settings["flip"] else [()]
+        if settings.get("upside_down"):
+            flips += [(0, *axes) for axes in flips]
+        return flips
+    return [(), (1,)] if flip else [()]
+
+
+class Predictor(ModelFile):
+    """Of a file that gives boxes.
+
+    An answer has boxes (n, 4) x1 y1 x2 y2, best first and before the thresholds, scores (n,)
+    0 ... 1, labels (n,) into `classes`, kept (n,) bool: above the thresholds; category:
+    probabilities of the image classes.
+    """
+
+    OUTPUTS = ("scores", "deltas", "category")
+    COLUMNS = ("label", "score", "x1", "y1", "x2", "y2")
+
+    def __init__(
+        self,
+        path: Path,
+        engine: str = "auto",
+        flip: bool | None = None,
+        models: Sequence[int] | None = None,
+        threads: int = 0,
+    ) -> None:
+        super().__init__(path, engine, flip, models, threads)
+        head = self.settings.get("head", "retinanet")
+        self.centre, self.size = make_anchors(self.side, self.settings["levels"], head)
+        self.mirrored = mirror_index(self.side, self.settings["levels"], head)
+
+    def undo_view(self, raw: Sequence[np.ndarray], axes: tuple[int, ...]) -> Outputs:
+        count = len(self.centre)
+        scores = np.asarray(raw[0]).reshape(count, -1)
+        deltas = np.asarray(raw[1]).reshape(count, -1)
+        category = np.asarray(raw[2]).reshape(-1)
+        if axes:
+            scores = scores[self.mirrored]
+            deltas = deltas[self.mirrored] * np.array([-1, 1, 1, 1], np.float32)
+        return Outputs(scores, deltas, category)
+
+    def merge(self, views: Sequence[Outputs]) -> Outputs:
+        """Means over models and views; the deltas of all of them."""
         return Outputs(
             scores=np.mean([view.scores for view in views], 0),
             deltas=np.stack([view.deltas for view in views]),
             category=np.mean([view.category for view in views], 0),
         )
 
-    def undo_view(self, raw: Sequence[np.ndarray], flipped: bool) -> Outputs:
-        """Outputs of one network for one view, brought back to the unchanged picture."""
-        count = len(self.centre)
-        scores = np.asarray(raw[0]).reshape(count, -1)
-        deltas = np.asarray(raw[1]).reshape(count, -1)
-        category = np.asarray(raw[2]).reshape(-1)
-        if flipped:
-            scores = scores[self.mirrored]
-            deltas = deltas[self.mirrored] * np.array([-1, 1, 1, 1], np.float32)
-        return Outputs(scores, deltas, category)
+    def answer(self, outputs: Outputs, frame: tuple[int, int]) -> dict[str, np.ndarray]:
+        candidates = self.find_candidates(outputs, frame)
+        return decide(candidates, outputs.category, frame, self.settings["rule"])
 
     def find_candidates(self, outputs: Outputs, frame: tuple[int, int]) -> Candidates:
         """The best anchors of each class, in pixels of the frame."""
@@ -349,6 +446,38 @@ class Predictor:
             groups = [votes[of_votes == fold] for fold in dict.fromkeys(of_votes.tolist())]
         quantiles = [np.quantile(group, [0.2, 0.8], axis=0) for group in groups]
         return np.mean(quantiles, axis=0)
+
+    def entry_facts(self, answer: dict[str, Any]) -> dict[str, Any]:
+        kept = answer["kept"]
+        boxes = []
+        for box, score, label in zip(
+            answer["boxes"][kept].round(1).tolist(),
+            answer["scores"][kept].round(6).tolist(),
+            answer["labels"][kept],
+        ):
+            boxes.append({"label": self.settings["classes"][label], "score": score, "box": box})
+        image_classes = name_classes(answer["category"], self.settings)
+        return {"image_classes": image_classes, "boxes": boxes}
+
+    def rows(self, entry: dict[str, Any]) -> list[list[Any]]:
+        if not entry["boxes"]:
+            return [[""] * len(self.COLUMNS)]
+        return [[box["label"], box["score"], *box["box"]] for box in entry["boxes"]]
+
+    def draw_answer(
+        self, canvas: np.ndarray, entry: dict[str, Any], answer: dict[str, Any]
+    ) -> None:
+        del answer
+        unit = line_width(canvas)
+        for box in entry["boxes"]:
+            x1, y1, x2, y2 = (round(value) for value in box["box"])
+            cv2.rectangle(canvas, (x1, y1), (x2, y2), BOX_COLOUR, unit)
+            words = f"{box['label']} {box['score']:.2f}"
+            corner = (x1, max(12 * unit, y1 - 3 * unit))
+            cv2.putText(canvas, words, corner, FONT, 0.5 * unit, BOX_COLOUR, unit)
+
+    def describe(self, entry: dict[str, Any]) -> str:
+        return f"{len(entry['boxes'])} boxes"
 
 
 def cell_shapes(head: str) -> np.ndarray:
@@ -518,6 +647,166 @@ def clusters(
             means = np.vstack([means, boxes[row]])
             members.append([row])
     yield from zip(members, means)
+
+
+# --- masks and classes
+
+
+class MaskPredictor(ModelFile):
+    """Of a file that gives masks.
+
+    An answer has mask (height, width) uint8 of 0 and 1, and score: how likely the image has a
+    finding at all.
+    """
+
+    OUTPUTS = ("mask", "label")
+    COLUMNS = ("label", "score", "area", "share", "mask")
+
+    def undo_view(self, raw: Sequence[np.ndarray], axes: tuple[int, ...]) -> MaskOutputs:
+        mask = np.asarray(raw[0]).reshape(self.side, self.side)
+        return MaskOutputs(np.flip(mask, axes), float(np.asarray(raw[1]).reshape(())))
+
+    def merge(self, views: Sequence[MaskOutputs]) -> MaskOutputs:
+        mask = np.mean([view.mask for view in views], 0)
+        return MaskOutputs(mask, float(np.mean([view.label for view in views])))
+
+    def answer(self, outputs: MaskOutputs, frame: tuple[int, int]) -> dict[str, Any]:
+        levels = mask_levels(outputs.mask, frame, self.settings["probability_size"])
+        mask = decide_mask(levels, outputs.label, self.settings["rule"])
+        return {"mask": mask, "score": outputs.label}
+
+    def entry_facts(self, answer: dict[str, Any]) -> dict[str, Any]:
+        area = int(np.count_nonzero(answer["mask"]))
+        mask = {
+            "label": self.settings["classes"][0],
+            "score": round(answer["score"], 6),
+            "area": area,
+            "share": round(area / answer["mask"].size, 6),
+        }
+        return {"image_classes": {}, "mask": mask}
+
+    def rows(self, entry: dict[str, Any]) -> list[list[Any]]:
+        mask = entry["mask"]
+        return [[mask["label"], mask["score"], mask["area"], mask["share"], mask["file"]]]
+
+    def draw_answer(
+        self, canvas: np.ndarray, entry: dict[str, Any], answer: dict[str, Any]
+    ) -> None:
+        unit = line_width(canvas)
+        lines, _ = cv2.findContours(answer["mask"], cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(canvas, lines, -1, BOX_COLOUR, unit)
+        words = f"{entry['mask']['label']} {entry['mask']['score']:.2f}"
+        cv2.putText(canvas, words, (4 * unit, 14 * unit), FONT, 0.5 * unit, BOX_COLOUR, unit)
+
+    def describe(self, entry: dict[str, Any]) -> str:
+        mask = entry["mask"]
+        return f"{mask['area']} pixels, {mask['share']:.1%} of the image, score {mask['score']:.2f}"
+
+
+class ClassPredictor(ModelFile):
+    """Of a file that gives classes of the image. An answer has category (C,): probabilities."""
+
+    OUTPUTS = ("category",)
+    COLUMNS = ()
+
+    def undo_view(self, raw: Sequence[np.ndarray], axes: tuple[int, ...]) -> np.ndarray:
+        del axes  # there is nothing to turn back in a class
+        return np.asarray(raw[0]).reshape(-1)
+
+    def merge(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        return np.mean(views, 0)
+
+    def answer(self, outputs: np.ndarray, frame: tuple[int, int]) -> dict[str, Any]:
+        del frame
+        return {"category": outputs}
+
+    def entry_facts(self, answer: dict[str, Any]) -> dict[str, Any]:
+        return {"image_classes": name_classes(answer["category"], self.settings)}
+
+    def rows(self, entry: dict[str, Any]) -> list[list[Any]]:
+        del entry
+        return [[]]
+
+    def draw_answer(
+        self, canvas: np.ndarray, entry: dict[str, Any], answer: dict[str, Any]
+    ) -> None:
+        """The most probable class stands at the top."""
+        del answer
+        unit = line_width(canvas)
+        for number, (name, probability) in enumerate(sorted_classes(entry), start=1):
+            colour = BOX_COLOUR if number == 1 else NOTICE_COLOUR
+            words = f"{probability:.2f} {name}"
+            corner = (4 * unit, 14 * unit * number)
+            cv2.putText(canvas, words, corner, FONT, 0.5 * unit, colour, unit)
+
+    def describe(self, entry: dict[str, Any]) -> str:
+        name, probability = sorted_classes(entry)[0]
+        return f"{name} {probability:.2f}"
+
+
+PREDICTORS: dict[str, type[ModelFile]] = {
+    "boxes": Predictor,
+    "masks": MaskPredictor,
+    "classes": ClassPredictor,
+}
+
+
+def mask_levels(
+    probability: np.ndarray, frame: tuple[int, int], probability_size: int
+) -> np.ndarray:
+    """Probabilities (S, S) in 0 ... 1 as uint8 (height, width) of the frame, 255 for 1.
+
+    As cxr/methods/segmenter/records.py keeps them: in 8 bits, at the side `probability_size` (0:
+    S), and then enlarged.
+    """
+    levels = np.round(255 * np.clip(probability, 0, 1)).astype(np.uint8)
+    if probability_size:
+        levels = resize(levels, probability_size)
+    return cv2.resize(levels, frame, interpolation=cv2.INTER_LINEAR)
+
+
+def decide_mask(levels: np.ndarray, score: float, rule: dict[str, Any]) -> np.ndarray:
+    """Mask (height, width) uint8 of 0 and 1 by the rule that step 05 has fitted.
+
+    cxr/methods/segmenter/rules.py says what the parts of the rule are for.
+    """
+    empty = np.zeros_like(levels)
+    if score < rule["head"]:
+        return empty
+    if np.count_nonzero(levels > to_level(rule["top"])) < rule["area"]:
+        return empty
+    mask = remove_small((levels > to_level(rule["bottom"])).astype(np.uint8), rule["component"])
+    if np.count_nonzero(mask) <= rule["total"]:
+        return empty
+    return mask
+
+
+def to_level(threshold: float) -> int:
+    """The value v for which "level > v" is "probability > threshold"."""
+    return int(np.floor(255 * threshold + 1e-9))
+
+
+def remove_small(mask: np.ndarray, smallest: int) -> np.ndarray:
+    """The parts of a mask whose outline encloses more than `smallest` pixels, their holes filled.
+
+    0 changes nothing.
+    """
+    if smallest <= 0:
+        return mask
+    lines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    large = [line for line in lines if cv2.contourArea(line) > smallest]
+    return cv2.drawContours(np.zeros_like(mask), large, -1, 1, cv2.FILLED)
+
+
+def name_classes(category: np.ndarray, settings: dict[str, Any]) -> dict[str, float]:
+    """{image class: probability}."""
+    probabilities = category.astype(float).round(6).tolist()
+    return dict(zip(settings["image_classes"], probabilities))
+
+
+def sorted_classes(entry: dict[str, Any]) -> list[tuple[str, float]]:
+    """(image class, probability) of an entry, the most probable first."""
+    return sorted(entry["image_classes"].items(), key=lambda item: -item[1])
 
 
 # --- reading X-rays, as cxr/images does
@@ -1120,7 +1409,7 @@ def find_files(paths: Sequence[str], out: Path) -> list[tuple[str, Path]]:
 
     The name says where a file is below its folder.
     """
-    overlays = (out / "overlays").resolve()
+    written = {(out / folder).resolve() for folder in ("overlays", "masks")}
     files = []
     for path in map(Path, paths):
         if not path.exists():
@@ -1129,7 +1418,7 @@ def find_files(paths: Sequence[str], out: Path) -> list[tuple[str, Path]]:
             files.append((path.name, path))
             continue
         for inside in sorted(path.rglob("*")):
-            is_hidden = inside.name.startswith(".") or overlays in inside.resolve().parents
+            is_hidden = inside.name.startswith(".") or written & {*inside.resolve().parents}
             if inside.is_file() and not is_hidden and inside.suffix.lower() not in NO_IMAGE:
                 files.append((str(inside.relative_to(path)), inside))
     names = set()
@@ -1143,49 +1432,38 @@ def find_files(paths: Sequence[str], out: Path) -> list[tuple[str, Path]]:
     return files
 
 
-def make_entry(
-    name: str, xray: Xray, prediction: dict[str, np.ndarray], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """The entry of a file in predictions.json."""
-    kept = prediction["kept"]
-    boxes = []
-    for box, score, label in zip(
-        prediction["boxes"][kept].round(1).tolist(),
-        prediction["scores"][kept].round(6).tolist(),
-        prediction["labels"][kept],
-    ):
-        boxes.append({"label": settings["classes"][label], "score": score, "box": box})
-    probabilities = prediction["category"].astype(float).round(6).tolist()
+def make_entry(name: str, xray: Xray, facts: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a file in predictions.json; facts: of its answer."""
     height, width = xray.picture.shape
     return {
         "file": printable(name),
         "width": width,
         "height": height,
         "not_frontal_chest": xray.not_frontal_chest,
-        "image_classes": dict(zip(settings["image_classes"], probabilities)),
-        "boxes": boxes,
+        **facts,
     }
 
 
-def draw(picture: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
-    """Colour picture with the boxes of an entry and what they are."""
+def line_width(canvas: np.ndarray) -> int:
+    """Pixels, by the size of the picture."""
+    return max(1, round(max(canvas.shape) / 500))
+
+
+def draw(
+    picture: np.ndarray, entry: dict[str, Any], answer: dict[str, Any], predictor: ModelFile
+) -> np.ndarray:
+    """Colour picture with what was found."""
     canvas = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
-    unit = max(1, round(max(picture.shape) / 500))
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    for box in entry["boxes"]:
-        x1, y1, x2, y2 = (round(value) for value in box["box"])
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), BOX_COLOUR, unit)
-        words = f"{box['label']} {box['score']:.2f}"
-        corner = (x1, max(12 * unit, y1 - 3 * unit))
-        cv2.putText(canvas, words, corner, font, 0.5 * unit, BOX_COLOUR, unit)
+    predictor.draw_answer(canvas, entry, answer)
+    unit = line_width(canvas)
     corner = (4 * unit, len(canvas) - 6 * unit)
-    cv2.putText(canvas, "not for diagnosis", corner, font, 0.4 * unit, NOTICE_COLOUR, unit)
+    cv2.putText(canvas, "not for diagnosis", corner, FONT, 0.4 * unit, NOTICE_COLOUR, unit)
     return canvas
 
 
-def overlay_path(out: Path, name: str) -> Path:
-    """Where the picture of a file goes; a name that has no room for .png is shortened."""
-    path = out / "overlays" / f"{name}.png"
+def picture_path(folder: Path, name: str) -> Path:
+    """Where a picture of a file goes; a name that has no room for .png is shortened."""
+    path = folder / f"{name}.png"
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         check_sum = zlib.crc32(os.fsencode(name))
         path = path.with_name(f"{path.name[:40]}.{check_sum:08x}.png")
@@ -1255,7 +1533,7 @@ def identify(name: str, path: Path) -> Source:
     return Source(name, absolute, facts.st_size, facts.st_mtime_ns)
 
 
-def describe_run(model: Path, predictor: Predictor) -> dict[str, Any]:
+def describe_run(model: Path, predictor: ModelFile) -> dict[str, Any]:
     """What decides about the predictions besides the image, in JSON's own types."""
     return {
         "model": identify(predictor.settings["name"], model)._asdict(),
@@ -1324,26 +1602,19 @@ def write_tables(
     out: Path,
     entries: Sequence[dict[str, Any]],
     failed: Sequence[tuple[str, str]],
-    settings: dict[str, Any],
+    predictor: ModelFile,
 ) -> None:
     """predictions.csv, failed.csv and predictions.json."""
-    classes = [f"p_{name}" for name in settings["image_classes"]]
-    rows: list[list[Any]] = [
-        [
-            *("file", "width", "height", *classes, "label", "score", "x1", "y1", "x2", "y2"),
-            "not_frontal_chest",
-        ]
-    ]
+    classes = [f"p_{name}" for name in predictor.settings["image_classes"]]
+    header = ["file", "width", "height", *classes, *predictor.COLUMNS, "not_frontal_chest"]
+    rows: list[list[Any]] = [header]
     for entry in entries:
         facts = [entry["file"], entry["width"], entry["height"], *entry["image_classes"].values()]
-        mark = entry["not_frontal_chest"]
-        for box in entry["boxes"]:
-            rows.append([*facts, box["label"], box["score"], *box["box"], mark])
-        if not entry["boxes"]:
-            rows.append([*facts, "", "", "", "", "", "", mark])
+        for cells in predictor.rows(entry):
+            rows.append([*facts, *cells, entry["not_frontal_chest"]])
     write(out / "predictions.csv", as_csv(rows))
     write(out / "failed.csv", as_csv([("file", "reason"), *failed]))
-    content = {"model": settings["name"], "images": list(entries)}
+    content = {"model": predictor.settings["name"], "images": list(entries)}
     write(out / "predictions.json", json.dumps(content, indent=1) + "\n")
 
 
@@ -1366,7 +1637,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="also look at the mirrored picture (default: as when the thresholds were fitted)",
     )
     parser.add_argument(
-        "--overlay", action="store_true", help="write a picture of each image with its boxes"
+        "--overlay", action="store_true", help="write a picture of each image with what was found"
     )
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     return parser.parse_args(arguments)
@@ -1379,7 +1650,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try_folder(args.out)
     if args.overlay:
         try_folder(args.out / "overlays")
-    predictor = Predictor(args.model, args.engine, args.flip, threads=args.threads)
+    predictor = open_predictor(args.model, args.engine, args.flip, threads=args.threads)
     print(
         f"{args.model}: {predictor.engine_name}, {len(predictor.models)} models x "
         f"{len(predictor.flips)} views"
@@ -1394,13 +1665,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     done_before = 0
     for name, path in files:
         source = identify(name, path)
-        overlay = overlay_path(args.out, name) if args.overlay else None
-        if is_done(source, overlay, journal):
+        overlay = picture_path(args.out / "overlays", name) if args.overlay else None
+        if is_done(source, overlay, journal, args.out):
             done_before += 1
         else:
-            outcome = predict_file(name, path, predictor, overlay)
+            outcome = predict_file(name, path, predictor, overlay, args.out)
             journal.add(source, outcome)
-            say(outcome)
+            say(outcome, predictor)
         record = journal.records[source]
         if "entry" in record:
             entries.append(record["entry"])
@@ -1409,7 +1680,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if done_before:
         print(f"{done_before} of the {len(files)} files were done before")
-    write_tables(args.out, entries, failed, predictor.settings)
+    write_tables(args.out, entries, failed, predictor)
     table = args.out / "predictions.csv"
     print(f"{len(entries)} images predicted, {len(failed)} not readable: {table}")
     others = sum(bool(entry["not_frontal_chest"]) for entry in entries)
@@ -1421,30 +1692,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
 
-def is_done(source: Source, overlay: Path | None, journal: Journal) -> bool:
-    """Whether a file was looked at, and its picture with the boxes is there if it is asked for."""
+def is_done(source: Source, overlay: Path | None, journal: Journal, out: Path) -> bool:
+    """Whether a file was looked at, and its mask and its overlay, if it is asked for, are there."""
     record = journal.records.get(source)
     if record is None:
         return False
-    return "failed" in record or overlay is None or overlay.exists()
+    if "failed" in record:
+        return True
+    if "mask" in record["entry"] and not picture_path(out / "masks", source.name).exists():
+        return False
+    return overlay is None or overlay.exists()
 
 
 def predict_file(
-    name: str, path: Path, predictor: Predictor, overlay: Path | None
+    name: str, path: Path, predictor: ModelFile, overlay: Path | None, out: Path
 ) -> dict[str, Any]:
-    """{"entry": ...} of a file, or {"failed": why it cannot be read}; writes its overlay."""
+    """{"entry": ...} of a file, or {"failed": why it cannot be read}; writes mask and overlay."""
     try:
         xray = read_xray(path)
     except Refused as error:
         return {"failed": str(error)}
-    entry = make_entry(name, xray, predictor(xray.picture), predictor.settings)
+    answer = predictor(xray.picture)
+    entry = make_entry(name, xray, predictor.entry_facts(answer))
+    if "mask" in entry:
+        mask_path = picture_path(out / "masks", name)
+        entry["mask"]["file"] = printable(mask_path.relative_to(out).as_posix())
+        write_picture(mask_path, 255 * answer["mask"])
     if overlay is not None:
-        _, content = cv2.imencode(".png", draw(xray.picture, entry))
-        write(overlay, content.tobytes())
+        write_picture(overlay, draw(xray.picture, entry, answer, predictor))
     return {"entry": entry}
 
 
-def say(outcome: dict[str, Any]) -> None:
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    _, content = cv2.imencode(".png", picture)
+    write(path, content.tobytes())
+
+
+def say(outcome: dict[str, Any], predictor: ModelFile) -> None:
     if "failed" in outcome:
         print(outcome["failed"], file=sys.stderr, flush=True)
     else:
@@ -1452,7 +1736,7 @@ def say(outcome: dict[str, Any]) -> None:
         mark = ""
         if entry["not_frontal_chest"]:
             mark = f" (no frontal chest X-ray: {entry['not_frontal_chest']})"
-        print(f"{entry['file']}: {len(entry['boxes'])} boxes{mark}", flush=True)
+        print(f"{entry['file']}: {predictor.describe(entry)}{mark}", flush=True)
 
 
 if __name__ == "__main__":

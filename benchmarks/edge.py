@@ -153,7 +153,7 @@ def write_network(folder: Path, settings: Settings) -> None:
     weights."""
     import numpy as np
     import torch
-    from reference import build_network, enliven, random_samples
+    from reference import RSNA, build_network, enliven, random_samples
 
     from cxr.inference.checkpoint import save_state
     from cxr.steps.export.onnx_files import write_fp32, write_int8
@@ -167,7 +167,7 @@ def write_network(folder: Path, settings: Settings) -> None:
     checkpoint = {"task": "rsna", "config": settings.plain(), "model": model.state_dict()}
     save_state(folder / "net.pt", checkpoint)
     contents = file_settings(settings, model)
-    write_fp32(folder / "net.onnx", [model], contents)
+    write_fp32(folder / "net.onnx", [model], contents, RSNA.method.export)
     write_int8(folder / "net.int8.onnx", folder / "net.onnx", list(pictures), contents)
 
 
@@ -178,23 +178,21 @@ def file_settings(settings: Settings, model: DetectorNetwork) -> dict[str, Any]:
     from prediction import PARAMS
     from reference import RSNA
 
-    from cxr.steps.export.export import FORMAT, box_scorer
+    from cxr.steps.export.export import FORMAT
 
     labels = RSNA.used_labels(settings)
-    return {
+    scorer = RSNA.dataset.scorer
+    contents = {
         "format": FORMAT,
         "name": settings.training.encoder,
         "models": 1,
         "flip": False,
         "image_size": settings.training.image_size,
         "stored_size": settings.training.image_size,
-        "levels": model.levels,
         "classes": list(labels.classes),
         "image_classes": [],
-        "floor": settings.method.candidate_floor,
-        "most": settings.method.candidates,
-        "rule": box_scorer(RSNA).export_rule(asdict(PARAMS), settings, labels),
     }
+    return contents | RSNA.method.export.describe(model, asdict(PARAMS), settings, labels, scorer)
 
 
 def run_engine(folder: Path, option: EngineOption, threads: int) -> EngineResult:

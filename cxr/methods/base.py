@@ -7,6 +7,7 @@ A method imports no data set and no step. The steps ask it in this order:
     prediction  build_model, apply_view, raw_outputs, undo_view, merge, to_prediction
     blending    mix, quick_prediction
     judging     the scorer's part (below), on the predictions that step 04 kept
+    export      its `export` part (cxr/methods/export.py)
 
 A new kind of target is a folder with one such class.
 """
@@ -26,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from cxr.data.batch import Batch, SampleContent, TargetMaker
 from cxr.data.samplers import ResumableSampler
 from cxr.methods.evaluation import Evaluation, Rule
+from cxr.methods.export import ExportPart
 from cxr.networks.network import Network
 from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings
@@ -144,6 +146,7 @@ class Method(ABC):
     view_sets: ClassVar[tuple[str, ...]]  # names in VIEW_SETS of those it can undo
     augmentations: ClassVar[tuple[str, ...]]  # values of --augmentation that it can use
     plateau_term: ClassVar[str]  # the validation loss that --schedule plateau watches
+    export: ClassVar[ExportPart]  # how its networks become a file of step 06
 
     @abstractmethod
     def check(self, settings: Settings, labels: Labels) -> None:
@@ -304,6 +307,7 @@ class Scorer(ABC):
     fit_choices: ClassVar[tuple[str, ...]] = ("folds",)  # values of --fit-on that make sense
     fit_refusal: ClassVar[str] = ""  # why the others make none
     logged: tuple[str, ...] = ("metric",)  # what step 03 prints of `quick_score`
+    of_studies: ClassVar[bool] = False  # what is judged is the mean over a study's images
 
     @abstractmethod
     def make_case(self, prediction: Any, row: pd.Series, fold: int) -> Any:

@@ -544,6 +544,7 @@ def test_a_weak_machine(exported, bare_packages, tmp_path):
         path,
         [model],
         read_settings(exported.fp32) | {"models": 1, "image_size": 512, "stored_size": 512},
+        TASK.method.export,
     )
     arguments = [bare_packages, ROOT, path, image, tmp_path / "out"]
     done = subprocess.run(

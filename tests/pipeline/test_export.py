@@ -17,13 +17,20 @@ from cxr.inference.run import load_model, predict_batch, views_of
 from cxr.methods.base import ImageFacts
 from cxr.methods.detector.records import detect
 from cxr.steps.export import export
-from cxr.steps.export.export import choose_checkpoints, deal_images, judge_file
-from cxr.steps.export.onnx_files import last_convolutions, write_fp32
+from cxr.steps.export.export import (
+    ExportFiles,
+    ScoreDistance,
+    choose_checkpoints,
+    deal_images,
+    judge_files,
+    print_int8_distance,
+)
+from cxr.steps.export.onnx_files import first_convolutions, last_convolutions, write_fp32
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
 from cxr.system.runtime import single_runtime
 from cxr.tasks import TASKS
-from edge_predict import Predictor, read_settings
+from edge_predict import Outputs, Predictor, read_settings
 
 CPU = torch.device("cpu")
 SCORER = TASK.dataset.scorer
@@ -72,7 +79,35 @@ def test_the_file_gives_the_boxes_of_pytorch(exported, engine):
 def test_parity_is_in_the_report(exported):
     parity = exported.report["parity"]
     assert 0 < parity["pixels"] < 0.5
-    assert 0 < parity["score"] < 1e-3
+    assert 0 < parity["mean_score"] < parity["score"] < 1e-3
+    assert parity["images"] == 3
+
+
+def test_how_far_int8_is_from_fp32(exported):
+    """Mean and correlation of all scores above the floor, over all judged images."""
+    fine = []
+    coarse = []
+    for _, row in deal_images(exported.settings, exported.table).judged.iterrows():
+        picture = picture_of(exported, row["image_id"])
+        scores = Predictor(exported.fp32, models=[row["fold"]]).look(picture).scores
+        above = scores > 0.01
+        fine.append(scores[above])
+        coarse.append(Predictor(exported.int8, models=[row["fold"]]).look(picture).scores[above])
+    fine = np.concatenate(fine)
+    coarse = np.concatenate(coarse)
+    report = exported.report["int8"]
+    assert report["mean_score_error"] == pytest.approx(np.abs(fine - coarse).mean(), rel=1e-4)
+    assert report["correlation"] == pytest.approx(np.corrcoef(fine, coarse)[0, 1], rel=1e-4)
+    assert "correlation" not in exported.report["fp32"]
+
+
+def test_a_large_error_of_int8_is_a_warning(capsys):
+    print_int8_distance({"mean_score_error": 0.011, "correlation": 0.9})
+    assert "warning: that is more than 0.01" in capsys.readouterr().out
+    print_int8_distance({"mean_score_error": 0.009, "correlation": None})
+    assert "warning" not in capsys.readouterr().out
+    print_int8_distance(ScoreDistance().describe())
+    assert "no score above" in capsys.readouterr().out
 
 
 def test_settings_are_read_without_onnx(exported):
@@ -118,6 +153,17 @@ def test_the_last_convolutions_stay_in_floats(exported):
         assert "score_head" in name or "box_head" in name
 
 
+def test_the_first_convolutions_stay_in_floats(exported):
+    graph = onnx.load(str(exported.fp32)).graph
+    names = first_convolutions(graph)
+    assert len(names) == 2  # networks
+    quantized = {node.name: node for node in onnx.load(str(exported.int8)).graph.node}
+    for name in names:
+        assert "conv1" in name
+        assert "image" not in quantized[name].input
+        assert "Dequantize" not in "".join(quantized[name].input)
+
+
 def test_each_image_is_judged_by_networks_that_never_saw_it(exported):
     """And not on the images that calibrated int8; the score is that of the boxes themselves."""
     settings = exported.settings
@@ -129,23 +175,30 @@ def test_each_image_is_judged_by_networks_that_never_saw_it(exported):
 
     seen = []
 
-    def open_file(path, models):
-        assert path == exported.int8
+    class Watching:
+        def __init__(self, path, models):
+            self.path = path
+            self.models = tuple(models)
 
-        def predict(picture, frame):
+        def look(self, picture):
+            seen.append((self.path, self.models, picture.tobytes()))
+            return Outputs(np.array([[0.5, 0.001]]), np.zeros((1, 4)), np.zeros(3))
+
+        def answer(self, outputs, frame):
             assert frame == (1024, 1024)
-            seen.append((tuple(models), picture.tobytes()))
             return {"boxes": np.zeros((0, 4)), "kept": np.zeros(0, bool)}
 
-        return predict
-
     chosen = choose_checkpoints(TASK, settings.replace(checkpoints=1))
-    judge_file(TASK, settings, exported.int8, judged, chosen, open_file)
+    files = ExportFiles.of(exported.run, None)
+    worth = judge_files(TASK, settings, files, judged, chosen, Watching)
+    assert worth["int8"]["mean_score_error"] == 0
+    assert worth["int8"]["correlation"] is None, "all scores above the floor are the same"
     folds = {}
     for _, row in judged.iterrows():
         folds[picture_of(exported, row["image_id"]).tobytes()] = row["fold"]
-    assert len(seen) == 7
-    for models, picture in seen:
+    assert len(seen) == 14
+    assert {path for path, _, _ in seen} == {exported.fp32, exported.int8}
+    for _, models, picture in seen:
         assert models == (folds[picture],)
 
 
@@ -244,17 +297,11 @@ def test_a_run_in_a_file_is_calibrated_on_the_images_that_are_here(exported):
     assert read_json(report)["fp32"]["score"] is None
 
 
-def test_other_methods_are_refused(tmp_path):
-    code, printed = run_here("06_export", "--task", "pneumothorax", "--working", tmp_path)
-    assert code == 1
-    assert "only detectors are exported" in printed
-
-
 def test_too_many_networks_for_a_file(tmp_path):
     weights = {"weight": torch.empty(2**28, device="meta")}
     huge = SimpleNamespace(image_size=SIDE, state_dict=lambda: weights)
     with pytest.raises(InputError, match="--checkpoints or --fold"):
-        write_fp32(tmp_path / "x.onnx", [huge] * 3, {})
+        write_fp32(tmp_path / "x.onnx", [huge] * 3, {}, TASK.method.export)
     assert not list(tmp_path.iterdir())
 
 

@@ -352,7 +352,7 @@ def test_an_exported_file_says_the_same(network, tmp_path, engine):
         "rule": rule | {"thresholds": [0.06, 0.06]},
     }
     path = tmp_path / "fcos.onnx"
-    write_fp32(path, [network], contents)
+    write_fp32(path, [network], contents, Detector.export)
     picture = random_images(1)[0, 0]
     predictor = Predictor(path, engine)
     of_file = predictor.look(picture.numpy())

@@ -15,6 +15,7 @@ from cxr.data.batch import Batch, SampleContent
 from cxr.data.mask_augmentation import AUGMENTATIONS
 from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
+from cxr.methods.classifier.export import ClassExport
 from cxr.methods.classifier.losses import classifier_loss
 from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.pseudo_labels import add_classes
@@ -33,6 +34,7 @@ class Classifier(Method):
     view_sets = ("none", "flip", "flips")
     augmentations = AUGMENTATIONS
     plateau_term = "class"
+    export = ClassExport()
 
     def check(self, settings: Settings, labels: Labels) -> None:
         del labels

@@ -107,6 +107,7 @@ class StudyAP(Scorer):
         "thirds of its score."
     )
     logged = ("metric", *(f"ap_{name}" for name in STUDY_CLASSES))
+    of_studies = True
 
     def make_case(self, prediction: ClassPrediction, row: pd.Series, fold: int) -> StudyCase:
         boxes = np.array(json.loads(row["boxes"]), float).reshape(-1, 4)

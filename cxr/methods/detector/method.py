@@ -18,6 +18,7 @@ from cxr.geometry.anchors import parse_levels
 from cxr.geometry.detections import Detections
 from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
 from cxr.methods.detector.blending import fuse_candidates
+from cxr.methods.detector.export import BoxExport
 from cxr.methods.detector.fcos import FcosHead
 from cxr.methods.detector.heads import Head, MergedLocations, ViewOutputs, frame_of
 from cxr.methods.detector.losses import global_loss
@@ -51,6 +52,7 @@ class Detector(Method):
     view_sets = ("none", "flip", "flip+scale")
     augmentations = BOX_AUGMENTATIONS
     plateau_term = "box"  # the validation loss that the paper's schedule watches
+    export = BoxExport(HEADS)
 
     def check(self, settings: Settings, labels: Labels) -> None:
         method = settings.method

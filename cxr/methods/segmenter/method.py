@@ -29,6 +29,7 @@ from cxr.methods.base import (
     View,
 )
 from cxr.methods.pseudo_labels import add_masks
+from cxr.methods.segmenter.export import MaskExport
 from cxr.methods.segmenter.losses import mask_loss, parse_terms
 from cxr.methods.segmenter.mean_teacher import MeanTeacher, teacher_decay
 from cxr.methods.segmenter.records import MaskPrediction, pack_picture
@@ -57,6 +58,7 @@ class Segmenter(Method):
     view_sets = ("none", "flip", "flip+scale")
     augmentations = AUGMENTATIONS
     plateau_term = "loss"
+    export = MaskExport()
 
     def check(self, settings: Settings, labels: Labels) -> None:
         del labels

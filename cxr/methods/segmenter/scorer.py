@@ -136,11 +136,7 @@ class Dice(Scorer):
     ) -> Rule:
         """From a MaskPrediction to run lengths; without params the place's published values."""
         del labels
-        if params is None:
-            rule = choose_grid(settings).published
-        else:
-            names = {name: value for name, value in params.items() if name != "rule"}
-            rule = MaskRule(**names)
+        rule = rule_of(params, settings)
         return Rule(lambda prediction: mask_runs(rule, prediction, prediction.head), {})
 
     def evaluate(self, cases: Cases, judging: Judging) -> Evaluation:
@@ -216,6 +212,13 @@ class MaskAnswer:
         if self.stack is not None:
             head = self.stack.of_test(prediction.image_id)
         return mask_runs(self.rule, prediction, head)
+
+
+def rule_of(params: Mapping[str, Any] | None, settings: Settings) -> MaskRule:
+    """The rule of params.json; without params the place's published values."""
+    if params is None:
+        return choose_grid(settings).published
+    return MaskRule(**{name: value for name, value in params.items() if name != "rule"})
 
 
 def mask_runs(rule: MaskRule, prediction: MaskPrediction, head: float) -> str:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from cxr.data.dataset import boxes_in_frame, read_png
+from cxr.data.dataset import read_png
 from cxr.data.tables import read_table
-from cxr.geometry.anchors import decode_boxes
-from cxr.geometry.frames import Frame
 from cxr.images.resize import resize
 from cxr.inference.checkpoint import fingerprints
 from cxr.inference.predictor import choose_folds, learned_labels
 from cxr.inference.run import as_trained, fold_checkpoints, load_model, views_of
-from cxr.methods.base import Method
-from cxr.methods.detector.box_scorer import BoxScorer
-from cxr.methods.detector.heads import ViewOutputs
-from cxr.methods.detector.method import as_detector
-from cxr.networks.detector import DetectorNetwork
+from cxr.methods.base import VIEW_SETS, Method
+from cxr.methods.evaluation import json_number
+from cxr.methods.export import Difference, ScorePairs
+from cxr.networks.network import Network
 from cxr.run_folder import RunFolder, TaskFolder
 from cxr.settings import Settings
 from cxr.steps.export.onnx_files import write_fp32, write_int8
@@ -34,22 +31,24 @@ from cxr.system.errors import InputError
 from cxr.system.manifest import git_commit
 from cxr.tasks import Task
 
-FORMAT = 2  # of the settings in the file; edge_predict.py says which ones it reads
+FORMAT = 3  # of the settings in the file; edge_predict.py says which ones it reads
 CALIBRATION = 48  # training images on which int8 finds its ranges; they are not judged
 COMPARED = 4  # of them: where file and PyTorch must agree
 # How much they may differ: in original pixels, and in probability.
 MOST_PIXELS = 0.5
 MOST_SCORE = 1e-3
-VIEW_SETS_OF_A_FILE = ("none", "flip")  # of one image size
+# How far int8's scores may be from those of fp32, in the mean, before it is said.
+MOST_INT8_ERROR = 0.01
+VIEW_SETS_OF_A_FILE = ("none", "flip", "flips")  # of one image size
 CPU = torch.device("cpu")
 
 
 class FilePredictor(Protocol):
-    """edge_predict.Predictor: a file as a function of pictures."""
+    """edge_predict.open_predictor's: a file as a function of pictures, in two parts."""
 
     def look(self, picture: np.ndarray) -> Any: ...
 
-    def __call__(self, picture: np.ndarray, frame: tuple[int, int]) -> dict[str, np.ndarray]: ...
+    def answer(self, outputs: Any, frame: tuple[int, int]) -> dict[str, Any]: ...
 
 
 class PredictorFactory(Protocol):
@@ -87,18 +86,6 @@ class ExportFiles:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Largest differences of two predictors: of box corners in original pixels, and of scores."""
-
-    pixels: float = 0.0
-    score: float = 0.0
-
-    def or_larger(self, other: Difference) -> Difference:
-        """The larger one of each."""
-        return Difference(max(self.pixels, other.pixels), max(self.score, other.score))
-
-
-@dataclass(frozen=True)
 class DealtImages:
     """Rows of train.csv that calibrate int8, and other ones to judge the files on."""
 
@@ -111,14 +98,14 @@ def export_run(task: Task, settings: Settings, open_file: PredictorFactory) -> N
 
     Of each fold only the last checkpoint is taken unless --checkpoints says otherwise: a device
     without PyTorch is slow, and the earlier ones bring little. Nothing is done where the same
-    checkpoints and parameters have been written already. `open_file` is edge_predict.Predictor,
-    so that a file is judged by the code that will use it.
+    checkpoints and parameters have been written already. `open_file` is open_predictor of
+    edge_predict.py, so that a file is judged by the code that will use it.
     """
-    refuse_other_networks(task)
     settings = without_scales(settings)
     run = RunFolder.of(settings.place)
     chosen = choose_checkpoints(task, settings)
     trained = as_trained(settings, task, run.fold(chosen[0].fold))
+    task.method.export.check(trained)
     contents = describe_run(task, trained, chosen)
     files = ExportFiles.of(run, settings.place.fold)
     wanted = {"settings": contents, "judge_images": settings.extra.judge_images}
@@ -133,27 +120,16 @@ def export_run(task: Task, settings: Settings, open_file: PredictorFactory) -> N
     images = deal_images(settings, train)
     if run.is_unpacked:  # its networks may have learned any of the images that are here
         images = DealtImages(images.calibration, images.judged.head(0))
-    difference = write_files(task, trained, files, chosen, images.calibration, contents, open_file)
-    worth = {}
-    for number_format, path in files.models().items():
-        worth[number_format] = judge_file(task, trained, path, images.judged, chosen, open_file)
+    parity = write_files(task, trained, files, chosen, images.calibration, contents, open_file)
+    worth = judge_files(task, trained, files, images.judged, chosen, open_file)
     report = wanted | {
         "images": len(images.judged),
         "score_name": task.dataset.scorer.score_name,
-        "parity": {"pixels": difference.pixels, "score": difference.score},
+        "parity": parity,
         **worth,
     }
     write_json(files.report, report)
     print_report(files, report)
-
-
-def refuse_other_networks(task: Task) -> None:
-    """InputError for networks whose outputs edge_predict.py cannot read."""
-    if task.method_name != "detector":
-        raise InputError(
-            f"{task.name} does not look for boxes, and only detectors are exported: choose another "
-            "--task"
-        )
 
 
 def without_scales(settings: Settings) -> Settings:
@@ -192,40 +168,35 @@ def describe_run(
 ) -> dict[str, Any]:
     """All that a predictor must know beside the graph, as plain values."""
     run = RunFolder.of(settings.place)
+    part = task.method.export
     judged = run.judged(settings.prediction.predictions)
-    if not judged.params.exists():
+    params = {}
+    if judged.params.exists():
+        params = read_json(judged.params)
+    elif part.needs_params:
         raise InputError(
             f"{judged.params} is missing: run 05_postprocess.py first, which fits the thresholds"
         )
     labels = learned_labels(task, settings)
-    network = as_detector(load_model(task, chosen[0].path, CPU))
-    rule = box_scorer(task).export_rule(read_json(judged.params), settings, labels)
-    return {
+    network = load_model(task, chosen[0].path, CPU)
+    views = VIEW_SETS[settings.prediction.tta]
+    contents = {
         "format": FORMAT,
         "name": f"{task.name} {run.name}",
+        "kind": part.kind,
         "checkpoints": fingerprints([each.path for each in chosen], run.path),
         "models": len(chosen),
         "folds": [each.fold for each in chosen],  # of the models
-        "size_votes": settings.method.size_votes,
-        "flip": settings.prediction.tta == "flip",
+        "flip": any(view.mirrored for view in views),
+        "upside_down": any(view.upside_down for view in views),
         "image_size": settings.training.image_size,
-        "head": network.head_name,
-        "levels": list(network.levels),  # as JSON gives them back
         "input_scale": list(network.scale),  # of gray values in 0 ... 1; the graph applies it
         "stored_size": read_json(run.task.preprocess_record)["size"],
         "classes": list(labels.classes),
         "image_classes": list(labels.image_classes),
-        "floor": settings.method.candidate_floor,
-        "most": settings.method.candidates,
-        "rule": rule,
     }
-
-
-def box_scorer(task: Task) -> BoxScorer:
-    """The scorer of a detection task."""
-    scorer = task.dataset.scorer
-    assert isinstance(scorer, BoxScorer)
-    return scorer
+    used_labels = task.used_labels(settings)
+    return contents | part.describe(network, params, settings, used_labels, task.dataset.scorer)
 
 
 def is_written(files: ExportFiles, wanted: Mapping[str, Any]) -> bool:
@@ -265,13 +236,13 @@ def write_files(
     calibration: pd.DataFrame,
     contents: Mapping[str, Any],
     open_file: PredictorFactory,
-) -> Difference:
-    """Write both files. Returns how far the first is from PyTorch.
+) -> dict[str, Any]:
+    """Write both files. Returns how far the first is from PyTorch, and on how many images.
 
     RuntimeError where that is too far.
     """
     folder = RunFolder.of(settings.place).home
-    networks = [as_detector(load_model(task, each.path, CPU)) for each in chosen]
+    networks = [load_model(task, each.path, CPU) for each in chosen]
     pictures = [read_png(folder.image(image_id)) for image_id in calibration["image_id"]]
     print(
         f"{files.fp32}: writing {len(networks)} networks, in int8 with the ranges of "
@@ -279,72 +250,63 @@ def write_files(
         flush=True,
     )
     contents = {**contents, "code": git_commit()}
-    write_fp32(files.fp32, networks, contents)
+    write_fp32(files.fp32, networks, contents, task.method.export)
 
     longer_sides = calibration[["width", "height"]].to_numpy().max(1)
     comparison = PyTorchComparison(task.method, networks, settings)
-    difference = comparison.largest(
-        open_file(files.fp32), pictures[:COMPARED], longer_sides[:COMPARED]
-    )
-    if difference.pixels > MOST_PIXELS or difference.score > MOST_SCORE:
+    file = open_file(files.fp32)
+    differences = []
+    for picture, longer_side in zip(pictures[:COMPARED], longer_sides, strict=False):
+        differences.append(comparison.compare(file, picture, float(longer_side)))
+    parity = describe_parity(differences)
+    if parity.get("pixels", 0) > MOST_PIXELS or parity["score"] > MOST_SCORE:
         files.fp32.unlink()
         raise RuntimeError(
-            f"the ONNX file differs from PyTorch by {difference}: this pair of torch and "
-            "onnxruntime, or this encoder, cannot be used; the file was removed"
+            f"the ONNX file differs from PyTorch by {parity}: this pair of torch and onnxruntime, "
+            "or this encoder, cannot be used; the file was removed"
         )
     side = contents["image_size"]
     inputs = [resize(picture, side) for picture in pictures]
     write_int8(files.int8, files.fp32, inputs, contents)
-    return difference
+    return parity
+
+
+def describe_parity(differences: Sequence[Difference]) -> dict[str, Any]:
+    """{"images", "score", "mean_score"}, largest and mean differences over some images, and
+    "pixels" where there are boxes."""
+    parity = {
+        "images": len(differences),
+        "score": max(each.score for each in differences),
+        "mean_score": float(np.mean([each.mean_score for each in differences])),
+    }
+    pixels = [each.pixels for each in differences if each.pixels is not None]
+    if pixels:
+        parity["pixels"] = max(pixels)
+    return parity
 
 
 class PyTorchComparison:
     """The networks in PyTorch, to compare a file with."""
 
-    def __init__(
-        self, method: Method, networks: Sequence[DetectorNetwork], settings: Settings
-    ) -> None:
+    def __init__(self, method: Method, networks: Sequence[Network], settings: Settings) -> None:
         self.method = method
         self.networks = networks
+        self.settings = settings
         self.views = views_of(method, settings.prediction)
-        self.floor = settings.method.candidate_floor
-
-    @torch.inference_mode()
-    def largest(
-        self,
-        file: FilePredictor,
-        pictures: Sequence[np.ndarray],
-        longer_sides: Sequence[int] | np.ndarray,
-    ) -> Difference:
-        """Over stored pictures (s, s) whose originals have these longer sides in pixels."""
-        largest = Difference()
-        for picture, longer_side in zip(pictures, longer_sides, strict=True):
-            largest = largest.or_larger(self.compare(file, picture, float(longer_side)))
-        return largest
 
     def compare(self, file: FilePredictor, picture: np.ndarray, longer_side: float) -> Difference:
-        """Of one picture: box corners of the anchors above the floor, and all probabilities."""
-        outputs = self.outputs_of(picture)
-        scores = torch.stack([each.scores[0] for each in outputs]).mean(0)
-        category = torch.stack([each.category[0] for each in outputs]).mean(0)
-        of_file = file.look(picture)
-        score_difference = max(
-            largest_difference(of_file.scores, scores),
-            largest_difference(of_file.category, category),
-        )
+        """Of a stored picture (s, s) whose original's longer side has so many pixels."""
+        network = self.networks[0]
+        with torch.inference_mode():
+            difference = self.method.export.compare(
+                file.look(picture), self.outputs_of(picture), network, self.settings
+            )
+        if difference.pixels is None:
+            return difference
+        scale = longer_side / network.image_size
+        return replace(difference, pixels=difference.pixels * scale)
 
-        anchors = self.networks[0].anchors
-        shown = (scores.amax(1) > self.floor).nonzero()[:, 0]
-        pixels = 0.0
-        for deltas, each in zip(of_file.deltas, outputs, strict=True):
-            boxes = decode_boxes(torch.from_numpy(deltas)[shown], anchors[shown])
-            own_boxes = decode_boxes(each.deltas_at(0 * shown, shown), anchors[shown])
-            if len(shown):
-                pixels = max(pixels, (boxes - own_boxes).abs().amax().item())
-        scale = longer_side / self.networks[0].image_size
-        return Difference(pixels * scale, score_difference)
-
-    def outputs_of(self, picture: np.ndarray) -> list[ViewOutputs]:
+    def outputs_of(self, picture: np.ndarray) -> list[Any]:
         """What each network says of each view, brought back to the picture."""
         image = torch.from_numpy(resize(picture, self.networks[0].image_size))[None, None]
         outputs = []
@@ -355,51 +317,90 @@ class PyTorchComparison:
         return outputs
 
 
-def largest_difference(of_file: np.ndarray, of_networks: Tensor) -> float:
-    return (torch.from_numpy(of_file) - of_networks).abs().max().item()
+class ScoreDistance:
+    """Mean distance and correlation of two files' scores over any number of images."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.distance = 0.0
+        self.sums = np.zeros(2)
+        self.products = np.zeros((2, 2))
+
+    def add(self, pairs: ScorePairs) -> None:
+        both = np.stack([pairs.fp32, pairs.int8]).astype(np.float64)
+        self.count += both.shape[1]
+        self.distance += float(np.abs(both[0] - both[1]).sum())
+        self.sums += both.sum(1)
+        self.products += both @ both.T
+
+    def describe(self) -> dict[str, float | None]:
+        """{"mean_score_error", "correlation"}; None where they are not defined."""
+        if not self.count:
+            return {"mean_score_error": None, "correlation": None}
+        means = self.sums / self.count
+        covariance = self.products / self.count - np.outer(means, means)
+        spread = math.sqrt(max(0.0, covariance[0, 0] * covariance[1, 1]))
+        correlation = covariance[0, 1] / spread if spread else math.nan
+        return {
+            "mean_score_error": self.distance / self.count,
+            "correlation": json_number(correlation),
+        }
 
 
-def judge_file(
+def judge_files(
     task: Task,
     settings: Settings,
-    path: Path,
+    files: ExportFiles,
     judged: pd.DataFrame,
     chosen: Sequence[ChosenCheckpoint],
     open_file: PredictorFactory,
-) -> dict[str, Any]:
-    """{"score", "bytes"} of a file on the judged rows.
+) -> dict[str, dict[str, Any]]:
+    """{number format: {"score", "bytes"}} on the judged rows, and how far int8 is from fp32.
 
     Each row is predicted only by the networks that never saw it. Without rows there is no score.
     """
-    size = path.stat().st_size
     if judged.empty:
-        return {"score": None, "bytes": size}
+        sizes = {name: path.stat().st_size for name, path in files.models().items()}
+        return {name: {"score": None, "bytes": size} for name, size in sizes.items()}
     folder = TaskFolder.of(settings.place)
-    truth = {}
-    detections = {}
+    part = task.method.export
+    kept: dict[str, list[Any]] = {name: [] for name in files.models()}
+    judged_parts = []
+    distance = ScoreDistance()
     for fold in settings.wanted_folds():
         rows = judged[judged["fold"] == fold]
+        judged_parts.append(rows)
         numbers = [number for number, each in enumerate(chosen) if each.fold == fold]
-        predict = open_file(path, models=numbers)
-        name = f"{path.name}, fold {fold}"
-        for _, row in tqdm(rows.iterrows(), total=len(rows), desc=name, mininterval=5):
-            image_id = row["image_id"]
-            width = int(row["width"])
-            height = int(row["height"])
-            truth[image_id] = boxes_in_frame(row, Frame("original", width, height))
-            detections[image_id] = predict(read_png(folder.image(image_id)), (width, height))
+        predictors = {}
+        for name, path in files.models().items():
+            predictors[name] = open_file(path, models=numbers)
+        title = f"{files.fp32.name}, fold {fold}"
+        for _, row in tqdm(rows.iterrows(), total=len(rows), desc=title, mininterval=5):
+            picture = read_png(folder.image(row["image_id"]))
+            frame = (int(row["width"]), int(row["height"]))
+            outputs = {name: predictor.look(picture) for name, predictor in predictors.items()}
+            for name, predictor in predictors.items():
+                answer = predictor.answer(outputs[name], frame)
+                kept[name].append(part.keep(row, answer))
+            distance.add(part.compared_scores(**outputs))
+
+    table = pd.concat(judged_parts)
     labels = task.used_labels(settings)
-    score = box_scorer(task).score_exported(truth, detections, labels)
-    return {"score": score, "bytes": size}
+    worth: dict[str, dict[str, Any]] = {}
+    for name, path in files.models().items():
+        score = part.score(kept[name], table, settings, labels, task.dataset.scorer)
+        worth[name] = {"score": score, "bytes": path.stat().st_size}
+    worth["int8"] |= distance.describe()
+    return worth
 
 
 def print_report(files: ExportFiles, report: Mapping[str, Any]) -> None:
     """What the files are worth, for the console."""
     parity = report["parity"]
-    print(
-        f"fp32 is PyTorch within {parity['pixels']:.2g} pixels and {parity['score']:.2g} of a "
-        "probability"
-    )
+    words = f"{parity['score']:.2g} of a probability (mean {parity['mean_score']:.2g})"
+    if "pixels" in parity:
+        words = f"{parity['pixels']:.2g} pixels and {words}"
+    print(f"fp32 is PyTorch within {words}")
     if not report["images"]:
         print("not judged: whether its networks have learned the images that are here is not known")
     print(
@@ -411,4 +412,22 @@ def print_report(files: ExportFiles, report: Mapping[str, Any]) -> None:
         words = "not defined" if score is None else f"{score:.4f}"
         mebibytes = report[number_format]["bytes"] / 2**20
         print(f"  {number_format} {words}, {mebibytes:.1f} MiB: {path}")
+    print_int8_distance(report["int8"])
     print(f"written to {files.report}; edge_predict.py uses these files without PyTorch")
+
+
+def print_int8_distance(worth: Mapping[str, Any]) -> None:
+    """How far int8 is from fp32, with a warning where that is much."""
+    error = worth["mean_score_error"]
+    if error is None:
+        print("int8 is not compared with fp32, which has no score above 0.01 on these images")
+        return
+    words = f"int8's scores differ from those of fp32 by {error:.4f} in the mean"
+    if worth["correlation"] is not None:
+        words = f"{words}, their correlation is {worth['correlation']:.4f}"
+    print(words)
+    if error > MOST_INT8_ERROR:
+        print(
+            f"warning: that is more than {MOST_INT8_ERROR}: look at both scores before the int8 "
+            "file is used, or use the fp32 file"
+        )

@@ -1,8 +1,9 @@
 """Networks as one ONNX file, in fp32 and int8, that onnxruntime and OpenCV's cv2.dnn both read.
 
-Input: image (1, 1, S, S) float32, 0 ... 255. Outputs, for each network k: scores<k> (1, A, K) and
-category<k> (1, C), probabilities, and deltas<k> (1, A, 4). Everything else that a predictor must
-know stands in the metadata as JSON.
+Input: image (1, 1, S, S) float32, 0 ... 255. Outputs, for each network k, all but the deltas
+probabilities: of boxes scores<k> (1, A, K), deltas<k> (1, A, 4) and category<k> (1, C); of masks
+mask<k> (1, 1, S, S) and label<k> (1, 1); of classes category<k> (1, C). Everything else that a
+predictor must know stands in the metadata as JSON.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from cxr.methods.detector.heads import ExportedOutputs
-from cxr.methods.detector.method import HEADS
-from cxr.networks.detector import DetectorNetwork
+from cxr.methods.export import ExportPart
 from cxr.networks.network import Network
 from cxr.system.disk import atomic
 from cxr.system.errors import InputError
@@ -34,31 +33,33 @@ LARGEST = 2**31 - 2**24  # bytes; one protobuf message holds less than 2 GiB
 
 
 class Networks(nn.Module):
-    """The networks side by side: image -> scores0, deltas0, category0, scores1, ..."""
+    """The networks side by side: image -> outputs of the first, outputs of the second, ..."""
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    def __init__(self, networks: Sequence[Network], part: ExportPart) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.part = part
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs: list[Tensor] = []
-        for module in self.networks:
-            network = cast(DetectorNetwork, module)
-            outputs += HEADS[network.head_name].export_outputs(network, image)
+        for network in self.networks:
+            outputs += self.part.network_outputs(cast(Network, network), image)
         return tuple(outputs)
 
 
-def output_names(network_count: int) -> list[str]:
-    """Names of the outputs: scores0, deltas0, category0, scores1, ..."""
+def output_names(part: ExportPart, network_count: int) -> list[str]:
+    """Names of the outputs, such as scores0, deltas0, category0, scores1, ..."""
     names = []
     for number in range(network_count):
-        for output in ExportedOutputs._fields:
+        for output in part.outputs:
             names.append(f"{output}{number}")
     return names
 
 
-def write_fp32(path: Path, networks: Sequence[Network], settings: Mapping[str, Any]) -> None:
-    """Write networks in evaluation mode, all of one image size.
+def write_fp32(
+    path: Path, networks: Sequence[Network], settings: Mapping[str, Any], part: ExportPart
+) -> None:
+    """Write networks in evaluation mode, all of one image size; part: of their method.
 
     Raises InputError where they are too many for one file.
     """
@@ -68,12 +69,12 @@ def write_fp32(path: Path, networks: Sequence[Network], settings: Mapping[str, A
         # The exporter's age, and len() in the networks, which here is always 1.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Networks(networks).eval(),
+            Networks(networks, part).eval(),
             (torch.zeros(1, 1, side, side),),
             str(temporary),
             dynamo=False,
             input_names=["image"],
-            output_names=output_names(len(networks)),
+            output_names=output_names(part, len(networks)),
             opset_version=OPSET,
         )
         fold_constants(temporary)
@@ -145,12 +146,14 @@ def write_int8(
     """Write the file `source` with 8-bit convolutions.
 
     Their ranges are those seen on the pictures (S, S) uint8. Weights have 7 bits (reduce_range):
-    processors without VNNI add two products in 16 bits, and those of 8 bits overflow. The last
-    convolutions stay in floats: of 8 bits, thousands of anchors would share some hundred scores.
+    processors without VNNI add two products in 16 bits, and those of 8 bits overflow. The first
+    convolutions stay in floats, since all that follows stands on their few channels, and so do the
+    last ones: of 8 bits, thousands of anchors would share some hundred scores.
     """
     # Slow, and only needed here.
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    graph = onnx.load(str(source)).graph
     with atomic(path) as temporary:
         quantize_static(
             str(source),
@@ -162,9 +165,23 @@ def write_int8(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv"],
-            nodes_to_exclude=last_convolutions(onnx.load(str(source)).graph),
+            nodes_to_exclude=[*first_convolutions(graph), *last_convolutions(graph)],
         )
         add_settings(temporary, settings)
+
+
+def first_convolutions(graph: onnx.GraphProto) -> list[str]:
+    """Names of the convolutions before which there is no other one on the way from the image."""
+    reached = {graph.input[0].name}
+    convolutions = []
+    for node in graph.node:  # each behind those that make its inputs
+        if reached.isdisjoint(node.input):
+            continue
+        if node.op_type == "Conv":
+            convolutions.append(node.name)
+        else:
+            reached.update(node.output)
+    return sorted(convolutions)
 
 
 def last_convolutions(graph: onnx.GraphProto) -> list[str]:

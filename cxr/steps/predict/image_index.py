@@ -12,6 +12,7 @@ from cxr.images.folder import Record, mark_of
 from cxr.images.printable import printable
 from cxr.plots.page import render_page
 from cxr.plots.panels import BRIGHT, colours_of
+from cxr.steps.predict.studies import Study
 from cxr.system.disk import atomic
 
 TEMPLATE = Path(__file__).parent / "templates" / "images.html.jinja"
@@ -22,12 +23,14 @@ def write_index(
     records: Iterable[Record],
     failures: Iterable[Sequence[object]],
     header: Mapping[str, Any],
+    studies: Mapping[str, Study],
 ) -> Path:
     """Write the page at out/index.html and return its path.
 
-    records, failures, header: as of `write_prediction_tables`.
+    records, failures, header: as of `write_prediction_tables`. studies: by StudyInstanceUID, where
+    the classes are of studies.
     """
-    cards = [make_card(record, header["result"]) for record in records]
+    cards = [make_card(record, header["result"], studies) for record in records]
     cards.sort(key=lambda card: -card["score"])
     failed = []
     for failure in failures:
@@ -38,6 +41,7 @@ def write_index(
         header=header,
         colours=colours_of(header["findings"], BRIGHT),
         failed=failed,
+        has_studies=bool(studies),
     )
     path = out / "index.html"
     with atomic(path) as temporary:
@@ -45,12 +49,12 @@ def write_index(
     return path
 
 
-def make_card(record: Record, result: str) -> dict[str, Any]:
+def make_card(record: Record, result: str, studies: Mapping[str, Study]) -> dict[str, Any]:
     """What the page shows of an image. result: what an image gets: boxes, mask or classes.
 
     score: the best of any box, that of the mask, or the highest class probability; 0 without any.
     marked: boxes above their thresholds, or the mask if it is not empty. mark: why the image is no
-    frontal chest X-ray, else "".
+    frontal chest X-ray, else "". study: that of the image, None where there is none.
     """
     scores = [box["score"] for box in record["boxes"]]
     marked = [box for box in record["boxes"] if box["above_threshold"]]
@@ -69,4 +73,5 @@ def make_card(record: Record, result: str) -> dict[str, Any]:
         "marked": marked,
         "probabilities": record["probabilities"],
         "mark": mark_of(record),
+        "study": studies.get(record.get("study", "")),
     }

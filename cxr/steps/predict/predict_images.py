@@ -33,6 +33,13 @@ from cxr.settings import ImageSettings, Settings
 from cxr.steps.predict.dicom_objects import Statement
 from cxr.steps.predict.dicom_outputs import make_objects, unmade_objects, wanted_outputs
 from cxr.steps.predict.image_index import write_index
+from cxr.steps.predict.studies import (
+    Study,
+    merge_studies,
+    note_lone_images,
+    read_study,
+    write_studies,
+)
 from cxr.system import distributed
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
@@ -199,7 +206,7 @@ def predict_read_items(
         if seen.state is None or item.state() != seen.state:
             failures.append(Failure(item.name, item.path, "image", CHANGED))
             continue
-        write_image(item, seen.state, picture, result, predictor.run.name, images)
+        write_image(item, seen.state, picture, result, predictor, images)
     return failures
 
 
@@ -220,7 +227,7 @@ def write_image(
     state: State,
     picture: Picture,
     result: Result,
-    run: str,
+    predictor: Predictor,
     images: ImageSettings,
 ) -> None:
     """Overlay, mask, DICOM objects if wanted, and, last, the record: the image is done."""
@@ -233,10 +240,12 @@ def write_image(
         path = item.in_folder(out / "masks", ".png")
         write_overlay(path, mask_picture)
         content["mask"]["file"] = path.relative_to(out).as_posix()
+    if predictor.task.dataset.scorer.of_studies:
+        content["study"] = read_study(item.path) if picture.dicom else ""
     full_range = None
     if picture.deep is not None:
         full_range = Window(picture.deep.centre, picture.deep.width)
-    statement = Statement(result, run, full_range)
+    statement = Statement(result, predictor.run.name, full_range)
     objects = make_objects(images, item, picture.dicom, statement, earlier)
     write_record(out, item, state, picture, content, objects)
 
@@ -253,6 +262,11 @@ def write_results(
     left_out = sum(failure.what == LEFT_OUT for failure in failures)
     failures = sorted([*failures, *missing_objects(images, records())])
     notes = [*predictor.notes, *note_other_images(records(), left_out, len(items))]
+    studies: dict[str, Study] = {}
+    if predictor.task.dataset.scorer.of_studies:
+        studies = merge_studies(records(), predictor.image_classes)
+        write_studies(out / "studies.csv", studies, predictor.image_classes)
+        notes += note_lone_images(records())
     header = {
         "run": str(predictor.run.path),
         "task": predictor.task.name,
@@ -263,7 +277,7 @@ def write_results(
         "image_classes": list(predictor.image_classes),
     }
     write_prediction_tables(out, records, failures, header)
-    page = write_index(out, records(), failures, header)
+    page = write_index(out, records(), failures, header, studies)
     return Written(page, notes, len(failures))
 
 
