@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ class Predictor:
             self.notes.append(without_params(judged))
         self.rule = make_rule(task, self.params, self.settings, self.labels)
         self.result_maker = maker_class(self.rule, self.labels)
+        self.turn = threading.Lock()
 
     @cached_property
     def models(self) -> list[Network]:
@@ -124,10 +126,23 @@ class Predictor:
             f"views {self.settings.prediction.tta}, {self.runtime.describe()}"
         )
 
+    def introduce(self) -> None:
+        """Say what predicts, and what one should know of it."""
+        print(self.describe())
+        for note in self.notes:
+            print(note)
+
     def predict(self, pictures: Sequence[Picture]) -> list[Result]:
-        """The result of each picture, which was read with the sides of this predictor."""
+        """The result of each picture, which was read with the sides of this predictor.
+
+        Threads take turns: two at once would only wait for the same processor.
+        """
         if not pictures:
             return []
+        with self.turn:
+            return self.predict_pictures(pictures)
+
+    def predict_pictures(self, pictures: Sequence[Picture]) -> list[Result]:
         method = self.task.method
         seen = [self.to_network(picture) for picture in pictures]
         images = torch.from_numpy(np.stack([each.image for each in seen]))[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -212,22 +212,36 @@ def write_results(
     left_out = sum(failure.what == LEFT_OUT for failure in failures)
     failures = sorted([*failures, *missing_reports(out, records())])
     notes = [*predictor.notes, *note_other_images(records(), left_out, len(items))]
-    header = {
-        "run": str(predictor.run.path),
-        "task": predictor.task.name,
-        "result": predictor.result_maker.result_name,
-        "notes": notes,
-        "findings": list(predictor.result_maker.findings),
-        "thresholds": predictor.rule.thresholds,
-        "image_classes": list(predictor.image_classes),
-    }
-    write_prediction_tables(out, records, failures, header)
-    page = write_index(out, records(), failures, header)
+    page = write_tables(predictor, records, failures, notes, out)
     for note in notes:
         print(note)
     if failures:
         print(f"{len(failures)} things failed, see {out / 'failed.csv'}")
     print(f"to look at: {page}, tables beside it")
+
+
+def write_tables(
+    predictor: Predictor,
+    records: Callable[[], Iterable[Record]],
+    failures: Sequence[Failure],
+    notes: Sequence[str],
+    out: Path,
+) -> Path:
+    """Write the tables and the page of the images that `records` yields; returns the page's path.
+
+    failures: the rows of failed.csv. notes: sentences for the page.
+    """
+    header = {
+        "run": str(predictor.run.path),
+        "task": predictor.task.name,
+        "result": predictor.result_maker.result_name,
+        "notes": list(notes),
+        "findings": list(predictor.result_maker.findings),
+        "thresholds": predictor.rule.thresholds,
+        "image_classes": list(predictor.image_classes),
+    }
+    write_prediction_tables(out, records, failures, header)
+    return write_index(out, records(), failures, header)
 
 
 def note_other_images(records: Iterable[Record], left_out: int, total: int) -> list[str]:
