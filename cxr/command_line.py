@@ -44,7 +44,7 @@ READS = {
     "postprocess": ("place", "judging", "prediction", "method"),
     "export": ("place", "prediction", "extra"),
     "grad_cam": ("place", "extra", "images", "prediction", "machine"),
-    "serve": ("place", "prediction", "extra", "machine"),
+    "serve": ("place", "prediction", "extra", "hospital", "images", "machine"),
     "inspect": ("place", "prediction"),
 }
 READS_ARCHIVES = ("predict", "export", "serve")  # --run may be a file
@@ -59,6 +59,7 @@ TITLES = {
     "images": "any X-rays instead of the data set's",
     "judging": "how answers are judged",
     "extra": "further steps",
+    "hospital": "other machines",
 }
 # Not taken from a --config file that is a run's own record: they say where and what that run was.
 OF_THE_RECORD = ("run", "fold")

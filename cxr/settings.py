@@ -36,8 +36,8 @@ def setting(
 
     reason: what it does and why one would change it. training: whether it changes the trained
     weights, and so the name of the run. choices: the values it takes, if these are few.
-    needs: another setting without which nobody reads this one: "pseudo" (must be set), or
-    "schedule=waves,restarts" (must have one of these values).
+    needs: another setting without which nobody reads this one: "pseudo" (must be set), "images or
+    dicom_port" (one of them must), or "schedule=waves,restarts" (must have one of these values).
     """
     metadata = {"reason": reason, "training": training, "choices": choices, "needs": needs}
     return field(default=default, metadata=metadata)
@@ -281,8 +281,8 @@ class ImageSettings:
     images: tuple[str, ...] = setting((), "these files and folders of X-rays, not the data set's")
     out: Path = setting(  # noqa: RUF009
         Path("predicted"),
-        "folder for what --images gives: tables, pictures, index.html",
-        needs="images",
+        "folder for what --images or --dicom-port gives: tables, pictures, index.html",
+        needs="images or dicom_port",
     )
     dicom_sr: bool = setting(
         False, "with --images, write a DICOM Structured Report for each DICOM, too", needs="images"
@@ -312,7 +312,7 @@ class ImageSettings:
         False,
         "leave out images that are no frontal chest X-rays by their headers, which are predicted "
         "and marked otherwise",
-        needs="images",
+        needs="images or dicom_port",
     )
 
 
@@ -354,6 +354,36 @@ class ExtraSettings:
         needs="zip",
     )
     port: int = setting(8000, "port of the local page of serve.py")
+
+
+@dataclass(frozen=True)
+class HospitalSettings:
+    """How other machines reach serve.py: people the page, devices a DICOM port."""
+
+    host: str = setting(
+        "",
+        "this machine's address or name, under which others reach the page, with a token; "
+        "default: only this machine does, without one",
+    )
+    token_file: str = setting(
+        "",
+        "a file that holds the token of the page; default: a random one is printed at the start",
+        needs="host",
+    )
+    dicom_port: int = setting(
+        0,
+        "port on which X-rays are received by DICOM (104 or 11112 by custom) and predicted into "
+        "--out; 0: none",
+    )
+    aet: str = setting(
+        "CXR", "AE title of serve.py, by which devices must call it", needs="dicom_port"
+    )
+    allow_from: tuple[str, ...] = setting(
+        (), "AE titles of the devices that may send; default: any", needs="dicom_port"
+    )
+    send_to: str = setting(
+        "", "AET@host:port of the archive to which reports are sent", needs="dicom_port"
+    )
 
 
 # ---------------------------------------------------------------------------- methods
@@ -589,6 +619,7 @@ AREAS: dict[str, type] = {
     "images": ImageSettings,
     "judging": JudgingSettings,
     "extra": ExtraSettings,
+    "hospital": HospitalSettings,
 }
 
 
@@ -604,6 +635,7 @@ class Settings:
     images: ImageSettings = field(default_factory=ImageSettings)
     judging: JudgingSettings = field(default_factory=JudgingSettings)
     extra: ExtraSettings = field(default_factory=ExtraSettings)
+    hospital: HospitalSettings = field(default_factory=HospitalSettings)
     method: Any = field(default_factory=MethodSettings)  # of the task's method
     dataset: Any = field(default_factory=DatasetSettings)  # of the task's data set
     given: tuple[str, ...] = ()
@@ -820,10 +852,11 @@ def unmet_needs(settings: Settings) -> Iterator[tuple[str, str]]:
             if not need or name not in settings.given:
                 continue
             other, _, wanted = need.partition("=")
+            alternatives = other.split(" or ")
             if wanted and str(values[other]) not in wanted.split(","):
                 yield name, f"{flag(other)} {' or '.join(wanted.split(','))}"
-            elif not wanted and not values[other]:
-                yield name, flag(other)
+            elif not wanted and not any(values[each] for each in alternatives):
+                yield name, " or ".join(map(flag, alternatives))
 
 
 def flag(name: str) -> str:

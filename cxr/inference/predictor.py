@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ class Predictor:
             self.notes.append(without_params(judged))
         self.rule = make_rule(task, self.params, self.settings, self.labels)
         self.result_maker = maker_class(self.rule, self.labels)
+        self.turn = threading.Lock()
 
     @property
     def sides(self) -> list[int]:
@@ -76,11 +78,21 @@ class Predictor:
         """Words for the console."""
         return f"run {self.run.path}: {self.networks.describe()}, {self.runtime.describe()}"
 
+    def introduce(self) -> None:
+        """Say what predicts, and what one should know of it."""
+        print(self.describe())
+        for note in self.notes:
+            print(note)
+
     def predict(self, pictures: Sequence[Picture]) -> list[Result]:
-        """The result of each picture, which was read with the sides of this predictor."""
+        """The result of each picture, which was read with the sides of this predictor.
+
+        Threads take turns: two at once would only wait for the same processor.
+        """
         if not pictures:
             return []
-        predictions = self.networks.predict(pictures)
+        with self.turn:
+            predictions = self.networks.predict(pictures)
         results = []
         for picture, prediction in zip(pictures, predictions, strict=True):
             results.append(self.result_maker.make(prediction, picture))

@@ -30,7 +30,10 @@ LEVELS = {
 # Of the methods, data sets see how answers are judged and how a task is put together.
 FOR_DATASETS = re.compile(r"methods\.(base|evaluation|wording|\w+\.\w*scorer)$")
 # Packages that may be missing, or do more on import than one wants.
-LAZY = {"kaggle", "onnxruntime", "pretrainedmodels", "highdicom", "wandb", "mlflow"}
+LAZY = {
+    *("kaggle", "onnxruntime", "pretrainedmodels", "highdicom", "wandb", "mlflow"),
+    "pynetdicom",
+}
 
 
 def module_name(path):

@@ -23,7 +23,7 @@ from xrays import huge_png, png, xray
 from cxr.inference.predictor import Predictor
 from cxr.steps.predict.predict_images import predict_images
 from cxr.steps.serve.connections import make_server
-from cxr.steps.serve.serve import listen, serve
+from cxr.steps.serve.serve import listen
 from cxr.steps.serve.server import Limits, create_app
 from cxr.system.errors import InputError
 from cxr.tasks import TASKS
@@ -40,9 +40,9 @@ def predictor(tiny_run):
 
 
 @contextmanager
-def serving(predictor, **limits):
+def serving(predictor, door=None, **limits):
     """Port of a real server in a thread."""
-    app = create_app(predictor, Limits(**limits))
+    app = create_app(predictor, Limits(**limits), door)
     with listen(0) as listening:
         server = make_server(app, "critical")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -290,11 +290,6 @@ def test_a_port_that_is_taken():
         listen(70_000)
     with listen(0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
-
-
-def test_no_run(tiny_run):
-    with pytest.raises(InputError, match="holds no trained fold"):
-        serve(TINY_TASK, tiny_run.replace(run="gone"))
 
 
 def test_the_script(pipeline):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -267,17 +267,7 @@ def write_results(
         studies = merge_studies(records(), predictor.image_classes)
         write_studies(out / "studies.csv", studies, predictor.image_classes)
         notes += note_lone_images(records())
-    header = {
-        "run": str(predictor.run.path),
-        "task": predictor.task.name,
-        "result": predictor.result_maker.result_name,
-        "notes": notes,
-        "findings": list(predictor.result_maker.findings),
-        "thresholds": predictor.rule.thresholds,
-        "image_classes": list(predictor.image_classes),
-    }
-    write_prediction_tables(out, records, failures, header)
-    page = write_index(out, records(), failures, header, studies)
+    page = write_tables(predictor, records, failures, notes, out, studies)
     return Written(page, notes, len(failures))
 
 
@@ -288,6 +278,32 @@ def say_results(written: Written, out: Path) -> None:
     if written.failed:
         print(f"{written.failed} things failed, see {out / 'failed.csv'}")
     print(f"to look at: {written.page}, tables beside it", flush=True)
+
+
+def write_tables(
+    predictor: Predictor,
+    records: Callable[[], Iterable[Record]],
+    failures: Sequence[Failure],
+    notes: Sequence[str],
+    out: Path,
+    studies: Mapping[str, Study] | None = None,
+) -> Path:
+    """Write the tables and the page of the images that `records` yields; returns the page's path.
+
+    failures: the rows of failed.csv. notes: sentences for the page. studies: what is said of them,
+    for runs whose classes are of studies.
+    """
+    header = {
+        "run": str(predictor.run.path),
+        "task": predictor.task.name,
+        "result": predictor.result_maker.result_name,
+        "notes": list(notes),
+        "findings": list(predictor.result_maker.findings),
+        "thresholds": predictor.rule.thresholds,
+        "image_classes": list(predictor.image_classes),
+    }
+    write_prediction_tables(out, records, failures, header)
+    return write_index(out, records(), failures, header, studies or {})
 
 
 def note_other_images(records: Iterable[Record], left_out: int, total: int) -> list[str]:

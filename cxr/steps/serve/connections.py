@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import sys
@@ -71,6 +72,8 @@ class PageServer(uvicorn.Server):
             timer = threading.Timer(END_SECONDS, end_process, [ENDED_BY_SIGNAL + sig])
             timer.daemon = True
             timer.start()
+            # When all is done: else the interpreter takes PyTorch apart, for seconds.
+            atexit.register(end_process, ENDED_BY_SIGNAL + sig)
         super().handle_exit(sig, frame)
 
 

@@ -1,8 +1,8 @@
 """The HTTP side of the local page, which predicts what is dropped on it. The page is in web/.
 
-Only this machine is served (127.0.0.1), and only its own page: other Host or Origin headers are
-refused, so that no web page elsewhere can reach it through the browser. Nothing is kept: an upload
-is deleted when it is answered.
+Only this machine is served (127.0.0.1), or with a door those who have its token, and only its own
+page: other Host or Origin headers are refused, so that no web page elsewhere can reach it through
+the browser. Nothing is kept: an upload is deleted when it is answered.
 """
 
 from __future__ import annotations
@@ -32,11 +32,17 @@ from cxr.images.isolated import Reader
 from cxr.images.printable import UnreadableImage
 from cxr.inference.predictor import Predictor
 from cxr.plots.panels import BRIGHT, colours_of
+from cxr.steps.serve.door import Door, TokenCheck
 from cxr.steps.serve.uploads import UploadFolder
 
 HOSTS = ("127.0.0.1", "localhost")
 WEB = Path(__file__).parent / "web"
-PAGE_FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+PAGE_FILES = {
+    "/": "page.html",
+    "/page.css": "page.css",
+    "/page.js": "page.js",
+    "/openapi.json": "openapi.json",
+}
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -68,8 +74,13 @@ class RequestRefused(Exception):
         self.status = status
 
 
-def create_app(predictor: Predictor, limits: Limits | None = None) -> Starlette:
-    """The ASGI application. One file is decoded and predicted at a time; the others wait."""
+def create_app(
+    predictor: Predictor, limits: Limits | None = None, door: Door | None = None
+) -> Starlette:
+    """The ASGI application. One file is decoded and predicted at a time; the others wait.
+
+    door: how other machines reach it; by default only this one does.
+    """
     service = Service(predictor, limits or Limits())
     routes = [
         Route("/run", service.about),
@@ -77,15 +88,24 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> Starlette:
     ]
     for path, name in PAGE_FILES.items():
         routes.append(Route(path, page_file(name)))
+    hosts = list(HOSTS)
+    middleware = [Middleware(SafeHeaders)]
+    if door is None:
+        middleware.append(own_hosts(hosts))
+    else:
+        middleware.append(own_hosts([*hosts, door.host]))
+        middleware.append(Middleware(TokenCheck, token=door.token))
     return Starlette(
         routes=routes,
         exception_handlers={RequestRefused: answer_refused, 500: answer_failed},
         lifespan=service.lifespan,
-        middleware=[
-            Middleware(SafeHeaders),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False),
-        ],
+        middleware=middleware,
     )
+
+
+def own_hosts(hosts: list[str]) -> Middleware:
+    """Refuses requests to any other host, such as a name that an attacker points at this one."""
+    return Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
 
 
 class SafeHeaders:

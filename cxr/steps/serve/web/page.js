@@ -36,6 +36,8 @@ function makeShape(tag, attributes) {
 }
 
 async function begin() {
+  // The cookie holds the token from now on; the address need not be seen or kept.
+  if (location.search) history.replaceState(null, "", location.pathname);
   const reply = await fetch("run");
   run = await reply.json();
   document.body.dataset.result = run.result;
