@@ -286,7 +286,7 @@ def test_a_run_in_a_file_is_calibrated_on_the_images_that_are_here(exported):
     working = ("--working", exported.settings.place.working)
     code, printed = run_here("06_export", *FLAGS, *working, "--fold", "0", "--zip", "--half")
     assert code == 0, printed
-    assert "1 network, " in printed
+    assert "2 networks, " in printed
     assert "its scores of 10 images differ" in printed
     flags = ("--run", exported.run.archive, "--tta", "none", *working)
     code, printed = run_here("06_export", *flags)
