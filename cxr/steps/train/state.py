@@ -67,7 +67,7 @@ class TrainingState:
         if starts_elsewhere and not resuming:
             load_first_weights(self.model, task, settings, fold)
         self.model.to(runtime.device, memory_format=runtime.training_format)  # type: ignore[call-overload]
-        if training.frozen_stages:
+        if training.frozen_stages and (self.model.pretrained or starts_elsewhere):
             self.model.freeze_stages(training.frozen_stages)
         if runtime.device.type == "cpu" and runtime.precision == "bf16":
             train_depthwise_in_fp32(self.model)
