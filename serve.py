@@ -5,7 +5,6 @@
     python serve.py --run NAME --port 8080      another port
     python serve.py --demo --tta none           the demo's run, without the flipped view: twice as
                                                 fast
-
     python serve.py --run NAME --host 10.0.0.7  other machines reach it, with the token that is
                                                 printed
     python serve.py --run NAME --dicom-port 11112 --out FOLDER --send-to PACS@10.0.0.2:104
