@@ -23,6 +23,7 @@ from cxr.images.isolated import Picture, Reader
 from cxr.images.printable import UnreadableImage, describe_error, printable
 from cxr.inference.predictor import Predictor
 from cxr.settings import ImageSettings, Settings
+from cxr.steps.predict.dicom_outputs import wanted_outputs
 from cxr.steps.predict.dicom_receiver import Receiver, TooManyWaiting, listening
 from cxr.steps.predict.predict_images import (
     LEFT_OUT,
@@ -98,12 +99,14 @@ def alone_in(out: Path) -> Iterator[None]:
 class ReceivedImages:
     """Images by SOP Instance UID, predicted in the order in which they arrived.
 
-    on_report: what is called with the path of each structured report, relative to the folder.
+    on_report: what is called with the path of each structured report and, of a run that gives
+    masks, segmentation, relative to the folder.
     """
 
     def __init__(self, predictor: Predictor, images: ImageSettings) -> None:
         self.predictor = predictor
-        self.images = dataclasses.replace(images, dicom_sr=True)
+        gives_masks = predictor.result_maker.result_name == "mask"
+        self.images = dataclasses.replace(images, dicom_sr=True, dicom_seg=gives_masks)
         self.out = images.out
         self.waiting = images.out / "waiting"
         self.on_report: Callable[[str], None] | None = None
@@ -215,10 +218,13 @@ class ReceivedImages:
             return error
 
     def hand_on(self, record: Record) -> None:
-        """Let the report be sent, where there is one."""
-        report = record["structured_report"]
-        if self.on_report is not None and (self.out / report).is_file():
-            self.on_report(report)
+        """Let report and segmentation be sent, where they could be made."""
+        if self.on_report is None:
+            return
+        for output in wanted_outputs(self.images):
+            path = record[output.name]
+            if (self.out / path).is_file():
+                self.on_report(path)
 
     def write_tables(self) -> None:
         """Tables and page of all images of the folder."""
