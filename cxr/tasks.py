@@ -27,6 +27,7 @@ from cxr.datasets.vinbigdata.presets import PRESETS as VINBIGDATA
 from cxr.datasets.vinbigdata.presets import VinBigDataSettings
 from cxr.presets import Preset
 from cxr.run_folder import RunFolder, TaskFolder
+from cxr.setting_checks import check_values
 from cxr.settings import DatasetSettings, MethodSettings, PlaceSettings, Settings
 from cxr.system.disk import read_json
 from cxr.system.errors import InputError
@@ -142,7 +143,7 @@ class Task:
         given += [name for name in flags if name not in given]
         named = {"task": self.name, "preset": preset}
         settings = self.make_settings(base | file | dict(flags) | named, tuple(given))
-        areas.check_values(settings)
+        check_values(settings)
         name = settings.place.run or areas.run_name(usual, settings)
         return settings.replace(run=name)
 

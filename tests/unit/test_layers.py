@@ -14,7 +14,7 @@ PACKAGE = ROOT / "cxr"
 # A folder imports from those of lower numbers, and from its own level; the files at the top, such
 # as settings.py, have theirs. Steps are above all and never import one another.
 LEVELS = {
-    **dict.fromkeys(("presets", "settings", "run_folder"), 0),
+    **dict.fromkeys(("presets", "settings", "setting_checks", "run_folder"), 0),
     **dict.fromkeys(("system", "geometry", "images"), 0),
     **dict.fromkeys(("networks", "metrics", "data", "plots"), 1),
     "methods": 2,

@@ -72,7 +72,7 @@ class ReportSender:
 
     def add(self, report: str) -> None:
         """Send a report, a path relative to the folder, soon."""
-        with atomic(self.unsent / f"{Path(report).stem}.txt") as temporary:
+        with atomic(self.unsent / f"{report.replace('/', '_')}.txt") as temporary:
             temporary.write_text(report, encoding="utf-8")
         self.has_more.set()
 
