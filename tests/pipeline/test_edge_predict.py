@@ -274,8 +274,8 @@ def test_a_file_that_is_no_model_of_ours_is_refused(exported, tmp_path, monkeypa
         path.write_bytes(broken)
         with pytest.raises(Refused, match=r"06_export\.py"):
             read_settings(path)
-    monkeypatch.setattr(edge_predict, "FORMATS", (3,))
-    with pytest.raises(Refused, match="format 2"):
+    monkeypatch.setattr(edge_predict, "FORMATS", (4,))
+    with pytest.raises(Refused, match="format 3"):
         read_settings(exported.fp32)
 
 
