@@ -16,20 +16,26 @@ DICOMs only. Python 3.9 or newer.
 Everything that is particular to a model stands in the metadata of its file. Not for diagnosis.
 """
 
-# ruff: noqa: B905  (Python 3.9 does not know zip's `strict`)
+# ruff: noqa: B905, UP017  (Python 3.9 knows neither zip's `strict` nor datetime.UTC)
 
 from __future__ import annotations
 
 import argparse
 import csv
+import datetime
 import errno
+import hashlib
 import importlib.util
 import io
 import json
 import mmap
 import os
+import platform
 import re
+import signal
+import subprocess
 import sys
+import time
 import unicodedata
 import warnings
 import zlib
@@ -84,6 +90,28 @@ SIDE_VIEWS = ("LL", "RL", "LAT", "LLAT", "RLAT", "LLO", "RLO", "OBL")
 SIDE_WORDS = ("LATERAL", "OBLIQUE")
 BOX_COLOUR = (0, 200, 255)  # blue, green, red
 NOTICE_COLOUR = (190, 190, 190)
+# The self-test of engines: values of an output that are compared; how near the same is, and few
+# values are (probabilities); what few are; for files that say nothing, the correlation of int8.
+SAMPLED = 500
+SAME = 1e-4
+NEAR = 0.05
+FEW = 20
+INT8_CORRELATION = 0.98
+MOST_TRUSTED = ("onnxruntime", "openvino", "opencv")
+UNTESTED_OUTPUTS = ("scores0", "deltas0", "category0")  # of files without a self-test
+APART = """
+import json, runpy, sys
+call = json.loads(sys.argv[1])
+sys.path[:] = call["path"]
+runpy.run_path(call["file"])[call["name"]](**call["with"])
+"""
+# At the end of a model file: an entry of the metadata, of which the 64 characters follow that are
+# the SHA-256 of everything before it. As in cxr/steps/export/onnx_files.py.
+SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
+SOME_FAILED = 2  # exit status
+WATCH_SECONDS = 3.0  # between two looks at a folder
+# Packages on which it depends what can be read.
+READERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL", "gdcm", "jpeg_ls")
 LONGEST_NAME = 255  # bytes, of most file systems
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # some network drives
 
@@ -130,12 +158,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            metadata = {}
             for number, start, end in walk_fields(data, 0, len(data)):
-                if number != 14:
-                    continue
-                entry = {name: data[a:b] for name, a, b in walk_fields(data, start, end)}
-                if entry.get(1) == KEY.encode():
-                    return check_format(path, json.loads(entry[2]))
+                if number == 14:
+                    entry = {name: data[a:b] for name, a, b in walk_fields(data, start, end)}
+                    metadata[entry.get(1)] = entry.get(2, b"")
+            return check_format(path, json.loads(metadata[KEY.encode()]))
     except FileNotFoundError:
         raise Refused(f"{path} is missing: write it with 06_export.py and copy it here") from None
     except (ValueError, IndexError, KeyError):  # an empty file, no protobuf, cut off
@@ -151,6 +179,34 @@ def check_format(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "06_export.py which wrote the model"
         )
     return settings
+
+
+def read_check_sum(path: Path) -> str:
+    """The SHA-256 that a model file ends with, "" where it has none."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(SEAL) - 64))
+        end = file.read()
+    return end[len(SEAL) :].decode("latin-1") if end.startswith(SEAL) else ""
+
+
+def refuse_damage(path: Path) -> None:
+    """Refused where bytes of a model file have changed since it was written."""
+    stored = read_check_sum(path)
+    if not stored:
+        return
+    check_sum = hashlib.sha256()
+    left = path.stat().st_size - len(SEAL) - 64
+    with open(path, "rb") as file:
+        while left > 0:
+            part = file.read(min(left, 2**20))
+            check_sum.update(part)
+            left -= len(part)
+    if check_sum.hexdigest() != stored:
+        raise Refused(
+            f"{path} is damaged: its SHA-256 is not the one that 06_export.py has written into it; "
+            "copy it here again"
+        )
 
 
 def walk_fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -192,7 +248,9 @@ def read_varint(data: mmap.mmap, at: int) -> tuple[int, int]:
 
 
 class Engine(Protocol):
-    """Runs the networks of a model file."""
+    """Runs the networks of a model file. `version`: of its package."""
+
+    version: str
 
     def __call__(self, image: np.ndarray, names: list[str]) -> Sequence[np.ndarray]: ...
 
@@ -201,6 +259,7 @@ class OnnxRuntime:
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime  # optional, and OpenCV does without it
 
+        self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0: one for each core
         options.log_severity_level = 3
@@ -216,6 +275,7 @@ class OnnxRuntime:
 
 class OpenCV:
     def __init__(self, path: Path, threads: int) -> None:
+        self.version = cv2.__version__
         cv2.setNumThreads(threads or -1)
         try:
             self.net = cv2.dnn.readNetFromONNX(str(path))
@@ -228,23 +288,260 @@ class OpenCV:
 
     def __call__(self, image: np.ndarray, names: list[str]) -> Sequence[np.ndarray]:
         self.net.setInput(image, "image")
-        return self.net.forward(names)
+        if int(self.version.split(".")[0]) < 5:
+            return self.net.forward(names)
+        # OpenCV 5 gives all outputs or none.
+        all_names = self.net.getUnconnectedOutLayersNames()
+        outputs = dict(zip(all_names, self.net.forward(all_names)))
+        return [outputs[name] for name in names]
 
 
-ENGINES = {"onnxruntime": OnnxRuntime, "opencv": OpenCV}
+class OpenVINO:
+    def __init__(self, path: Path, threads: int) -> None:
+        import openvino  # optional
+
+        self.version = openvino.__version__.split("-")[0]
+        self.make_model = openvino.Model
+        self.core = openvino.Core()
+        self.model = self.core.read_model(str(path))
+        self.options = {
+            "INFERENCE_PRECISION_HINT": "f32",  # some processors would take bf16
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,  # 0: one for each core
+        }
+        self.compiled: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, image: np.ndarray, names: list[str]) -> Sequence[np.ndarray]:
+        run = self.compiled.get(tuple(names))
+        if run is None:
+            run = self.compile_part(names)
+            self.compiled[tuple(names)] = run
+        results = run({"image": image})
+        return [results[number] for number in range(len(names))]
+
+    def compile_part(self, names: list[str]) -> Any:
+        """Only what these outputs need."""
+        outputs = [self.model.output(name).node.input_value(0) for name in names]
+        part = self.make_model(outputs, self.model.get_parameters(), "part")
+        return self.core.compile_model(part, "CPU", self.options)
+
+
+# The fastest first.
+ENGINES: dict[str, Callable[[Path, int], Engine]] = {
+    "openvino": OpenVINO,
+    "onnxruntime": OnnxRuntime,
+    "opencv": OpenCV,
+}
+MODULES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "opencv": "cv2"}
 
 
 def open_engine(name: str, path: Path, threads: int) -> tuple[str, Engine]:
-    """(its name, the engine); 'auto' is onnxruntime where it is installed."""
-    if name != "opencv":
-        try:
-            return "onnxruntime", OnnxRuntime(path, threads)
-        except ImportError:
-            if name == "onnxruntime":
+    """(its name and version, the engine)."""
+    if not is_installed(name):
+        raise Refused(f"{name} is not installed: pip install {name}, or --engine auto")
+    engine = ENGINES[name](path, threads)
+    return f"{name} {engine.version}", engine
+
+
+def is_installed(engine: str) -> bool:
+    return importlib.util.find_spec(MODULES[engine]) is not None
+
+
+# --- which engine is there and right
+#
+# Each is tried in a process of its own: on a processor that it was not built for, the import alone
+# may be an illegal instruction. And each must give, for a drawn picture, what 06_export.py has got.
+
+
+class Trial(NamedTuple):
+    """What a process of an engine said: sampled values of some outputs, or why there are none."""
+
+    version: str
+    outputs: dict[str, list[float]]
+    refusal: str
+
+
+def draw_test_picture(side: int) -> np.ndarray:
+    """(side, side) uint8, about a chest; in whole numbers, to be the same on every machine."""
+    y = np.arange(side)[:, None] * 1024 // side
+    x = np.arange(side)[None] * 1024 // side
+    picture = np.full((side, side), 180)
+    for middle in (320, 704):
+        lung = 9 * (x - middle) ** 2 + 2 * (y - 500) ** 2 < 500_000
+        picture[lung] = 110
+    heart = (x - 560) ** 2 + (y - 620) ** 2 < 20_000
+    opacity = (x - 250) ** 2 + (y - 620) ** 2 < 5_000
+    ribs = np.broadcast_to(y % 90 < 18, picture.shape)
+    picture += 50 * heart + 60 * opacity + 25 * ribs
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def answer_test_picture(engine: Engine, side: int, names: list[str]) -> dict[str, list[float]]:
+    """{output: some of its values, evenly spaced} for the test picture."""
+    image = draw_test_picture(side).astype(np.float32)
+    answer = {}
+    for name, output in zip(names, engine(image[None, None], names)):
+        values = np.asarray(output, np.float64).reshape(-1)
+        sample = np.linspace(0, len(values) - 1, min(len(values), SAMPLED)).astype(int)
+        answer[name] = values[sample].round(6).tolist()
+    return answer
+
+
+def answer_here(engine: str, path: str, side: int, names: list[str], threads: int) -> None:
+    """Print the fields of a Trial of this process, which is one of try_engine."""
+    try:
+        version, run = open_engine(engine, Path(path), threads)
+        trial = Trial(version, answer_test_picture(run, side, names), "")
+    except Exception as error:  # engines raise anything at all
+        words = " ".join(str(error).split())[:200]
+        trial = Trial(engine, {}, f"it cannot run the file ({type(error).__name__}: {words})")
+    print(json.dumps(trial._asdict()))
+
+
+def run_apart(
+    function: str, arguments: dict[str, Any], content: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Call a function of this file in another process, whose end is not the end of this one."""
+    call = json.dumps({"path": sys.path, "file": __file__, "name": function, "with": arguments})
+    return subprocess.run([sys.executable, "-c", APART, call], input=content, capture_output=True)
+
+
+def try_engine(engine: str, path: Path, side: int, names: list[str], threads: int) -> Trial:
+    """What the engine says of the test picture, whatever becomes of its process."""
+    arguments = {
+        "engine": engine,
+        "path": str(path),
+        "side": side,
+        "names": names,
+        "threads": threads,
+    }
+    done = run_apart("answer_here", arguments)
+    if done.returncode < 0:
+        number = -done.returncode
+        words = signal.strsignal(number) or "unknown"
+        return Trial(engine, {}, f"its process ends with signal {number} ({words})")
+    try:
+        return Trial(**json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError):
+        lines = done.stderr.decode(errors="replace").split("\n")
+        last = printable(next((line for line in reversed(lines) if line.strip()), ""))[:200]
+        return Trial(engine, {}, f"its process ends with status {done.returncode} ({last})")
+
+
+def find_difference(
+    outputs: dict[str, list[float]], expected: dict[str, list[float]], correlation: float
+) -> str:
+    """In which output an engine is wrong, "" where it is right.
+
+    Many values must have the correlation, few (probabilities of classes) be near.
+    """
+    for name, values in expected.items():
+        found = np.array(outputs[name])
+        right = np.array(values)
+        distance = np.abs(found - right)
+        if not np.isfinite(found).all():
+            return f"{name} of the test picture has values that are no numbers"
+        if distance.max() <= SAME:
+            continue
+        if len(right) < FEW:
+            if distance.mean() > NEAR:
+                return f"{name} of the test picture is wrong by {distance.mean():.2g}"
+            continue
+        reached = np.corrcoef(found, right)[0, 1] if np.ptp(found) > 0 else 0.0
+        if reached < correlation:
+            return (
+                f"{name} of the test picture has a correlation of {reached:.3f} with what it "
+                f"should be, and {correlation} is wanted"
+            )
+    return ""
+
+
+class EngineChooser:
+    """Finds an engine that can run a model file, and does it right."""
+
+    def __init__(self, path: Path, settings: dict[str, Any], threads: int) -> None:
+        self.path = path
+        self.side = settings["image_size"]
+        self.threads = threads
+        test = settings.get("self_test")
+        self.expected = test["outputs"] if test else None
+        self.correlation = test["correlation"] if test else INT8_CORRELATION
+        self.trials: dict[str, Trial] = {}
+
+    def choose(self, asked: str) -> tuple[str, list[str]]:
+        """(engine, sentences about those that were passed over)."""
+        passed_over = []
+        for engine in ENGINES if asked == "auto" else (asked,):
+            if not is_installed(engine):
+                if asked == engine:
+                    raise Refused(f"{engine} is not installed: pip install {engine}")
+                continue
+            reason = self.why_not(engine)
+            if not reason:
+                return engine, passed_over
+            passed_over.append(f"{self.try_once(engine).version} is passed over: {reason}")
+            if asked == engine:
                 raise Refused(
-                    "onnxruntime is not installed: pip install onnxruntime, or --engine opencv"
-                ) from None
-    return "opencv", OpenCV(path, threads)
+                    f"{self.try_once(engine).version} cannot be used for {self.path}: {reason}; "
+                    "take another --engine, or another file of 06_export.py"
+                )
+        raise Refused(
+            f"no engine can run {self.path}: {'; '.join(passed_over)}; install onnxruntime, or "
+            "take the file without int8 in its name"
+        )
+
+    def why_not(self, engine: str) -> str:
+        """The reason not to take an engine, "" where it is right."""
+        trial = self.try_once(engine)
+        if trial.refusal:
+            return trial.refusal
+        expected = self.expected or self.ask_others(engine)
+        return find_difference(trial.outputs, expected, self.correlation)
+
+    def ask_others(self, engine: str) -> dict[str, list[float]]:
+        """For files that do not say what is right: what another engine says.
+
+        The engines that come before this one in MOST_TRUSTED; {} where there is none.
+        """
+        for other in MOST_TRUSTED[: MOST_TRUSTED.index(engine)]:
+            if is_installed(other) and not self.try_once(other).refusal:
+                return self.try_once(other).outputs
+        return {}
+
+    def try_once(self, engine: str) -> Trial:
+        if engine not in self.trials:
+            names = list(self.expected or UNTESTED_OUTPUTS)
+            self.trials[engine] = try_engine(engine, self.path, self.side, names, self.threads)
+        return self.trials[engine]
+
+
+def choose_engine(asked: str, path: Path, settings: dict[str, Any], threads: int, out: Path) -> str:
+    """An engine that is there and right. Says which ones were passed over, and why.
+
+    The choice is kept in the folder `out`, until the file or what is installed changes.
+    """
+    installed = {}
+    for engine, module in MODULES.items():
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin:
+            installed[engine] = list(identify(engine, Path(spec.origin)))
+    question = {
+        "asked": asked,
+        "model": list(identify(path.name, path)),
+        "check_sum": read_check_sum(path),
+        "installed": installed,
+        "machine": [platform.node(), platform.machine()],
+        "program": zlib.crc32(Path(__file__).read_bytes()),
+    }
+    kept = out / "engine.json"
+    known = parse_line(kept.read_bytes()) if kept.exists() else {}
+    if known.get("question") != question:
+        engine, sentences = EngineChooser(path, settings, threads).choose(asked)
+        known = {"question": question, "engine": engine, "sentences": sentences}
+        write(kept, json.dumps(known) + "\n")
+    for sentence in known["sentences"]:
+        print(sentence, file=sys.stderr, flush=True)
+    return known["engine"]
 
 
 # --- from a picture to boxes
@@ -260,7 +557,7 @@ class Predictor:
     def __init__(
         self,
         path: Path,
-        engine: str = "auto",
+        engine: str = "onnxruntime",
         flip: bool | None = None,
         models: Sequence[int] | None = None,
         threads: int = 0,
@@ -275,6 +572,10 @@ class Predictor:
         head = self.settings.get("head", "retinanet")
         self.centre, self.size = make_anchors(self.side, self.settings["levels"], head)
         self.mirrored = mirror_index(self.side, self.settings["levels"], head)
+
+    def self_test(self, names: list[str]) -> dict[str, list[float]]:
+        """What 06_export.py puts into the file, for other engines to be compared with."""
+        return answer_test_picture(self.engine, self.side, names)
 
     def __call__(
         self, picture: np.ndarray, frame: tuple[int, int] | None = None
@@ -884,7 +1185,8 @@ def unpack_native(dataset: Any, pixels: Format) -> np.ndarray:
     if pixels.bits_allocated == 8 and order == ">" and dataset["PixelData"].VR == "OW":
         content = np.frombuffer(content[: len(content) // 2 * 2], ">u2").astype("<u2").tobytes()
     cells = np.frombuffer(content, f"{order}{kind}{pixels.bits_allocated // 8}", count)
-    return cells.astype(cells.dtype.newbyteorder("=")).reshape(pixels.rows, pixels.columns)
+    native = cells.astype(cells.dtype.newbyteorder("="), copy=False)
+    return native.reshape(pixels.rows, pixels.columns)
 
 
 def decode_rle(dataset: Any, pixels: Format) -> np.ndarray:
@@ -933,7 +1235,11 @@ def used_bits(cells: np.ndarray, pixels: Format) -> np.ndarray:
     """Stored values without what is in the other bits of their cells."""
     above = pixels.bits_allocated - 1 - pixels.high_bit
     unused = pixels.bits_allocated - pixels.bits_stored
-    return (cells << above) >> unused
+    if unused == 0:
+        return cells
+    stored = cells << above
+    stored >>= unused
+    return stored
 
 
 def read_gray_rules(dataset: Any, pixels: Format) -> GrayRules:
@@ -1260,9 +1566,32 @@ def describe_run(model: Path, predictor: Predictor) -> dict[str, Any]:
     return {
         "model": identify(predictor.settings["name"], model)._asdict(),
         "engine": predictor.engine_name,
+        "networks": list(predictor.models),
         "views": len(predictor.flips),
         "program": zlib.crc32(Path(__file__).read_bytes()),
-        "reads_dicom": importlib.util.find_spec("pydicom") is not None,
+        "readers": [name for name in READERS if importlib.util.find_spec(name) is not None],
+    }
+
+
+def describe_answer(model: Path, predictor: Predictor) -> dict[str, Any]:
+    """What stands above the images in predictions.json: all that they were made with."""
+    settings = predictor.settings
+    checkpoints = list(settings.get("checkpoints", {}).items())
+    used = {}
+    for number in predictor.models:
+        if number < len(checkpoints):
+            name, check_sum = checkpoints[number]
+            used[name] = check_sum
+    return {
+        "model": settings["name"],
+        "file": printable(model.name),
+        "sha256": read_check_sum(model),
+        "checkpoints": used,
+        "code": settings.get("code", ""),
+        "program": zlib.crc32(Path(__file__).read_bytes()),
+        "engine": predictor.engine_name,
+        "views": len(predictor.flips),
+        "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
 
@@ -1324,10 +1653,11 @@ def write_tables(
     out: Path,
     entries: Sequence[dict[str, Any]],
     failed: Sequence[tuple[str, str]],
-    settings: dict[str, Any],
+    predictor: Predictor,
+    about: dict[str, Any],
 ) -> None:
-    """predictions.csv, failed.csv and predictions.json."""
-    classes = [f"p_{name}" for name in settings["image_classes"]]
+    """predictions.csv, failed.csv and predictions.json, which begins with what is `about` them."""
+    classes = [f"p_{name}" for name in predictor.settings["image_classes"]]
     rows: list[list[Any]] = [
         [
             *("file", "width", "height", *classes, "label", "score", "x1", "y1", "x2", "y2"),
@@ -1343,7 +1673,7 @@ def write_tables(
             rows.append([*facts, "", "", "", "", "", "", mark])
     write(out / "predictions.csv", as_csv(rows))
     write(out / "failed.csv", as_csv([("file", "reason"), *failed]))
-    content = {"model": settings["name"], "images": list(entries)}
+    content = {**about, "images": list(entries)}
     write(out / "predictions.json", json.dumps(content, indent=1) + "\n")
 
 
@@ -1356,9 +1686,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--engine",
-        choices=("auto", "onnxruntime", "opencv"),
+        choices=("auto", *ENGINES),
         default="auto",
-        help="auto: onnxruntime if installed",
+        help="auto: the first of these that is installed, runs here and is right",
+    )
+    parser.add_argument(
+        "--models",
+        type=parse_numbers,
+        metavar="NUMBERS",
+        help="only some networks of a merged file, such as 0 or 0,2: so much less time",
     )
     parser.add_argument(
         "--flip",
@@ -1368,57 +1704,143 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--overlay", action="store_true", help="write a picture of each image with its boxes"
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on with what arrives in the folder, once it is whole, until Ctrl-C",
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Predict all files. Raises Refused where nothing at all can be predicted."""
+def parse_numbers(text: str) -> list[int]:
+    """Of "0" or "0,2", each once."""
+    return sorted({int(word) for word in text.split(",")})
+
+
+def check_models(models: Sequence[int] | None, path: Path, settings: dict[str, Any]) -> None:
+    """Refused for networks that the file does not hold."""
+    count = settings["models"]
+    if models is not None and not all(0 <= number < count for number in models):
+        raise Refused(f"{path} holds {count} networks: give --models from 0 to {count - 1}")
+
+
+class Batch:
+    """Predicts files, one after the other, and writes what was found into a folder."""
+
+    def __init__(self, model: Path, predictor: Predictor, out: Path, overlay: bool) -> None:
+        self.predictor = predictor
+        self.out = out
+        self.overlay = overlay
+        self.about = describe_answer(model, predictor)
+        self.journal = Journal(out / "predictions.jsonl", describe_run(model, predictor))
+        self.seconds: list[float] = []  # of each image that was predicted
+
+    def predict(self, files: Sequence[tuple[str, Path]]) -> dict[str, dict[str, Any]]:
+        """{name: its record} of all files, in their order."""
+        records = {}
+        done_before = 0
+        for number, (name, path) in enumerate(files, 1):
+            source = identify(name, path)
+            overlay = overlay_path(self.out, name) if self.overlay else None
+            if is_done(source, overlay, self.journal):
+                done_before += 1
+            else:
+                start = time.perf_counter()
+                outcome = predict_file(name, path, self.predictor, overlay)
+                self.journal.add(source, outcome)
+                seconds = time.perf_counter() - start
+                if "entry" in outcome:
+                    self.seconds.append(seconds)
+                say(outcome, f"{seconds:.1f} s, {number} of {len(files)}")
+            records[name] = self.journal.records[source]
+        if done_before:
+            print(f"{done_before} of the {len(files)} files were done before")
+        return records
+
+    def write(self, records: dict[str, dict[str, Any]]) -> tuple[int, int]:
+        """The tables. Returns how many files were predicted, and how many failed."""
+        entries = []
+        failed = []
+        for name, record in records.items():
+            if "entry" in record:
+                entries.append(record["entry"])
+            else:
+                failed.append((printable(name), record["failed"]))
+        write_tables(self.out, entries, failed, self.predictor, self.about)
+        table = self.out / "predictions.csv"
+        pace = ""
+        if self.seconds:
+            pace = f", {np.mean(self.seconds):.2f} s an image"
+        print(f"{len(entries)} images predicted{pace}, {len(failed)} not readable: {table}")
+        others = sum(bool(entry["not_frontal_chest"]) for entry in entries)
+        if others:
+            print(f"{others} of them are no frontal chest X-rays by their headers, and marked so")
+        sys.stdout.flush()
+        return len(entries), len(failed)
+
+
+def watch(folder: Path, batch: Batch) -> None:
+    """Predict what is in the folder and what arrives, for ever.
+
+    A file is whole when it has not changed from one look at the folder to the next. Rows of files
+    that are taken away stay.
+    """
+    records = {source.name: record for source, record in batch.journal.records.items()}
+    before: dict[str, Source] = {}
+    print(f"watching {folder} (Ctrl-C ends it)", flush=True)
+    while True:
+        sources = {}
+        for name, path in find_files([str(folder)], batch.out):
+            sources[name] = identify(name, path)
+        waiting = []
+        for name, source in sources.items():
+            overlay = overlay_path(batch.out, name) if batch.overlay else None
+            is_whole_file = before.get(name) == source
+            if is_whole_file and not is_done(source, overlay, batch.journal):
+                waiting.append((name, Path(source.path)))
+        before = sources
+        if waiting:
+            records.update(batch.predict(waiting))
+            batch.write(records)
+        time.sleep(WATCH_SECONDS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predict all files. Returns the exit status: 2 where some could not be read.
+
+    Raises Refused where nothing at all can be predicted.
+    """
     args = parse(arguments)
     files = find_files(args.inputs, args.out)
+    if args.watch and (len(args.inputs) > 1 or not Path(args.inputs[0]).is_dir()):
+        raise Refused("--watch wants one folder: put what belongs together below it")
     try_folder(args.out)
     if args.overlay:
         try_folder(args.out / "overlays")
-    predictor = Predictor(args.model, args.engine, args.flip, threads=args.threads)
+    settings = read_settings(args.model)
+    refuse_damage(args.model)
+    check_models(args.models, args.model, settings)
+    engine = choose_engine(args.engine, args.model, settings, args.threads, args.out)
+    predictor = Predictor(args.model, engine, args.flip, args.models, args.threads)
     print(
         f"{args.model}: {predictor.engine_name}, {len(predictor.models)} models x "
         f"{len(predictor.flips)} views"
     )
+    if len(predictor.models) < settings["models"]:
+        print(f"the thresholds were fitted for all {settings['models']} networks of the file")
 
-    journal = Journal(args.out / "predictions.jsonl", describe_run(args.model, predictor))
-    if journal.replaces:
-        print(f"{journal.path} is of another model or other options: all is predicted anew")
-
-    entries = []
-    failed = []
-    done_before = 0
-    for name, path in files:
-        source = identify(name, path)
-        overlay = overlay_path(args.out, name) if args.overlay else None
-        if is_done(source, overlay, journal):
-            done_before += 1
-        else:
-            outcome = predict_file(name, path, predictor, overlay)
-            journal.add(source, outcome)
-            say(outcome)
-        record = journal.records[source]
-        if "entry" in record:
-            entries.append(record["entry"])
-        else:
-            failed.append((printable(name), record["failed"]))
-
-    if done_before:
-        print(f"{done_before} of the {len(files)} files were done before")
-    write_tables(args.out, entries, failed, predictor.settings)
-    table = args.out / "predictions.csv"
-    print(f"{len(entries)} images predicted, {len(failed)} not readable: {table}")
-    others = sum(bool(entry["not_frontal_chest"]) for entry in entries)
-    if others:
-        print(f"{others} of them are no frontal chest X-rays by their headers, and marked so")
-    if not entries:
+    batch = Batch(args.model, predictor, args.out, args.overlay)
+    if batch.journal.replaces:
+        print(f"{batch.journal.path} is of another model or other options: all is predicted anew")
+    if args.watch:
+        watch(Path(args.inputs[0]), batch)
+    predicted, failed = batch.write(batch.predict(files))
+    if not predicted:
         raise Refused(
             f"none of the {len(files)} files could be predicted: see {args.out / 'failed.csv'}"
         )
+    return SOME_FAILED if failed else 0
 
 
 def is_done(source: Source, overlay: Path | None, journal: Journal) -> bool:
@@ -1444,20 +1866,20 @@ def predict_file(
     return {"entry": entry}
 
 
-def say(outcome: dict[str, Any]) -> None:
+def say(outcome: dict[str, Any], progress: str) -> None:
     if "failed" in outcome:
-        print(outcome["failed"], file=sys.stderr, flush=True)
+        print(f"{outcome['failed']} ({progress})", file=sys.stderr, flush=True)
     else:
         entry = outcome["entry"]
         mark = ""
         if entry["not_frontal_chest"]:
             mark = f" (no frontal chest X-ray: {entry['not_frontal_chest']})"
-        print(f"{entry['file']}: {len(entry['boxes'])} boxes{mark}", flush=True)
+        print(f"{entry['file']}: {len(entry['boxes'])} boxes{mark} ({progress})", flush=True)
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except Refused as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
