@@ -20,8 +20,10 @@ import torch
 import typing_extensions
 from exported import SETTINGS, SIDE, TASK, lively_network
 from PIL import Image
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 from steps import ROOT
 from test_images import ODD, RSNA, jpeg_dicom, make_dataset, needs_rsna, save
+from test_odd_headers import compress_by_gdcm
 
 import edge_predict
 from cxr.geometry.anchors import flip_index, make_anchors
@@ -234,7 +236,41 @@ def test_odd_files_are_read_as_by_cxr_or_refused():
             continue
         np.testing.assert_array_equal(picture, read_image(path)[0], err_msg=path.name)
         read += 1
-    assert read >= 10
+    assert read >= 15
+
+
+def save_compressed(path, syntax):
+    """RAMP of 12 bits, without loss."""
+    dataset = make_dataset(RAMP, 12)
+    dataset.compress(syntax, generate_instance_uid=False)
+    return save(path, dataset)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+def test_compressed_dicoms_give_the_same_picture(tmp_path, syntax):
+    plain = save(tmp_path / "plain.dcm", make_dataset(RAMP, 12))
+    path = save_compressed(tmp_path / "x.dcm", syntax)
+    np.testing.assert_array_equal(read_xray(path).picture, read_xray(plain).picture)
+
+
+def test_gdcm_decodes_in_a_process_of_its_own(tmp_path, monkeypatch):
+    pytest.importorskip("gdcm")
+    plain = save(tmp_path / "plain.dcm", make_dataset(RAMP, 12))
+    path = tmp_path / "x.dcm"
+    compress_by_gdcm(plain, path, JPEGLosslessSV1)
+    np.testing.assert_array_equal(read_xray(path).picture, read_xray(plain).picture)
+    died = subprocess.CompletedProcess([], -signal.SIGABRT, b"", b"")
+    monkeypatch.setattr(edge_predict, "run_apart", lambda *_: died)
+    with pytest.raises(Refused, match="damaged"):
+        read_xray(path)
+
+
+def test_without_a_plugin_the_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(edge_predict, "PLUGINS", dict.fromkeys(edge_predict.PLUGINS, ("none",)))
+    monkeypatch.setattr(edge_predict, "PLUGIN_PACKAGES", {"none": "the-package"})
+    path = save_compressed(tmp_path / "x.dcm", JPEG2000Lossless)
+    with pytest.raises(Refused, match=r"x\.dcm: is compressed as .*pip install the-package"):
+        read_xray(path)
 
 
 def test_refusals_name_file_and_reason(tmp_path):
@@ -593,6 +629,72 @@ def test_int8_is_right_in_every_engine_or_refused(exported):
     assert len(engines) > 1
 
 
+@pytest.mark.engines
+def test_the_choice_is_kept_until_something_changes(exported, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def choose(self, engine):
+        asked.append(engine)
+        return "opencv", ["openvino is passed over: a reason"]
+
+    monkeypatch.setattr(edge_predict.EngineChooser, "choose", choose)
+    settings = read_settings(exported.fp32)
+    for _ in range(2):
+        engine = edge_predict.choose_engine("auto", exported.fp32, settings, 1, tmp_path)
+        assert engine == "opencv"
+        assert "passed over: a reason" in capsys.readouterr().err
+    assert asked == ["auto"]
+    edge_predict.choose_engine("auto", exported.int8, settings, 1, tmp_path)
+    edge_predict.choose_engine("opencv", exported.int8, settings, 1, tmp_path)
+    assert asked == ["auto", "auto", "opencv"]
+
+
+def test_some_networks_of_a_merged_file(exported, tmp_path, capsys):
+    path = tmp_path / "x.png"
+    cv2.imwrite(str(path), edge_predict.draw_test_picture(90))
+    arguments = [str(exported.int8), str(path), "--out", str(tmp_path / "out")]
+    assert edge_predict.main([*arguments, "--models", "1"]) == 0
+    assert "1 models x 2 views" in capsys.readouterr().out
+    answer = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert list(answer["checkpoints"]) == ["fold1/epoch002.pt"]
+    assert answer["sha256"] == edge_predict.read_check_sum(exported.int8)
+    assert answer["engine"].startswith("onnxruntime 1.")
+    assert {"model", "code", "program", "views", "written"} <= answer.keys()
+    expected = Predictor(exported.int8, models=[1])(edge_predict.draw_test_picture(90))
+    assert len(answer["images"][0]["boxes"]) == expected["kept"].sum()
+    with pytest.raises(Refused, match="holds 2 networks: give --models from 0 to 1"):
+        edge_predict.main([*arguments, "--models", "0,2"])
+
+
+def test_what_arrives_in_a_watched_folder_is_predicted_once_it_is_whole(
+    exported, folder_of_images, tmp_path, predicted, monkeypatch
+):
+    """A file that still grows waits; rows of a file that is taken away stay."""
+    out = tmp_path / "out"
+    whole = (folder_of_images / "0.png").read_bytes()
+    late = folder_of_images / "late.png"
+    looks = []
+
+    def meanwhile(_):
+        looks.append(len(predicted))
+        if len(looks) == 2:
+            late.write_bytes(whole[:100])
+            (folder_of_images / "0.png").unlink()
+        elif len(looks) == 3:
+            late.write_bytes(whole)
+        elif len(looks) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(edge_predict.time, "sleep", meanwhile)
+    with pytest.raises(KeyboardInterrupt):
+        edge_predict.main([str(exported.int8), str(folder_of_images), "--out", str(out), "--watch"])
+    assert looks == [0, 7, 7, 7, 8, 8]
+    images = json.loads((out / "predictions.json").read_text())["images"]
+    assert [entry["file"] for entry in images] == [f"{n}.png" for n in range(7)] + ["late.png"]
+    with pytest.raises(Refused, match="--watch wants one folder"):
+        edge_predict.main([str(exported.int8), str(late), "--out", str(out), "--watch"])
+
+
 def test_damage_is_found(exported, tmp_path):
     edge_predict.refuse_damage(exported.int8)
     content = bytearray(exported.int8.read_bytes())
@@ -642,8 +744,8 @@ def test_a_weak_machine(exported, bare_packages, tmp_path):
         read_settings(exported.fp32) | {"models": 1, "image_size": 512, "stored_size": 512},
     )
     by_onnxruntime = Predictor(path, "onnxruntime", threads=1)
-    answers = by_onnxruntime.self_test(["scores0", "deltas0", "category0"])
-    self_test = {"correlation": 0.999, "outputs": answers}
+    wanted = dict.fromkeys(["scores0", "deltas0", "category0"], 0.999)
+    self_test = {"correlation": wanted, "outputs": by_onnxruntime.self_test(list(wanted))}
     replace_settings(path, by_onnxruntime.settings | {"self_test": self_test})
     arguments = [bare_packages, ROOT, path, image, tmp_path / "out"]
     done = subprocess.run(

@@ -46,11 +46,12 @@ COMPARED = 4  # of them: where file and PyTorch must agree
 # How much they may differ: in original pixels, and in probability.
 MOST_PIXELS = 0.5
 MOST_SCORE = 1e-3
-# Correlation that an engine must reach with the answers that stand in the file. Right ones have at
-# least 0.9999 with fp32 and 0.99 with int8, which each rounds in its own way; an int8 that was
-# computed wrongly had 0.97.
+# Correlation that an engine must reach with the answers that stand in the file. Right ones had at
+# least 0.99999 with fp32; with int8, which each rounds in its own way, 0.991 of scores and 0.980 of
+# boxes with random weights and 0.9998 with trained ones. Scores that were computed wrongly: 0.972.
 FP32_CORRELATION = 0.999
 INT8_CORRELATION = 0.98
+INT8_BOX_CORRELATION = 0.95
 VIEW_SETS_OF_A_FILE = ("none", "flip")  # of one image size
 CPU = torch.device("cpu")
 
@@ -289,7 +290,7 @@ def write_files(
     )
     contents = {**contents, "code": git_commit()}
     write_fp32(files.fp32, networks, contents)
-    add_self_test(files.fp32, contents, open_file, FP32_CORRELATION)
+    add_self_test(files.fp32, contents, open_file, FP32_CORRELATION, FP32_CORRELATION)
 
     longer_sides = calibration[["width", "height"]].to_numpy().max(1)
     comparison = PyTorchComparison(task.method, networks, settings)
@@ -305,21 +306,27 @@ def write_files(
     side = contents["image_size"]
     inputs = [resize(picture, side) for picture in pictures]
     write_int8(files.int8, files.fp32, inputs, contents)
-    add_self_test(files.int8, contents, open_file, INT8_CORRELATION)
+    add_self_test(files.int8, contents, open_file, INT8_CORRELATION, INT8_BOX_CORRELATION)
     return difference
 
 
 def add_self_test(
-    path: Path, contents: Mapping[str, Any], open_file: PredictorFactory, correlation: float
+    path: Path,
+    contents: Mapping[str, Any],
+    open_file: PredictorFactory,
+    correlation: float,
+    box_correlation: float,
 ) -> None:
     """Put into the file what its first network says of a drawn picture.
 
     By it edge_predict.py finds out on a device whether an engine is right.
     """
-    answers = open_file(path).self_test(output_names(1))
-    replace_settings(
-        path, {**contents, "self_test": {"correlation": correlation, "outputs": answers}}
-    )
+    names = output_names(1)
+    wanted = {}
+    for name in names:
+        wanted[name] = box_correlation if name.startswith("deltas") else correlation
+    test = {"correlation": wanted, "outputs": open_file(path).self_test(names)}
+    replace_settings(path, {**contents, "self_test": test})
 
 
 class PyTorchComparison:
