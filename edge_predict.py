@@ -5,6 +5,8 @@
                                                                             found
     python edge_predict.py fold0.onnx a.png --out results --no-flip         half the time: without
                                                                             the mirrored view
+    python edge_predict.py merged.onnx a.png --out results --models 0       one of its networks
+    python edge_predict.py merged.onnx inbox/ --out results --watch         and what arrives there
 
 The model says what it looks for. Writes predictions.csv (a row for each box, one without a box
 where there is none; one for the mask or the classes of an image), predictions.json (the same, with
@@ -12,26 +14,36 @@ how likely each class of the whole image is) and failed.csv (what could not be r
 all is done. Until then each image is a line of predictions.jsonl, written before the next is looked
 at: after a stop the same command goes on, and files that are done, with the same model and options,
 and did not change are not looked at again. Boxes are x1 y1 x2 y2 in pixels of the original image,
-and so are areas; masks are pictures of its size in masks/, 255 where they are set. onnxruntime is
-used where it is installed, else OpenCV; pydicom is needed for DICOMs only. Python 3.9 or newer.
+and so are areas; masks are pictures of its size in masks/, 255 where they are set. The exit status
+is 2 where some files could not be read.
+
+The networks run in OpenVINO, onnxruntime or OpenCV: the first of them that is installed, runs on
+this processor, and gives for a drawn picture what 06_export.py has got. pydicom is needed for
+DICOMs only. Python 3.9 or newer.
 
 Everything that is particular to a model stands in the metadata of its file. Not for diagnosis.
 """
 
-# ruff: noqa: B905  (Python 3.9 does not know zip's `strict`)
+# ruff: noqa: B905, UP017  (Python 3.9 knows neither zip's `strict` nor datetime.UTC)
 
 from __future__ import annotations
 
 import argparse
 import csv
+import datetime
 import errno
+import hashlib
 import importlib.util
 import io
 import json
 import mmap
 import os
+import platform
 import re
+import signal
+import subprocess
 import sys
+import time
 import unicodedata
 import warnings
 import zlib
@@ -79,6 +91,23 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
 JPEG = "1.2.840.10008.1.2.4.50"
+# What pydicom's plug-ins decode, the first one that is installed; as in cxr/images/dicom.py.
+LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+PLUGINS = {
+    **dict.fromkeys(LOSSLESS_JPEG, ("gdcm",)),
+    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm"),  # JPEG-LS
+    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm"),
+    "1.2.840.10008.1.2.4.90": ("pylibjpeg", "pillow", "gdcm"),  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": ("pylibjpeg", "pillow", "gdcm"),
+}
+PLUGIN_PACKAGES = {
+    "gdcm": "python-gdcm",
+    "pyjpegls": "pyjpegls",
+    "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg",
+}
+JPEG_LS_FRAME = 0xF7
+JPEG2000_START = b"\xff\x4f\xff\x51"  # start of codestream, then its size segment
+JP2_START = b"\x00\x00\x00\x0cjP  "  # of a file around the codestream
 PLAIN = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 # These four as in cxr/images/header.py.
 X_RAYS = ("CR", "DX", "RG", "DR")  # modalities of single X-rays
@@ -88,6 +117,28 @@ SIDE_WORDS = ("LATERAL", "OBLIQUE")
 BOX_COLOUR = (0, 200, 255)  # blue, green, red; of masks, too
 NOTICE_COLOUR = (190, 190, 190)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+# The self-test of engines: values of an output that are compared; how near the same is, and few
+# values are (probabilities); what few are.
+SAMPLED = 500
+SAME = 1e-4
+NEAR = 0.05
+FEW = 20
+# For files that do not tell: what is compared, and the correlations that int8 must reach.
+UNTOLD_CORRELATION = {"scores0": 0.98, "deltas0": 0.95, "category0": 0.98}
+MOST_TRUSTED = ("onnxruntime", "openvino", "opencv")
+APART = """
+import json, runpy, sys
+call = json.loads(sys.argv[1])
+sys.path[:] = call["path"]
+runpy.run_path(call["file"])[call["name"]](**call["with"])
+"""
+# At the end of a model file: an entry of the metadata, of which the 64 characters follow that are
+# the SHA-256 of everything before it. As in cxr/steps/export/onnx_files.py.
+SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
+SOME_FAILED = 2  # exit status
+WATCH_SECONDS = 3.0  # between two looks at a folder
+# Packages on which it depends what can be read.
+READERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL", "gdcm", "jpeg_ls")
 LONGEST_NAME = 255  # bytes, of most file systems
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # some network drives
 
@@ -141,12 +192,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            metadata = {}
             for number, start, end in walk_fields(data, 0, len(data)):
-                if number != 14:
-                    continue
-                entry = {name: data[a:b] for name, a, b in walk_fields(data, start, end)}
-                if entry.get(1) == KEY.encode():
-                    return check_format(path, json.loads(entry[2]))
+                if number == 14:
+                    entry = {name: data[a:b] for name, a, b in walk_fields(data, start, end)}
+                    metadata[entry.get(1)] = entry.get(2, b"")
+            return check_format(path, json.loads(metadata[KEY.encode()]))
     except FileNotFoundError:
         raise Refused(f"{path} is missing: write it with 06_export.py and copy it here") from None
     except (ValueError, IndexError, KeyError):  # an empty file, no protobuf, cut off
@@ -162,6 +213,34 @@ def check_format(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "06_export.py which wrote the model"
         )
     return settings
+
+
+def read_check_sum(path: Path) -> str:
+    """The SHA-256 that a model file ends with, "" where it has none."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(SEAL) - 64))
+        end = file.read()
+    return end[len(SEAL) :].decode("latin-1") if end.startswith(SEAL) else ""
+
+
+def refuse_damage(path: Path) -> None:
+    """Refused where bytes of a model file have changed since it was written."""
+    stored = read_check_sum(path)
+    if not stored:
+        return
+    check_sum = hashlib.sha256()
+    left = path.stat().st_size - len(SEAL) - 64
+    with open(path, "rb") as file:
+        while left > 0:
+            part = file.read(min(left, 2**20))
+            check_sum.update(part)
+            left -= len(part)
+    if check_sum.hexdigest() != stored:
+        raise Refused(
+            f"{path} is damaged: its SHA-256 is not the one that 06_export.py has written into it; "
+            "copy it here again"
+        )
 
 
 def walk_fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -203,7 +282,9 @@ def read_varint(data: mmap.mmap, at: int) -> tuple[int, int]:
 
 
 class Engine(Protocol):
-    """Runs the networks of a model file."""
+    """Runs the networks of a model file. `version`: of its package."""
+
+    version: str
 
     def __call__(self, image: np.ndarray, names: list[str]) -> Sequence[np.ndarray]: ...
 
@@ -212,6 +293,7 @@ class OnnxRuntime:
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime  # optional, and OpenCV does without it
 
+        self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0: one for each core
         options.log_severity_level = 3
@@ -227,6 +309,7 @@ class OnnxRuntime:
 
 class OpenCV:
     def __init__(self, path: Path, threads: int) -> None:
+        self.version = cv2.__version__
         cv2.setNumThreads(threads or -1)
         try:
             self.net = cv2.dnn.readNetFromONNX(str(path))
@@ -239,23 +322,262 @@ class OpenCV:
 
     def __call__(self, image: np.ndarray, names: list[str]) -> Sequence[np.ndarray]:
         self.net.setInput(image, "image")
-        return self.net.forward(names)
+        if int(self.version.split(".")[0]) < 5:
+            return self.net.forward(names)
+        # OpenCV 5 gives all outputs or none.
+        all_names = self.net.getUnconnectedOutLayersNames()
+        outputs = dict(zip(all_names, self.net.forward(all_names)))
+        return [outputs[name] for name in names]
 
 
-ENGINES = {"onnxruntime": OnnxRuntime, "opencv": OpenCV}
+class OpenVINO:
+    def __init__(self, path: Path, threads: int) -> None:
+        import openvino  # optional
+
+        self.version = openvino.__version__.split("-")[0]
+        self.make_model = openvino.Model
+        self.core = openvino.Core()
+        self.model = self.core.read_model(str(path))
+        self.options = {
+            "INFERENCE_PRECISION_HINT": "f32",  # some processors would take bf16
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,  # 0: one for each core
+        }
+        self.compiled: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, image: np.ndarray, names: list[str]) -> Sequence[np.ndarray]:
+        run = self.compiled.get(tuple(names))
+        if run is None:
+            run = self.compile_part(names)
+            self.compiled[tuple(names)] = run
+        results = run({"image": image})
+        return [results[number] for number in range(len(names))]
+
+    def compile_part(self, names: list[str]) -> Any:
+        """Only what these outputs need."""
+        outputs = [self.model.output(name).node.input_value(0) for name in names]
+        part = self.make_model(outputs, self.model.get_parameters(), "part")
+        return self.core.compile_model(part, "CPU", self.options)
+
+
+# The fastest first.
+ENGINES: dict[str, Callable[[Path, int], Engine]] = {
+    "openvino": OpenVINO,
+    "onnxruntime": OnnxRuntime,
+    "opencv": OpenCV,
+}
+MODULES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "opencv": "cv2"}
 
 
 def open_engine(name: str, path: Path, threads: int) -> tuple[str, Engine]:
-    """(its name, the engine); 'auto' is onnxruntime where it is installed."""
-    if name != "opencv":
-        try:
-            return "onnxruntime", OnnxRuntime(path, threads)
-        except ImportError:
-            if name == "onnxruntime":
+    """(its name and version, the engine)."""
+    if not is_installed(name):
+        raise Refused(f"{name} is not installed: pip install {name}, or --engine auto")
+    engine = ENGINES[name](path, threads)
+    return f"{name} {engine.version}", engine
+
+
+def is_installed(engine: str) -> bool:
+    return importlib.util.find_spec(MODULES[engine]) is not None
+
+
+# --- which engine is there and right
+#
+# Each is tried in a process of its own: on a processor that it was not built for, the import alone
+# may be an illegal instruction. And each must give, for a drawn picture, what 06_export.py has got.
+
+
+class Trial(NamedTuple):
+    """What a process of an engine said: sampled values of some outputs, or why there are none."""
+
+    version: str
+    outputs: dict[str, list[float]]
+    refusal: str
+
+
+def draw_test_picture(side: int) -> np.ndarray:
+    """(side, side) uint8, about a chest; in whole numbers, to be the same on every machine."""
+    y = np.arange(side)[:, None] * 1024 // side
+    x = np.arange(side)[None] * 1024 // side
+    picture = np.full((side, side), 180)
+    for middle in (320, 704):
+        lung = 9 * (x - middle) ** 2 + 2 * (y - 500) ** 2 < 500_000
+        picture[lung] = 110
+    heart = (x - 560) ** 2 + (y - 620) ** 2 < 20_000
+    opacity = (x - 250) ** 2 + (y - 620) ** 2 < 5_000
+    ribs = np.broadcast_to(y % 90 < 18, picture.shape)
+    picture += 50 * heart + 60 * opacity + 25 * ribs
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def answer_test_picture(engine: Engine, side: int, names: list[str]) -> dict[str, list[float]]:
+    """{output: some of its values, evenly spaced} for the test picture."""
+    image = draw_test_picture(side).astype(np.float32)
+    answer = {}
+    for name, output in zip(names, engine(image[None, None], names)):
+        values = np.asarray(output, np.float64).reshape(-1)
+        sample = np.linspace(0, len(values) - 1, min(len(values), SAMPLED)).astype(int)
+        answer[name] = values[sample].round(6).tolist()
+    return answer
+
+
+def answer_here(engine: str, path: str, side: int, names: list[str], threads: int) -> None:
+    """Print the fields of a Trial of this process, which is one of try_engine."""
+    try:
+        version, run = open_engine(engine, Path(path), threads)
+        trial = Trial(version, answer_test_picture(run, side, names), "")
+    except Exception as error:  # engines raise anything at all
+        words = " ".join(str(error).split())[:200]
+        trial = Trial(engine, {}, f"it cannot run the file ({type(error).__name__}: {words})")
+    print(json.dumps(trial._asdict()))
+
+
+def run_apart(
+    function: str, arguments: dict[str, Any], content: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Call a function of this file in another process, whose end is not the end of this one."""
+    call = json.dumps({"path": sys.path, "file": __file__, "name": function, "with": arguments})
+    return subprocess.run([sys.executable, "-c", APART, call], input=content, capture_output=True)
+
+
+def try_engine(engine: str, path: Path, side: int, names: list[str], threads: int) -> Trial:
+    """What the engine says of the test picture, whatever becomes of its process."""
+    arguments = {
+        "engine": engine,
+        "path": str(path),
+        "side": side,
+        "names": names,
+        "threads": threads,
+    }
+    done = run_apart("answer_here", arguments)
+    if done.returncode < 0:
+        number = -done.returncode
+        words = signal.strsignal(number) or "unknown"
+        return Trial(engine, {}, f"its process ends with signal {number} ({words})")
+    try:
+        return Trial(**json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError):
+        lines = done.stderr.decode(errors="replace").split("\n")
+        last = printable(next((line for line in reversed(lines) if line.strip()), ""))[:200]
+        return Trial(engine, {}, f"its process ends with status {done.returncode} ({last})")
+
+
+def find_difference(
+    outputs: dict[str, list[float]],
+    expected: dict[str, list[float]],
+    correlation: dict[str, float],
+) -> str:
+    """In which output an engine is wrong, "" where it is right.
+
+    Many values must have the correlation of their output, few (probabilities of classes) be near.
+    """
+    for name, values in expected.items():
+        found = np.array(outputs[name])
+        right = np.array(values)
+        distance = np.abs(found - right)
+        if not np.isfinite(found).all():
+            return f"{name} of the test picture has values that are no numbers"
+        if distance.max() <= SAME:
+            continue
+        if len(right) < FEW:
+            if distance.mean() > NEAR:
+                return f"{name} of the test picture is wrong by {distance.mean():.2g}"
+            continue
+        reached = np.corrcoef(found, right)[0, 1] if np.ptp(found) > 0 else 0.0
+        if reached < correlation[name]:
+            return (
+                f"{name} of the test picture has a correlation of {reached:.3f} with what it "
+                f"should be, and {correlation[name]} is wanted"
+            )
+    return ""
+
+
+class EngineChooser:
+    """Finds an engine that can run a model file, and does it right."""
+
+    def __init__(self, path: Path, settings: dict[str, Any], threads: int) -> None:
+        self.path = path
+        self.side = settings["image_size"]
+        self.threads = threads
+        test = settings.get("self_test")
+        self.expected = test["outputs"] if test else None
+        self.correlation = test["correlation"] if test else UNTOLD_CORRELATION
+        self.trials: dict[str, Trial] = {}
+
+    def choose(self, asked: str) -> tuple[str, list[str]]:
+        """(engine, sentences about those that were passed over)."""
+        passed_over: list[str] = []
+        for engine in ENGINES if asked == "auto" else (asked,):
+            if not is_installed(engine):
+                if asked == engine:
+                    raise Refused(f"{engine} is not installed: pip install {engine}")
+                continue
+            reason = self.why_not(engine)
+            if not reason:
+                return engine, passed_over
+            passed_over.append(f"{self.try_once(engine).version} is passed over: {reason}")
+            if asked == engine:
                 raise Refused(
-                    "onnxruntime is not installed: pip install onnxruntime, or --engine opencv"
-                ) from None
-    return "opencv", OpenCV(path, threads)
+                    f"{self.try_once(engine).version} cannot be used for {self.path}: {reason}; "
+                    "take another --engine, or another file of 06_export.py"
+                )
+        raise Refused(
+            f"no engine can run {self.path}: {'; '.join(passed_over)}; install onnxruntime, or "
+            "take the file without int8 in its name"
+        )
+
+    def why_not(self, engine: str) -> str:
+        """The reason not to take an engine, "" where it is right."""
+        trial = self.try_once(engine)
+        if trial.refusal:
+            return trial.refusal
+        expected = self.expected or self.ask_others(engine)
+        return find_difference(trial.outputs, expected, self.correlation)
+
+    def ask_others(self, engine: str) -> dict[str, list[float]]:
+        """For files that do not say what is right: what another engine says.
+
+        The engines that come before this one in MOST_TRUSTED; {} where there is none.
+        """
+        for other in MOST_TRUSTED[: MOST_TRUSTED.index(engine)]:
+            if is_installed(other) and not self.try_once(other).refusal:
+                return self.try_once(other).outputs
+        return {}
+
+    def try_once(self, engine: str) -> Trial:
+        if engine not in self.trials:
+            names = list(self.correlation)
+            self.trials[engine] = try_engine(engine, self.path, self.side, names, self.threads)
+        return self.trials[engine]
+
+
+def choose_engine(asked: str, path: Path, settings: dict[str, Any], threads: int, out: Path) -> str:
+    """An engine that is there and right. Says which ones were passed over, and why.
+
+    The choice is kept in the folder `out`, until the file or what is installed changes.
+    """
+    installed = {}
+    for engine, module in MODULES.items():
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin:
+            installed[engine] = list(identify(engine, Path(spec.origin)))
+    question = {
+        "asked": asked,
+        "model": list(identify(path.name, path)),
+        "check_sum": read_check_sum(path),
+        "installed": installed,
+        "machine": [platform.node(), platform.machine()],
+        "program": zlib.crc32(Path(__file__).read_bytes()),
+    }
+    kept = out / "engine.json"
+    known = parse_line(kept.read_bytes()) if kept.exists() else {}
+    if known.get("question") != question:
+        engine, sentences = EngineChooser(path, settings, threads).choose(asked)
+        known = {"question": question, "engine": engine, "sentences": sentences}
+        write(kept, json.dumps(known) + "\n")
+    for sentence in known["sentences"]:
+        print(sentence, file=sys.stderr, flush=True)
+    return known["engine"]
 
 
 # --- from a picture to an answer
@@ -263,7 +585,7 @@ def open_engine(name: str, path: Path, threads: int) -> tuple[str, Engine]:
 
 def open_predictor(
     path: Path,
-    engine: str = "auto",
+    engine: str = "onnxruntime",
     flip: bool | None = None,
     models: Sequence[int] | None = None,
     threads: int = 0,
@@ -293,7 +615,7 @@ class ModelFile:
     def __init__(
         self,
         path: Path,
-        engine: str = "auto",
+        engine: str = "onnxruntime",
         flip: bool | None = None,
         models: Sequence[int] | None = None,
         threads: int = 0,
@@ -303,6 +625,10 @@ class ModelFile:
         self.flips = find_flips(self.settings, flip)
         self.models = range(self.settings["models"]) if models is None else models
         self.side = self.settings["image_size"]
+
+    def self_test(self, names: list[str]) -> dict[str, list[float]]:
+        """What 06_export.py puts into the file, for other engines to be compared with."""
+        return answer_test_picture(self.engine, self.side, names)
 
     def __call__(self, picture: np.ndarray, frame: tuple[int, int] | None = None) -> dict[str, Any]:
         """The answer to a picture (h, w) uint8.
@@ -388,7 +714,7 @@ class Predictor(ModelFile):
     def __init__(
         self,
         path: Path,
-        engine: str = "auto",
+        engine: str = "onnxruntime",
         flip: bool | None = None,
         models: Sequence[int] | None = None,
         threads: int = 0,
@@ -1032,10 +1358,10 @@ def read_dicom(content: bytes) -> Xray:
         if implicit:
             name = IMPLICIT_LITTLE
         syntax = pydicom.uid.UID(name)
-    if syntax not in (*PLAIN, RLE, JPEG):
+    if syntax not in (*PLAIN, RLE, JPEG, *PLUGINS):
         raise Refused(
-            f"is compressed as {syntax.name}, which needs more than numpy and OpenCV: decompress "
-            "it first, such as with gdcmconv --raw"
+            f"is compressed as {syntax.name}, which is not read here: decompress it first, such as "
+            "with gdcmconv --raw"
         )
     pixels = read_format(dataset, bool(little_endian))
     if syntax == JPEG:
@@ -1043,6 +1369,8 @@ def read_dicom(content: bytes) -> Xray:
         pixels = pixels._replace(bits_stored=min(8, pixels.bits_stored))
     elif syntax == RLE:
         stored = used_bits(decode_rle(dataset, pixels), pixels)
+    elif syntax in PLUGINS:
+        stored = decode_by_plugin(dataset.PixelData, syntax, pixels)
     else:
         stored = used_bits(unpack_native(dataset, pixels), pixels)
     rules = read_gray_rules(dataset, pixels)
@@ -1173,7 +1501,8 @@ def unpack_native(dataset: Any, pixels: Format) -> np.ndarray:
     if pixels.bits_allocated == 8 and order == ">" and dataset["PixelData"].VR == "OW":
         content = np.frombuffer(content[: len(content) // 2 * 2], ">u2").astype("<u2").tobytes()
     cells = np.frombuffer(content, f"{order}{kind}{pixels.bits_allocated // 8}", count)
-    return cells.astype(cells.dtype.newbyteorder("=")).reshape(pixels.rows, pixels.columns)
+    native = cells.astype(cells.dtype.newbyteorder("="), copy=False)
+    return native.reshape(pixels.rows, pixels.columns)
 
 
 def decode_rle(dataset: Any, pixels: Format) -> np.ndarray:
@@ -1218,11 +1547,116 @@ def decode_jpeg(content: bytes, pixels: Format) -> np.ndarray:
     return stored
 
 
+def decode_by_plugin(content: bytes, syntax: Any, pixels: Format) -> np.ndarray:
+    """Stored values of a lossless JPEG, JPEG-LS or JPEG 2000, where there is a plug-in for it."""
+    try:
+        from pydicom.encaps import encapsulate, get_frame
+        from pydicom.pixels import get_decoder
+    except ImportError:
+        raise Refused(
+            f"is compressed as {syntax.name}, which needs pydicom 3: install it, or decompress the "
+            "file first, such as with gdcmconv --raw"
+        ) from None
+    decoder = get_decoder(syntax)
+    plugins = [name for name in PLUGINS[syntax] if name in decoder.available_plugins]
+    if not plugins:
+        package = PLUGIN_PACKAGES[PLUGINS[syntax][0]]
+        raise Refused(
+            f"is compressed as {syntax.name}, which needs more than numpy and OpenCV: pip install "
+            f"{package}, or decompress it first, such as with gdcmconv --raw"
+        )
+    frame = get_frame(content, 0, number_of_frames=1)
+    precision = check_codestream(frame, pixels)
+    if plugins[0] == "gdcm":
+        cells = decode_with_gdcm(frame, syntax, pixels)
+    else:
+        options = decoder_options(pixels)
+        cells, _ = decoder.as_array(
+            encapsulate([frame]), index=0, decoding_plugin=plugins[0], **options
+        )
+    # JPEG-LS and JPEG 2000 leave out the unused bits, unless the values stand in the upper ones.
+    if syntax in LOSSLESS_JPEG or precision == pixels.bits_allocated:
+        cells = used_bits(cells, pixels)
+    return cells
+
+
+def decoder_options(pixels: Format) -> dict[str, Any]:
+    """The header as pydicom's decoders take it."""
+    return {
+        "rows": pixels.rows,
+        "columns": pixels.columns,
+        "samples_per_pixel": 1,
+        "bits_allocated": pixels.bits_allocated,
+        "bits_stored": pixels.bits_stored,
+        "pixel_representation": int(pixels.signed),
+        "photometric_interpretation": pixels.photometric,
+        "number_of_frames": 1,
+        "pixel_keyword": "PixelData",
+        "correct_unused_bits": False,
+    }
+
+
+def check_codestream(frame: bytes, pixels: Format) -> int:
+    """Bits of a pixel in a compressed picture. Refused where it is not the one of the header."""
+    stated = None
+    at = frame.find(JPEG2000_START)
+    if frame.startswith((JPEG2000_START, JP2_START)) and at >= 0:
+        numbers = [int.from_bytes(frame[at + k : at + k + 4], "big") for k in (8, 12, 16, 20)]
+        width, height, left, top = numbers
+        components = int.from_bytes(frame[at + 40 : at + 42], "big")
+        precision = (frame[at + 42] & 0x7F) + 1
+        stated = (height - top, width - left, components)
+    elif frame.startswith(b"\xff\xd8"):
+        for marker, segment in walk_jpeg(frame):
+            if marker in (*JPEG_FRAMES, JPEG_LS_FRAME) and len(segment) >= 6:
+                height = int.from_bytes(segment[1:3], "big")
+                width = int.from_bytes(segment[3:5], "big")
+                precision = segment[0]
+                stated = (height, width, segment[5])
+                break
+    if stated != (pixels.rows, pixels.columns, 1) or precision > pixels.bits_allocated:
+        raise Refused(
+            "holds a compressed picture of another kind or size than it states: store it as PNG "
+            "with another program"
+        )
+    return precision
+
+
+def decode_with_gdcm(frame: bytes, syntax: str, pixels: Format) -> np.ndarray:
+    """Cells (h, w); in a process of its own, which GDCM ends where the frame is damaged."""
+    done = run_apart("gdcm_here", {"syntax": syntax, "pixels": list(pixels)}, frame)
+    if done.returncode:
+        raise Refused("cannot be decoded by GDCM, so it is damaged: copy it again")
+    return np.load(io.BytesIO(done.stdout), allow_pickle=False)
+
+
+def gdcm_here(syntax: str, pixels: list[Any]) -> None:
+    """Decode the frame on stdin to an array on stdout, in a process of decode_with_gdcm."""
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder
+
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get into the answer
+    form = Format(*pixels)
+    # All bits of the cells, used or not: GDCM would cut off those above Bits Stored.
+    options = {**decoder_options(form), "bits_stored": form.bits_allocated}
+    content = encapsulate([sys.stdin.buffer.read()])
+    cells, _ = get_decoder(syntax).as_array(content, index=0, decoding_plugin="gdcm", **options)
+    array = io.BytesIO()  # numpy does not write into a pipe
+    np.save(array, cells)
+    with answer:
+        answer.write(array.getvalue())
+
+
 def used_bits(cells: np.ndarray, pixels: Format) -> np.ndarray:
     """Stored values without what is in the other bits of their cells."""
     above = pixels.bits_allocated - 1 - pixels.high_bit
     unused = pixels.bits_allocated - pixels.bits_stored
-    return (cells << above) >> unused
+    if unused == 0:
+        return cells
+    stored = cells << above
+    stored >>= unused
+    return stored
 
 
 def read_gray_rules(dataset: Any, pixels: Format) -> GrayRules:
@@ -1538,9 +1972,32 @@ def describe_run(model: Path, predictor: ModelFile) -> dict[str, Any]:
     return {
         "model": identify(predictor.settings["name"], model)._asdict(),
         "engine": predictor.engine_name,
+        "networks": list(predictor.models),
         "views": len(predictor.flips),
         "program": zlib.crc32(Path(__file__).read_bytes()),
-        "reads_dicom": importlib.util.find_spec("pydicom") is not None,
+        "readers": [name for name in READERS if importlib.util.find_spec(name) is not None],
+    }
+
+
+def describe_answer(model: Path, predictor: ModelFile) -> dict[str, Any]:
+    """What stands above the images in predictions.json: all that they were made with."""
+    settings = predictor.settings
+    checkpoints = list(settings.get("checkpoints", {}).items())
+    used = {}
+    for number in predictor.models:
+        if number < len(checkpoints):
+            name, check_sum = checkpoints[number]
+            used[name] = check_sum
+    return {
+        "model": settings["name"],
+        "file": printable(model.name),
+        "sha256": read_check_sum(model),
+        "checkpoints": used,
+        "code": settings.get("code", ""),
+        "program": zlib.crc32(Path(__file__).read_bytes()),
+        "engine": predictor.engine_name,
+        "views": len(predictor.flips),
+        "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
 
@@ -1603,8 +2060,9 @@ def write_tables(
     entries: Sequence[dict[str, Any]],
     failed: Sequence[tuple[str, str]],
     predictor: ModelFile,
+    about: dict[str, Any],
 ) -> None:
-    """predictions.csv, failed.csv and predictions.json."""
+    """predictions.csv, failed.csv and predictions.json, which begins with what is `about` them."""
     classes = [f"p_{name}" for name in predictor.settings["image_classes"]]
     header = ["file", "width", "height", *classes, *predictor.COLUMNS, "not_frontal_chest"]
     rows: list[list[Any]] = [header]
@@ -1614,7 +2072,7 @@ def write_tables(
             rows.append([*facts, *cells, entry["not_frontal_chest"]])
     write(out / "predictions.csv", as_csv(rows))
     write(out / "failed.csv", as_csv([("file", "reason"), *failed]))
-    content = {"model": predictor.settings["name"], "images": list(entries)}
+    content = {**about, "images": list(entries)}
     write(out / "predictions.json", json.dumps(content, indent=1) + "\n")
 
 
@@ -1627,9 +2085,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--engine",
-        choices=("auto", "onnxruntime", "opencv"),
+        choices=("auto", *ENGINES),
         default="auto",
-        help="auto: onnxruntime if installed",
+        help="auto: the first of these that is installed, runs here and is right",
+    )
+    parser.add_argument(
+        "--models",
+        type=parse_numbers,
+        metavar="NUMBERS",
+        help="only some networks of a merged file, such as 0 or 0,2: so much less time",
     )
     parser.add_argument(
         "--flip",
@@ -1639,57 +2103,146 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--overlay", action="store_true", help="write a picture of each image with what was found"
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on with what arrives in the folder, once it is whole, until Ctrl-C",
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Predict all files. Raises Refused where nothing at all can be predicted."""
+def parse_numbers(text: str) -> list[int]:
+    """Of "0" or "0,2", each once."""
+    return sorted({int(word) for word in text.split(",")})
+
+
+def check_models(models: Sequence[int] | None, path: Path, settings: dict[str, Any]) -> None:
+    """Refused for networks that the file does not hold."""
+    count = settings["models"]
+    if models is not None and not all(0 <= number < count for number in models):
+        raise Refused(f"{path} holds {count} networks: give --models from 0 to {count - 1}")
+
+
+class Batch:
+    """Predicts files, one after the other, and writes what was found into a folder."""
+
+    def __init__(self, model: Path, predictor: ModelFile, out: Path, overlay: bool) -> None:
+        self.predictor = predictor
+        self.out = out
+        self.overlay = overlay
+        self.about = describe_answer(model, predictor)
+        self.journal = Journal(out / "predictions.jsonl", describe_run(model, predictor))
+        self.seconds: list[float] = []  # of each image that was predicted
+
+    def predict(self, files: Sequence[tuple[str, Path]]) -> dict[str, dict[str, Any]]:
+        """{name: its record} of all files, in their order."""
+        records = {}
+        done_before = 0
+        for number, (name, path) in enumerate(files, 1):
+            source = identify(name, path)
+            overlay = self.overlay_path(name)
+            if is_done(source, overlay, self.journal, self.out):
+                done_before += 1
+            else:
+                start = time.perf_counter()
+                outcome = predict_file(name, path, self.predictor, overlay, self.out)
+                self.journal.add(source, outcome)
+                seconds = time.perf_counter() - start
+                if "entry" in outcome:
+                    self.seconds.append(seconds)
+                say(outcome, self.predictor, f"{seconds:.1f} s, {number} of {len(files)}")
+            records[name] = self.journal.records[source]
+        if done_before:
+            print(f"{done_before} of the {len(files)} files were done before")
+        return records
+
+    def overlay_path(self, name: str) -> Path | None:
+        return picture_path(self.out / "overlays", name) if self.overlay else None
+
+    def write(self, records: dict[str, dict[str, Any]]) -> tuple[int, int]:
+        """The tables. Returns how many files were predicted, and how many failed."""
+        entries = []
+        failed = []
+        for name, record in records.items():
+            if "entry" in record:
+                entries.append(record["entry"])
+            else:
+                failed.append((printable(name), record["failed"]))
+        write_tables(self.out, entries, failed, self.predictor, self.about)
+        table = self.out / "predictions.csv"
+        pace = ""
+        if self.seconds:
+            pace = f", {np.mean(self.seconds):.2f} s an image"
+        print(f"{len(entries)} images predicted{pace}, {len(failed)} not readable: {table}")
+        others = sum(bool(entry["not_frontal_chest"]) for entry in entries)
+        if others:
+            print(f"{others} of them are no frontal chest X-rays by their headers, and marked so")
+        sys.stdout.flush()
+        return len(entries), len(failed)
+
+
+def watch(folder: Path, batch: Batch) -> None:
+    """Predict what is in the folder and what arrives, for ever.
+
+    A file is whole when it has not changed from one look at the folder to the next. Rows of files
+    that are taken away stay.
+    """
+    records = {source.name: record for source, record in batch.journal.records.items()}
+    before: dict[str, Source] = {}
+    print(f"watching {folder} (Ctrl-C ends it)", flush=True)
+    while True:
+        sources = {}
+        for name, path in find_files([str(folder)], batch.out):
+            sources[name] = identify(name, path)
+        waiting = []
+        for name, source in sources.items():
+            overlay = batch.overlay_path(name)
+            is_whole_file = before.get(name) == source
+            if is_whole_file and not is_done(source, overlay, batch.journal, batch.out):
+                waiting.append((name, Path(source.path)))
+        before = sources
+        if waiting:
+            records.update(batch.predict(waiting))
+            batch.write(records)
+        time.sleep(WATCH_SECONDS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predict all files. Returns the exit status: 2 where some could not be read.
+
+    Raises Refused where nothing at all can be predicted.
+    """
     args = parse(arguments)
     files = find_files(args.inputs, args.out)
+    if args.watch and (len(args.inputs) > 1 or not Path(args.inputs[0]).is_dir()):
+        raise Refused("--watch wants one folder: put what belongs together below it")
     try_folder(args.out)
     if args.overlay:
         try_folder(args.out / "overlays")
-    predictor = open_predictor(args.model, args.engine, args.flip, threads=args.threads)
+    settings = read_settings(args.model)
+    refuse_damage(args.model)
+    check_models(args.models, args.model, settings)
+    engine = choose_engine(args.engine, args.model, settings, args.threads, args.out)
+    predictor = open_predictor(args.model, engine, args.flip, args.models, args.threads)
     print(
         f"{args.model}: {predictor.engine_name}, {len(predictor.models)} models x "
         f"{len(predictor.flips)} views"
     )
+    if len(predictor.models) < settings["models"]:
+        print(f"the thresholds were fitted for all {settings['models']} networks of the file")
 
-    journal = Journal(args.out / "predictions.jsonl", describe_run(args.model, predictor))
-    if journal.replaces:
-        print(f"{journal.path} is of another model or other options: all is predicted anew")
-
-    entries = []
-    failed = []
-    done_before = 0
-    for name, path in files:
-        source = identify(name, path)
-        overlay = picture_path(args.out / "overlays", name) if args.overlay else None
-        if is_done(source, overlay, journal, args.out):
-            done_before += 1
-        else:
-            outcome = predict_file(name, path, predictor, overlay, args.out)
-            journal.add(source, outcome)
-            say(outcome, predictor)
-        record = journal.records[source]
-        if "entry" in record:
-            entries.append(record["entry"])
-        else:
-            failed.append((printable(name), record["failed"]))
-
-    if done_before:
-        print(f"{done_before} of the {len(files)} files were done before")
-    write_tables(args.out, entries, failed, predictor)
-    table = args.out / "predictions.csv"
-    print(f"{len(entries)} images predicted, {len(failed)} not readable: {table}")
-    others = sum(bool(entry["not_frontal_chest"]) for entry in entries)
-    if others:
-        print(f"{others} of them are no frontal chest X-rays by their headers, and marked so")
-    if not entries:
+    batch = Batch(args.model, predictor, args.out, args.overlay)
+    if batch.journal.replaces:
+        print(f"{batch.journal.path} is of another model or other options: all is predicted anew")
+    if args.watch:
+        watch(Path(args.inputs[0]), batch)
+    predicted, failed = batch.write(batch.predict(files))
+    if not predicted:
         raise Refused(
             f"none of the {len(files)} files could be predicted: see {args.out / 'failed.csv'}"
         )
+    return SOME_FAILED if failed else 0
 
 
 def is_done(source: Source, overlay: Path | None, journal: Journal, out: Path) -> bool:
@@ -1728,20 +2281,20 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     write(path, content.tobytes())
 
 
-def say(outcome: dict[str, Any], predictor: ModelFile) -> None:
+def say(outcome: dict[str, Any], predictor: ModelFile, progress: str) -> None:
     if "failed" in outcome:
-        print(outcome["failed"], file=sys.stderr, flush=True)
+        print(f"{outcome['failed']} ({progress})", file=sys.stderr, flush=True)
     else:
         entry = outcome["entry"]
         mark = ""
         if entry["not_frontal_chest"]:
             mark = f" (no frontal chest X-ray: {entry['not_frontal_chest']})"
-        print(f"{entry['file']}: {predictor.describe(entry)}{mark}", flush=True)
+        print(f"{entry['file']}: {predictor.describe(entry)}{mark} ({progress})", flush=True)
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except Refused as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

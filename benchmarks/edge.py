@@ -1,5 +1,5 @@
 """How long and how much memory does one view of an image take without PyTorch, beside PyTorch
-itself?
+itself, and how far are the scores from those of onnxruntime in fp32?
 
     python benchmarks/edge.py                   SE-ResNeXt-101 and ResNet-18, 512 px, minutes
     python benchmarks/edge.py --threads 1       one core, as the board that is aimed at
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     PredictBoxes = Callable[[np.ndarray], np.ndarray]  # of a picture (S, S), (n, 4) best first
 
 IMAGES = 4  # of a process
+SCORES_STEP = 7  # every seventh score is compared; 7 does not divide the shapes of a cell
 NO_BF16 = "not on this processor (--bf16 1 measures it anyway)"
 
 
@@ -60,16 +61,19 @@ ENGINES = {
     "onnxruntime int8": EngineOption("onnxruntime", "net.int8.onnx"),
     "cv2.dnn fp32": EngineOption("opencv", "net.onnx"),
     "cv2.dnn int8": EngineOption("opencv", "net.int8.onnx"),
+    "OpenVINO fp32": EngineOption("openvino", "net.onnx"),
+    "OpenVINO int8": EngineOption("openvino", "net.int8.onnx"),
 }
 
 
 class EngineResult(NamedTuple):
     """What a process of an engine finds: seconds of an image, MiB of its highest resident set, the
-    best boxes of the last image; or why there is nothing."""
+    best boxes of the last image, its sampled scores (none of PyTorch); or why there is nothing."""
 
     seconds: float = 0.0
     peak: float = 0.0
     boxes: list[list[float]] | None = None
+    scores: list[float] | None = None
     refusal: str = ""
 
 
@@ -91,7 +95,11 @@ def predict_here(folder: Path, engine: str, what: str, threads: int) -> None:
         boxes = predict(picture)
         seconds.append(time.perf_counter() - start)
     best_boxes = np.asarray(boxes)[:3].tolist()
-    result = EngineResult(min(seconds[1:]), own_peak(), best_boxes)
+    peak = own_peak()
+    scores = None
+    if engine != "torch":
+        scores = sample_scores(folder / what, engine, threads, pictures[-1])
+    result = EngineResult(min(seconds[1:]), peak, best_boxes, scores)
     print(json.dumps(result._asdict()))
 
 
@@ -113,6 +121,13 @@ def open_file(path: Path, engine: str, threads: int) -> PredictBoxes:
         return predictor(picture)["boxes"]
 
     return predict
+
+
+def sample_scores(path: Path, engine: str, threads: int, picture: np.ndarray) -> list[float]:
+    from edge_predict import Predictor
+
+    predictor = Predictor(path, engine, flip=False, threads=threads)
+    return predictor.look(picture).scores.reshape(-1)[::SCORES_STEP].tolist()
 
 
 def open_torch(folder: Path, precision: str, threads: int) -> PredictBoxes:
@@ -226,16 +241,28 @@ def check(results: Mapping[str, EngineResult]) -> None:
 
     expected = results["PyTorch fp32"].boxes
     assert expected, results["PyTorch fp32"].refusal
-    for name in ("onnxruntime fp32", "cv2.dnn fp32"):
+    for name in ("onnxruntime fp32", "cv2.dnn fp32", "OpenVINO fp32"):
+        if "not installed" in results[name].refusal:
+            continue
         boxes = results[name].boxes
         assert boxes, results[name].refusal
         np.testing.assert_allclose(boxes, expected, atol=0.5)
+
+
+def describe_scores(scores: list[float], right: list[float]) -> str:
+    """How far scores are from those of onnxruntime in fp32."""
+    import numpy as np
+
+    error = np.abs(np.array(scores) - right).mean()
+    correlation = np.corrcoef(scores, right)[0, 1]
+    return f"scores within {error:.1g} in the mean, correlation {correlation:.4f}"
 
 
 def engine_rows(encoder: str, results: Mapping[str, EngineResult]) -> list[Row]:
     from timing import Row, duration
 
     first = results["PyTorch fp32"].seconds
+    right = results["onnxruntime fp32"].scores
     rows = []
     for name, result in results.items():
         title = f"{encoder}: {name}"
@@ -243,6 +270,8 @@ def engine_rows(encoder: str, results: Mapping[str, EngineResult]) -> list[Row]:
             rows.append(Row(title, result.refusal))
         else:
             value = f"{duration(result.seconds)}, {result.peak:.0f} MiB"
+            if result.scores and right:
+                value += f", {describe_scores(result.scores, right)}"
             rows.append(Row(title, value, first / result.seconds))
     return rows
 

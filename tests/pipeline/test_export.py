@@ -58,8 +58,9 @@ def by_step_04(exported, rows):
     return detections
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "opencv"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "opencv", "openvino"])
 def test_the_file_gives_the_boxes_of_pytorch(exported, engine):
+    pytest.importorskip("cv2" if engine == "opencv" else engine)
     predict = Predictor(exported.fp32, engine)
     rows = range(4)
     total = 0

@@ -8,7 +8,9 @@ predictor must know stands in the metadata as JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cxr.methods.export import ExportPart
 from cxr.networks.network import Network
@@ -29,6 +32,9 @@ KEY = "settings"  # of the metadata
 # PyTorch's newer exporter writes 18 and later only, which OpenCV before 5 misreads, so the older
 # one is asked for.
 OPSET = 13
+# At the end of a file stands an entry of the metadata (field 14): this, and in 64 characters the
+# SHA-256 of everything before it. Protobuf takes fields in any order, so engines need not know.
+SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
 LARGEST = 2**31 - 2**24  # bytes; one protobuf message holds less than 2 GiB
 
 
@@ -54,6 +60,14 @@ def output_names(part: ExportPart, network_count: int) -> list[str]:
         for output in part.outputs:
             names.append(f"{output}{number}")
     return names
+
+
+def count_flop(network: Network, part: ExportPart) -> int:
+    """Floating point operations of an exported network for one view: two of each product."""
+    image = torch.zeros(1, 1, network.image_size, network.image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        Networks([network], part).eval()(image)
+    return counter.get_total_flops()
 
 
 def write_fp32(
@@ -121,6 +135,22 @@ def add_settings(path: Path, settings: Mapping[str, Any]) -> None:
     del model.opset_import[:]
     model.opset_import.extend(used_sets)
     onnx.save(model, str(path))
+    seal(path)
+
+
+def seal(path: Path) -> None:
+    """Append the check sum by which edge_predict.py finds out that bytes have changed."""
+    with open(path, "rb") as file:
+        check_sum = hashlib.file_digest(file, "sha256").hexdigest()
+    with open(path, "ab") as file:
+        file.write(SEAL + check_sum.encode())
+
+
+def replace_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Put other settings into a file that is there."""
+    with atomic(path) as temporary:
+        shutil.copyfile(path, temporary)
+        add_settings(temporary, settings)
 
 
 class CalibrationPictures:

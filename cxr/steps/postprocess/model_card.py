@@ -228,7 +228,7 @@ def recorded_checkpoints(folder: FoldFolder, card: CardInput) -> dict[str, int |
     predictions = folder.valid_predictions(card.settings.prediction.predictions)
     record = record_path(predictions)
     if record.exists():
-        return dict(read_json(record)["checkpoints"])
+        return dict(read_json(record).get("checkpoints", {}))  # a blend has none of its own
     return {path.relative_to(card.run.path).as_posix(): None for path in folder.epochs()}
 
 
