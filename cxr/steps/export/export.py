@@ -396,11 +396,14 @@ def judge_files(
 
     Each row is predicted only by the networks that never saw it. Without rows there is no score.
     """
-    if judged.empty:
-        sizes = {name: path.stat().st_size for name, path in files.models().items()}
-        return {name: {"score": None, "bytes": size} for name, size in sizes.items()}
     folder = TaskFolder.of(settings.place)
     part = task.method.export
+    worth: dict[str, dict[str, Any]] = {}
+    for name, path in files.models().items():
+        worth[name] = {"score": None, "bytes": path.stat().st_size}
+    if judged.empty:
+        worth["int8"] |= ScoreDistance().describe()
+        return worth
     kept: dict[str, list[Any]] = {name: [] for name in files.models()}
     judged_parts = []
     distance = ScoreDistance()
@@ -423,10 +426,8 @@ def judge_files(
 
     table = pd.concat(judged_parts)
     labels = task.used_labels(settings)
-    worth: dict[str, dict[str, Any]] = {}
-    for name, path in files.models().items():
-        score = part.score(kept[name], table, settings, labels, task.dataset.scorer)
-        worth[name] = {"score": score, "bytes": path.stat().st_size}
+    for name, answers in kept.items():
+        worth[name]["score"] = part.score(answers, table, settings, labels, task.dataset.scorer)
     worth["int8"] |= distance.describe()
     return worth
 
