@@ -55,6 +55,11 @@ FLAGS = (
 class Corner(torch.nn.Module):
     """Class 0 if the upper left quarter is bright, 1 the upper right one, 2 and 3 below."""
 
+    image_size = 8
+
+    def probabilities(self, logits):
+        return logits.softmax(-1)
+
     def forward(self, images):
         quarters = adaptive_avg_pool2d(images.float(), 2).flatten(1)
         return {"label": quarters / 10}
@@ -134,7 +139,7 @@ def test_validation_sees_every_image_and_studies_are_not_mixed_up():
         [0.15, 0.1, 0.1, 0.65],
     ]
     outputs = {"label": torch.log(torch.tensor(probabilities))}
-    predictions = METHOD.quick_predictions(outputs, batch_of_rows(5), None, SETTINGS)
+    predictions = METHOD.quick_predictions(outputs, batch_of_rows(5), Corner(), SETTINGS)
     assert len(predictions) == 5
     scores = SCORER.quick_score(predictions, table, SETTINGS, LABELS)
     names = ("metric", "ap_negative", "ap_typical", "ap_indeterminate", "ap_atypical")
@@ -150,7 +155,7 @@ def test_validation_sees_every_image_and_studies_are_not_mixed_up():
 
 def test_what_needs_masks_is_refused():
     words = ["--task", "covid", "--unlabelled", "other"]
-    sentence = "--unlabelled is read by --task pneumothorax, lungs and not by covid: leave it out"
+    sentence = "--unlabelled is read by --task pneumothorax, lungs, own-masks and not by covid"
     with pytest.raises(InputError, match=sentence):
         read_command_line("train", "", words)
 
