@@ -590,6 +590,7 @@ def fill(folder):
 def a_dataset(**changes):
     facts = {
         "slug": SLUG,
+        "folder_name": lambda demo: SLUG,
         "expected_files": EXPECTED,
         "zip_bytes": 10,
         "extracted_bytes": 10,
