@@ -71,6 +71,11 @@ class Task:
     def method_settings(self) -> type[MethodSettings]:
         return METHODS[self.method_name][1]
 
+    @property
+    def usual_preset(self) -> str:
+        """The preset where none is named: the paper's, or settings chosen from the data."""
+        return "paper" if "paper" in self.presets else next(iter(self.presets))
+
     def used_labels(self, settings: Settings) -> Labels:
         """Names of the classes as far as these settings use them."""
         return self.method.used_labels(settings, self.dataset.labels_of(settings))
@@ -123,7 +128,7 @@ class Task:
         demo = bool(flags.get("demo", file.get("demo", False)))
         preset = flags.get("preset") or file.get("preset")
         if not preset:
-            preset = "demo" if demo else next(iter(self.presets))
+            preset = "demo" if demo else self.usual_preset
         if preset not in self.presets:
             raise InputError(
                 f"unknown --preset {preset} of task {self.name}: choose from "

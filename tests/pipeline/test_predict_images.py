@@ -18,6 +18,7 @@ from tiny_task import TINY_TASK
 from xrays import READABLE, UNREADABLE, png, write_messy_folder, xray
 
 from cxr.data.predictions import read_predictions
+from cxr.inference.networks import RunNetworks
 from cxr.inference.predictor import Predictor
 from cxr.methods.detector.records import Candidates, Params, detect
 from cxr.run_folder import RunFolder
@@ -151,7 +152,7 @@ def test_what_is_done_is_kept(settings, messy, monkeypatch, capsys):
     for name in UNREADABLE - {"cut.png"}:
         (messy / name).unlink()
     nothing = property(lambda _: pytest.fail("nothing is to be predicted"))
-    monkeypatch.setattr(Predictor, "models", nothing)
+    monkeypatch.setattr(RunNetworks, "models", nothing)
     predict(settings, messy)
     assert "9 images, 9 of them done before" in capsys.readouterr().out
 

@@ -79,7 +79,7 @@ def test_it_predicts_what_the_run_does(settings, archive, tmp_path):
     own = cxr.open_run(RunFolder.of(settings.place).path, device="cpu", precision="fp32")
     of_file = cxr.open_run(archive, device="cpu", precision="fp32", working=tmp_path / "w")
     assert of_file.task == TASK.name
-    assert len(of_file.predictor.checkpoints) == 2
+    assert len(of_file.predictor.networks.checkpoints) == 2
     assert of_file.predictor.sides == own.predictor.sides == [96, 64]
     assert np.array_equal(of_file.predict(scan).levels, own.predict(scan).levels)
     assert of_file.predictor.params == PARAMS
@@ -117,7 +117,7 @@ def test_half_precision_is_half_as_large_and_loads_as_fp32(settings, archive, ca
     assert 0 < difference < 0.01
     assert "scores of 3 images differ" in printed
     assert len(half) < 0.75 * len(whole)
-    dtypes = {parameter.dtype for parameter in run.predictor.models[0].parameters()}
+    dtypes = {parameter.dtype for parameter in run.predictor.networks.models[0].parameters()}
     assert dtypes == {torch.float32}
 
 
@@ -135,7 +135,7 @@ def test_the_finder_of_the_lungs_comes_along(tmp_path):
     run = unpack_run(archive_run(TASK, settings), tmp_path / "there")
     assert run.trained_folds() == [0]
     predictor = cxr.open_run(run.path, device="cpu").predictor
-    assert len(predictor.lung_finder.networks) == 2
+    assert len(predictor.networks.lung_finder.networks) == 2
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -158,7 +158,7 @@ def test_the_steps_take_it(archive, tmp_path):
     task, settings = read_command_line("serve", "", [str(word) for word in flags])
     assert task.name == TASK.name
     assert settings.training.encoder == "tu-test_resnet"
-    assert len(Predictor(task, settings).checkpoints) == 2
+    assert len(Predictor(task, settings).networks.checkpoints) == 2
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,9 @@ class Constant(Network):
     def forward(self, images):
         return {"label": self.logits.expand(len(images), 4)}
 
+    def probabilities(self, logits):
+        return logits.softmax(-1)
+
 
 class ConstantClassifier(Classifier):
     def build_model(self, settings, labels, load_weights=True):

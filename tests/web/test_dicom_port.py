@@ -383,6 +383,7 @@ def test_what_arrives_is_predicted_reported_and_sent(predictor, settings, tmp_pa
     with receiving(predictor, settings), archive(archive_port) as arrived:
         wait_for(lambda: len(arrived) == 6)
         wait_for(lambda: not any(what == "sending" for _, what in read_failed(out)))
+        wait_for(lambda: not names_in(out / "unsent"))
     assert {report.SOPClassUID for report in arrived} == {ComprehensiveSRStorage}
     assert {report.StudyInstanceUID for report in arrived} == {"1.2.3.4"}
     assert not names_in(out / "unsent")
