@@ -368,6 +368,90 @@ def test_rsna_by_its_label_file(tmp_path):
         assert json.loads(boxes) == json.loads(expected["boxes"][image_id])
 
 
+REAL = 40  # images of the real sample that are rewritten
+
+
+def write_real_coco(folder, table):
+    images = []
+    annotations = []
+    for number, row in enumerate(table.itertuples()):
+        images.append({"id": number, "file_name": Path(row.path).name})
+        for x1, y1, x2, y2 in json.loads(row.boxes):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            annotation = {"id": len(annotations), "image_id": number, "category_id": 1}
+            annotations.append(annotation | {"bbox": box})
+    categories = [{"id": 1, "name": "opacity"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(content))
+
+
+def write_real_yolo(folder, table):
+    (folder / "labels").mkdir()
+    (folder / "classes.txt").write_text("opacity\n")
+    for row in table.itertuples():
+        lines = []
+        for x1, y1, x2, y2 in json.loads(row.boxes):
+            numbers = [(x1 + x2) / 2048, (y1 + y2) / 2048, (x2 - x1) / 1024, (y2 - y1) / 1024]
+            lines.append(" ".join(map(str, [0, *numbers])))
+        (folder / "labels" / f"{row.image_id}.txt").write_text("\n".join(lines))
+
+
+def write_real_voc(folder, table):
+    for row in table.itertuples():
+        objects = ""
+        for x1, y1, x2, y2 in json.loads(row.boxes):
+            corners = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+            objects += f"<object><name>opacity</name><bndbox>{corners}</bndbox></object>"
+        text = f"<annotation><filename>{row.image_id}.dcm</filename>{objects}</annotation>"
+        (folder / f"{row.image_id}.xml").write_text(text)
+
+
+@pytest.mark.sample
+@pytest.mark.skipif(not RSNA.is_dir(), reason=f"no sample data at {RSNA} (CXR_SHARED_DATA)")
+@pytest.mark.parametrize("write", [write_real_coco, write_real_yolo, write_real_voc])
+def test_rsna_rewritten_has_the_same_boxes(tmp_path, write):
+    table = read_rsna(RSNA).train.sort_values("n_boxes", ascending=False)
+    table = table.iloc[np.linspace(0, len(table) - 1, REAL).astype(int)]
+    folder = tmp_path / "in"
+    (folder / "images").mkdir(parents=True)
+    for path in table.path:
+        (folder / "images" / Path(path).name).symlink_to(path)
+    write(folder, table)
+    train = tables_of(folder).train.set_index("image_id")
+    expected = table.set_index("image_id")
+    assert set(train.index) == set(expected.index)
+    assert expected.n_boxes.sum() > 10
+    for image_id, boxes in train["boxes"].items():
+        right = np.reshape(json.loads(expected["boxes"][image_id]), (-1, 4))
+        np.testing.assert_allclose(np.reshape(json.loads(boxes), (-1, 4)), right, atol=1e-9)
+        assert train["n_boxes"][image_id] == len(right)
+
+
+@pytest.mark.sample
+@pytest.mark.skipif(not RSNA.is_dir(), reason=f"no sample data at {RSNA} (CXR_SHARED_DATA)")
+@pytest.mark.parametrize("ending", ["csv", "xlsx"])
+def test_rsna_classes_of_a_sheet(tmp_path, ending):
+    """As one column of three classes in xlsx, and as two columns of 0 and 1 in csv."""
+    table = read_rsna(RSNA).train.iloc[:REAL]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for path in table.path:
+        (folder / Path(path).name).symlink_to(path)
+    names = np.array(["Normal", "Other", "Opacity"])
+    if ending == "xlsx":
+        sheet = pd.DataFrame({"id": table.image_id, "class": names[table.label]})
+        sheet.to_excel(folder / "labels.xlsx", index=False)
+    else:
+        columns = {name: (table.label == number).astype(int) for number, name in enumerate(names)}
+        pd.DataFrame({"id": table.image_id, **columns}).to_csv(folder / "labels.csv", index=False)
+    data = read(folder, "classes")
+    assert data.labels.several == (ending == "csv")
+    findings = make_tables(data).train.set_index("image_id")["findings"]
+    for row in table.itertuples():
+        named = [data.labels.classes[k] for k in np.flatnonzero(json.loads(findings[row.image_id]))]
+        assert named == [names[row.label]]
+
+
 @pytest.mark.sample
 @pytest.mark.skipif(not LUNGS.is_dir(), reason=f"no sample data at {LUNGS} (CXR_SHARED_DATA)")
 def test_lungs_as_a_folder_of_masks(tmp_path):
