@@ -31,14 +31,14 @@ from cxr.settings import Settings
 
 CHANCE = 0.5  # AUROC of a guess that ignores the image
 WORDS = {
-    "found": "Right: the image has findings, and was called what it is",
-    "misplaced": "Confused: the image has findings, and was called something else",
+    "found": "Right: the image has findings, and was called to have these and no others",
+    "misplaced": "Partly or wholly wrong: the image has findings, and was called to have others",
     "missed": "Missed: the image has findings, and was called to have none",
     "alarm": "False alarm: the image has none, and was called to have some",
     "empty": "Rightly empty: the image has none, and was called so",
-    "Best": "Images that were called what they are, the most certain first.",
+    "Best": "Images of which every class is right, the most certain first.",
     "Typical": "Images that fare as most of them do.",
-    "Worst: misplaced": "Called something else than they are; the most certain first.",
+    "Worst: misplaced": "At least one class is wrong; the most certain first.",
     "Worst: missed": "Have findings and were called to have none.",
     "Worst: false alarms": "Have none and were called to have some; the most certain first.",
     "Rightly empty": "Have none and were called so; shown in the order of the ids.",
@@ -47,6 +47,9 @@ WORDS = {
     "marked": "with a finding",
     "not found": "not called what they are, of those with a finding",
     "false alarms": "called to have a finding, of those without",
+    "unit": "images",
+    "class thresholds": "F1 is that of thresholds which were fitted without the image; the "
+    "threshold shown is fitted on all judged images.",
 }
 
 
@@ -134,6 +137,7 @@ class ImageAP(Scorer):
                     called[:, number],
                     judged.findings[:, number],
                 )
+                | {"auroc": scores[f"auroc_{name}"], "auroc_interval": intervals[number]}
             )
         curves = {}
         for name, ranking in zip(names, rankings, strict=True):
@@ -157,7 +161,7 @@ class ImageAP(Scorer):
             sensitivity={},
             folds=fold_results(judged, names),
             figures=figures_of(judged, rankings),
-            image_score="share of classes that are right",
+            image_score="all classes right",
             can_confuse=not judging.settings.method.multilabel,
             words=WORDS,
             class_rows=rows,
@@ -250,7 +254,7 @@ def image_rows(judged: JudgedImages, called: np.ndarray, names: Sequence[str]) -
     for has, says in zip(judged.findings, called, strict=True):
         captions.append(f"{name_findings(has, names)}, called {name_findings(says, names)}")
     return judged.table.assign(
-        score=(called == judged.findings).mean(axis=1),
+        score=(called == judged.findings).all(axis=1).astype(float),
         n_true=judged.findings.sum(axis=1),
         n_pred=called.sum(axis=1),
         best_score=judged.probabilities.max(axis=1),

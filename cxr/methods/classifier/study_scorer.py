@@ -72,6 +72,9 @@ STUDY_WORDS = {
     "marked": "of studies that are not negative",
     "not found": "called another class, of those not negative",
     "false alarms": "called another class, of those negative",
+    "unit": "studies",
+    "class thresholds": "Threshold and F1 belong to the threshold of highest F1 on these studies: "
+    "to look at, not to claim.",
 }
 
 

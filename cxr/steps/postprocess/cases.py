@@ -45,6 +45,8 @@ WORDS = {
     "marked": "with a marked finding",
     "not found": "not found, of those with a finding",
     "false alarms": "false alarms, of those without",
+    "unit": "images",
+    "class thresholds": "",
 }
 
 

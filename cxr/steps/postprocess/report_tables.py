@@ -85,7 +85,7 @@ class ClassBar(Bar):
 
     images: that have it (or studies); boxes: true ones, None where whole images have the class.
     recalls: at the rates of false boxes RATES; mean_recall: their mean.
-    threshold: of its boxes; f1: at that threshold.
+    threshold: of its boxes; f1: at that threshold. auroc: of whole images, with its interval.
     """
 
     images: int
@@ -94,6 +94,8 @@ class ClassBar(Bar):
     mean_recall: float
     threshold: float
     f1: float
+    auroc: float | None = None
+    auroc_interval: Interval | None = None
 
 
 class Axis(NamedTuple):
@@ -148,7 +150,8 @@ def bars_axis(bars: Iterable[Bar]) -> Axis:
 def class_bars(rows: Iterable[Mapping[str, Any]]) -> list[ClassBar]:
     """A bar for each row: name, images, boxes, ap, interval, recalls, avgrecall, threshold, f1.
 
-    A row lacks `boxes` where whole images, or studies, have the class.
+    A row lacks `boxes` where whole images, or studies, have the class, and has auroc with
+    auroc_interval where the scorer measures it.
     """
     bars = []
     for row in rows:
@@ -163,6 +166,8 @@ def class_bars(rows: Iterable[Mapping[str, Any]]) -> list[ClassBar]:
                 mean_recall=row["avgrecall"],
                 threshold=row["threshold"],
                 f1=row["f1"],
+                auroc=row.get("auroc"),
+                auroc_interval=row.get("auroc_interval"),
             )
         )
     return bars
