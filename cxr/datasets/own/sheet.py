@@ -39,7 +39,6 @@ FACT_NAMES = (
     *("confidence", "score", "reader", "radid", "radiologist", "comment", "remark", "notes"),
 )
 FOUND_SHARE = 0.5  # of the rows whose image a column has to name
-FEWEST_FOUND = 1
 MOST_CLASSES = 50  # of one column; more are names or remarks
 FIRST_LINE = 2  # of a file, below the names of the columns
 ONE_BOX_CLASS = "finding"  # what boxes show where nothing says it
