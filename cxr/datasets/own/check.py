@@ -17,7 +17,7 @@ from cxr.datasets.own.labels import BOXES, CLASSES, MASKS, Annotation
 from cxr.images.header import Header
 from cxr.images.printable import UnreadableImage
 from cxr.images.read import convert_file
-from cxr.plots.data_overview import pick_samples, write_samples
+from cxr.plots.data_overview import ClassSamples, pick_samples, write_samples
 
 PER_CLASS = 4  # samples in the sheet
 SHEET_SIDE = 384  # pixels of each
@@ -144,5 +144,9 @@ def draw_samples(data: OwnData, path: Path) -> None:
             except UnreadableImage as error:
                 print(f"note: {error}")
         readable = finish_table(table, headers, [])
-        samples = pick_samples(readable, names, PER_CLASS, box_classes)
+        samples = {}
+        for name, each in picked.items():
+            rows = readable[readable["image_id"].isin(each.rows["image_id"])]
+            if len(rows):
+                samples[name] = ClassSamples(rows, each.total)
         write_samples(path, samples, Path(scratch), box_classes)
