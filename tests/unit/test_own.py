@@ -7,12 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
+from pydicom.uid import SegmentationStorage
 from test_images import make_dataset, save
 
 from cxr.command_line import find_own_task
 from cxr.datasets.own.answers import entropy, write_coco
-from cxr.datasets.own.check import describe
+from cxr.datasets.own.check import describe_data
 from cxr.datasets.own.files import make_tables, read_own
 from cxr.datasets.own.plan import make_plan
 from cxr.datasets.own.presets import OwnSettings
@@ -202,7 +204,7 @@ def test_findings_of_columns_of_0_and_1(folder):
     assert train.findings.tolist() == ["[1, 1]", "[0, 0]", "[1, 0]", "[0, 0]"]
     assert train.label.tolist() == [1, 0, 1, 0]
     assert "1 empty cells of labels.csv count as 0" in data.labels.notes
-    text = "\n".join(describe(data))
+    text = "\n".join(describe_data(data))
     assert "classes: Mass (2 images), Nodule (1 images), none of them (2 images)" in text
     plan = make_plan(data.labels, ["p"] * 4, TASKS["own-classes"].make_settings({}))
     assert plan["settings"]["multilabel"] is True
@@ -307,6 +309,36 @@ def test_masks_of_a_folder_and_of_coco(folder):
     cv2.imwrite(str(folder / "masks" / "b_mask.png"), np.zeros((9, 9), np.uint8))
     with pytest.raises(InputError, match=r"b_mask.png has 9 x 9 pixels, and b.png 60 x 50"):
         read(folder, "masks", labels="masks")
+
+
+def test_segmentation_objects_and_ids_of_instances(folder):
+    """A DICOM SEG in masks/ belongs to the image that it refers to; elsewhere it is counted."""
+    source = pydicom.dcmread(folder / "x" / "d.dcm")
+    width, height = SIZES["d"]
+    mask = np.zeros((height, width), np.uint8)
+    mask[3:9, 5:11] = 1
+    image = pydicom.Dataset()
+    image.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    series = pydicom.Dataset()
+    series.ReferencedInstanceSequence = [image]
+    seg = make_dataset(mask * 255)
+    seg.SOPClassUID = SegmentationStorage
+    seg.SOPInstanceUID = "1.2.3.99"
+    seg.ReferencedSeriesSequence = [series]
+    (folder / "masks").mkdir()
+    save(folder / "masks" / "any_name.dcm", seg)
+    save(folder / "x" / "stray.dcm", seg)
+    train, test, notes = tables_of(folder, "masks")
+    assert train.image_id.tolist() == ["d"]
+    np.testing.assert_array_equal(decode_runs(train["mask"][0], height, width), mask)
+    assert test.image_id.tolist() == ["a", "b", "c"]
+    assert any("1 DICOM segmentation objects lie outside" in note for note in notes)
+
+    sheet = pd.DataFrame({"instance": [source.SOPInstanceUID, "a"], "Mass": [1, 0]})
+    sheet.to_csv(folder / "labels.csv", index=False)
+    train, _, _ = tables_of(folder, "classes", labels="labels.csv")
+    assert train.image_id.tolist() == ["a", "d"]
+    assert train.findings.tolist() == ["[0]", "[1]"]
 
 
 def test_images_of_one_name_need_their_paths(folder):

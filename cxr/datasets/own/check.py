@@ -26,14 +26,14 @@ MOST_SAID = 5
 
 def say_what_is_there(data: OwnData, folder: Path) -> None:
     """Print it, and write samples with their labels to `folder`/check.png."""
-    print("\n".join(describe(data)))
+    print("\n".join(describe_data(data)))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "check.png"
     draw_samples(data, path)
     print(f"samples with their labels: {path}; nothing else was written")
 
 
-def describe(data: OwnData) -> list[str]:
+def describe_data(data: OwnData) -> list[str]:
     """All that was understood, a line each, and every doubt as a sentence."""
     labels = data.labels
     how = ", several of which an image may have" if labels.several else ""

@@ -96,7 +96,7 @@ def read_file(labels: OwnLabels, path: Path, content: Mapping[str, Any], images:
         )
     names = {category["id"]: category["name"] for category in content["categories"]}
     if labels.kind == MASKS:
-        add_masks(labels, path, content, found)
+        unite_masks(labels, path, content, found)
         return
     for each, image, where in annotations_of(content, found, path):
         x, y, width, height = read_box(each, where)
@@ -148,7 +148,7 @@ def read_box(each: Mapping[str, Any], where: str) -> list[float]:
     return numbers
 
 
-def add_masks(
+def unite_masks(
     labels: OwnLabels, path: Path, content: Mapping[str, Any], found: Mapping[Any, OwnImage]
 ) -> None:
     """The union of each image's outlines as its mask."""

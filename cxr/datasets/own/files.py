@@ -24,6 +24,7 @@ from cxr.datasets.own.yolo import read_yolo
 from cxr.geometry.masks import EMPTY, decode_runs, find_outlines
 from cxr.system.errors import InputError
 
+OUTSIDE = "DICOM segmentation objects lie outside a folder masks/ and were left out"
 MOST_NOTES = 20  # of one kind of file on the console
 WITHOUT_LABEL = "images have no label: step 04 predicts them, for labelling (--without-label)"
 COMMON_PATIENT = 0.5  # share of the images from which on a PatientID is no patient's
@@ -71,6 +72,7 @@ def read_own(folder: Path, working: Path, settings: OwnSettings, kind: str) -> O
             annotation.findings = [0] * len(labels.classes)
         unlabelled = []
     note_count(labels.notes, len(unlabelled), WITHOUT_LABEL)
+    note_count(labels.notes, images.segmentations, OUTSIDE)
     find_patients(labels)
     return OwnData(source, labels, images, unlabelled)
 
@@ -158,7 +160,7 @@ def table_of(annotations: list[Annotation], labels: OwnLabels) -> pd.DataFrame:
     return table
 
 
-def box_row(each: Annotation, labels: OwnLabels) -> ImageRow:
+def row_of_boxes(each: Annotation, labels: OwnLabels) -> ImageRow:
     names = sorted({labels.classes[label] for label in each.labels})
     return ImageRow(
         each.image.image_id,
@@ -171,7 +173,7 @@ def box_row(each: Annotation, labels: OwnLabels) -> ImageRow:
     )
 
 
-def mask_row(each: Annotation, labels: OwnLabels) -> ImageRow:
+def row_of_mask(each: Annotation, labels: OwnLabels) -> ImageRow:
     """With a box about each part of the mask, for the pictures."""
     boxes: list[list[float]] = []
     has_mask = each.mask not in ("", EMPTY)
@@ -190,7 +192,7 @@ def mask_row(each: Annotation, labels: OwnLabels) -> ImageRow:
     )
 
 
-def class_row(each: Annotation, labels: OwnLabels) -> ImageRow:
+def row_of_classes(each: Annotation, labels: OwnLabels) -> ImageRow:
     names = [name for name, found in zip(labels.classes, each.findings, strict=True) if found]
     label = int(np.argmax(each.findings))
     if labels.several:
@@ -204,4 +206,4 @@ def class_row(each: Annotation, labels: OwnLabels) -> ImageRow:
     )
 
 
-ROWS = {BOXES: box_row, MASKS: mask_row, CLASSES: class_row}
+ROWS = {BOXES: row_of_boxes, MASKS: row_of_mask, CLASSES: row_of_classes}

@@ -32,7 +32,7 @@ class OwnImage:
 
 
 class OwnImages:
-    """All images below a folder but for masks, and the segmentation objects among them."""
+    """All images below a folder but for masks."""
 
     def __init__(self, folder: Path, working: Path) -> None:
         """working: left alone, should it lie in the folder."""
@@ -44,12 +44,12 @@ class OwnImages:
                 "of the images"
             )
         self.images: list[OwnImage] = []
-        self.segmentations: list[Path] = []
+        self.segmentations = 0  # DICOM objects of masks outside a folder of masks
         ids = unique_ids(paths, folder)
         for path in tqdm(paths, unit="file", desc="headers", mininterval=1, leave=False):
             identity = read_identity(path)
             if identity.is_segmentation:
-                self.segmentations.append(path)
+                self.segmentations += 1
             else:
                 self.images.append(OwnImage(ids[path], path, identity))
         self._by_name = self._names()

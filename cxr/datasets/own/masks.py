@@ -43,7 +43,7 @@ def read_masks(files: Sequence[Path], images: OwnImages, class_names: Sequence[s
     without_image = []
     for path in files:
         if path.suffix.lower() == ".png":
-            image = find_image(path, images)
+            image = find_masked_image(path, images)
             mask = None if image is None else read_png_mask(path, image)
         else:
             image, mask = read_segmentation(path, images)
@@ -65,7 +65,7 @@ def read_masks(files: Sequence[Path], images: OwnImages, class_names: Sequence[s
     return labels
 
 
-def find_image(path: Path, images: OwnImages) -> OwnImage | None:
+def find_masked_image(path: Path, images: OwnImages) -> OwnImage | None:
     """The image that a mask is called after."""
     for suffix in SUFFIXES:
         if path.stem.endswith(suffix):
@@ -82,7 +82,7 @@ def read_png_mask(path: Path, image: OwnImage) -> np.ndarray:
         raise InputError(f"{path} is not a readable PNG: export it again")
     if picture.ndim == 3:
         picture = picture[..., :3].max(axis=2)
-    check_size(path, picture, image)
+    refuse_other_size(path, picture, image)
     levels = np.unique(picture)
     if len(levels) > FEW_LEVELS and levels[-1] == WHITE:  # smooth edges, as after resizing
         return (picture > WHITE // 2).astype(np.uint8)
@@ -95,7 +95,7 @@ def read_png_mask(path: Path, image: OwnImage) -> np.ndarray:
     return (picture > 0).astype(np.uint8)
 
 
-def check_size(path: Path, picture: np.ndarray, image: OwnImage) -> None:
+def refuse_other_size(path: Path, picture: np.ndarray, image: OwnImage) -> None:
     height, width = picture.shape
     size = (image.identity.width, image.identity.height)
     if 0 not in size and (width, height) != size:
@@ -119,5 +119,5 @@ def read_segmentation(path: Path, images: OwnImages) -> tuple[OwnImage | None, n
     if image is None:
         return None, None
     mask = np.asarray((frames > 0).any(axis=0), np.uint8)
-    check_size(path, mask, image)
+    refuse_other_size(path, mask, image)
     return image, mask

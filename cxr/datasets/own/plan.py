@@ -45,7 +45,7 @@ def make_plan(labels: OwnLabels, patients: Sequence[str], settings: Settings) ->
     train = [each for each in labels.annotations.values() if not each.is_test]
     choices = {
         "class_names": Choice(list(labels.classes), "as the labels name them"),
-        "folds": choose_folds(patients),
+        "folds": plan_folds(patients),
     }
     choices |= CHOOSERS[labels.kind](labels, train, device)
     folds = choices["folds"].value
@@ -69,7 +69,7 @@ def describe_plan(plan: Mapping[str, Any], given: Sequence[str]) -> list[str]:
     return lines
 
 
-def choose_folds(patients: Sequence[str]) -> Choice:
+def plan_folds(patients: Sequence[str]) -> Choice:
     """Four, as long as each has some patients."""
     known = {patient for patient in patients if patient}
     count = len(known) + sum(not patient for patient in patients)

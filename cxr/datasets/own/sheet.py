@@ -174,7 +174,7 @@ def read_sheet(path: Path, images: OwnImages, settings: OwnSettings, kind: str) 
     """The labels of a sheet. kind: boxes or classes. InputError with the line of what is wrong."""
     sheet = Sheet(path, images, settings)
     sheet.missing_images()
-    labels = read_boxes(sheet) if kind == BOXES else read_classes(sheet)
+    labels = boxes_of_sheet(sheet) if kind == BOXES else classes_of_sheet(sheet)
     labels.notes = [*sheet.notes, *labels.notes]
     return labels
 
@@ -191,7 +191,7 @@ def kind_of_sheet(columns: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------- boxes
 
 
-def read_boxes(sheet: Sheet) -> OwnLabels:
+def boxes_of_sheet(sheet: Sheet) -> OwnLabels:
     if sheet.box_columns is None:
         raise InputError(
             f"{sheet.path} has no four columns of boxes, such as x1 y1 x2 y2 or x y width height"
@@ -260,7 +260,7 @@ def box_class_names(sheet: Sheet, column: str, is_box: np.ndarray) -> np.ndarray
 # -------------------------------------------------------------------------------- classes
 
 
-def read_classes(sheet: Sheet) -> OwnLabels:
+def classes_of_sheet(sheet: Sheet) -> OwnLabels:
     columns = sheet.label_columns() or sheet.label_candidates()
     if not columns:
         raise InputError(f"{sheet.path} has no column of labels beside {sheet.id_column}")
@@ -299,7 +299,7 @@ def read_findings(sheet: Sheet, columns: Sequence[str]) -> OwnLabels:
     values = numbers.fillna(0).astype(int).to_numpy()
     for number, image in enumerate(sheet.rows):
         if image is not None:
-            add_classes(sheet, labels, number, image, values[number].tolist())
+            put_classes(sheet, labels, number, image, values[number].tolist())
     return labels
 
 
@@ -328,11 +328,11 @@ def read_one_class(sheet: Sheet, column: str) -> OwnLabels:
                 f"{sheet.line(number)}: {texts[number]!r} is none of the classes {', '.join(names)}"
             )
         findings = [int(name == texts[number]) for name in names]
-        add_classes(sheet, labels, number, image, findings)
+        put_classes(sheet, labels, number, image, findings)
     return labels
 
 
-def add_classes(
+def put_classes(
     sheet: Sheet, labels: OwnLabels, number: int, image: OwnImage, findings: list[int]
 ) -> None:
     """Raises InputError where two rows of an image disagree."""

@@ -52,12 +52,12 @@ def write_own(
         if kind == MASKS:
             write_masks(unfinished, n_train, n_test, seed, side // 2)
             return True
-        drawn = [write_image(unfinished, [seed, n], side) for n in range(n_train + n_test)]
+        drawn = [write_drawn_image(unfinished, [seed, n], side) for n in range(n_train + n_test)]
         write_sheet(unfinished / "labels.csv", kind, drawn[:n_train])
     return True
 
 
-def write_image(folder: Path, seed: Sequence[int], side: int) -> DrawnImage:
+def write_drawn_image(folder: Path, seed: Sequence[int], side: int) -> DrawnImage:
     """Draw a DICOM of 1024 pixels into the folder of its site."""
     rng = np.random.default_rng(seed)
     number = seed[-1]

@@ -129,7 +129,7 @@ class ImageAP(Scorer):
         rows = []
         for number, name in enumerate(names):
             rows.append(
-                class_row(
+                image_class_row(
                     name,
                     rankings[number],
                     precision_intervals[number],
@@ -159,7 +159,7 @@ class ImageAP(Scorer):
             predicted=predicted,
             baselines=[Baseline("the image not looked at", CHANCE, None)],
             sensitivity={},
-            folds=fold_results(judged, names),
+            folds=auroc_of_folds(judged, names),
             figures=figures_of(judged, rankings),
             image_score="all classes right",
             can_confuse=not judging.settings.method.multilabel,
@@ -214,7 +214,7 @@ def rank_classes(judged: JudgedImages) -> list[ClassRanking]:
     return rankings
 
 
-def class_row(
+def image_class_row(
     name: str,
     ranking: ClassRanking,
     interval: Interval,
@@ -278,7 +278,7 @@ def figures_of(judged: JudgedImages, rankings: Sequence[ClassRanking]) -> dict[s
     }
 
 
-def fold_results(judged: JudgedImages, names: Sequence[str]) -> list[FoldResult]:
+def auroc_of_folds(judged: JudgedImages, names: Sequence[str]) -> list[FoldResult]:
     """Mean AUROC of each fold's images: nothing is fitted for it."""
     results = []
     folds = judged.table["fold"].to_numpy()
