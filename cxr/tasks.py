@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr import method_settings
 from cxr import settings as areas
 from cxr.datasets.chestxdet.presets import PRESETS as CHESTXDET
 from cxr.datasets.covid.presets import BOX_PRESETS, STUDY_PRESETS, CovidSettings
@@ -42,9 +43,9 @@ if TYPE_CHECKING:
     from cxr.methods.base import Labels, Method
 
 METHODS: dict[str, tuple[str, type[MethodSettings]]] = {
-    "detector": ("cxr.methods.detector.method:Detector", areas.DetectorSettings),
-    "segmenter": ("cxr.methods.segmenter.method:Segmenter", areas.SegmenterSettings),
-    "classifier": ("cxr.methods.classifier.method:Classifier", areas.ClassifierSettings),
+    "detector": ("cxr.methods.detector.method:Detector", method_settings.DetectorSettings),
+    "segmenter": ("cxr.methods.segmenter.method:Segmenter", method_settings.SegmenterSettings),
+    "classifier": ("cxr.methods.classifier.method:Classifier", method_settings.ClassifierSettings),
 }
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 # Found through the line above.
-from cxr import settings as areas  # noqa: E402
+from cxr import method_settings  # noqa: E402
 from cxr.command_line import READS, TITLES  # noqa: E402
 from cxr.settings import AREAS, flag, setting_fields  # noqa: E402
 from cxr.tasks import METHODS, TASKS  # noqa: E402
@@ -27,8 +27,8 @@ PAGE = ROOT / "docs" / "settings.md"
 COLUMNS = 100
 INTRODUCTION = """# Settings
 
-Made from the code by `python docs/make_settings.py`; change `cxr/settings.py` and the presets
-instead.
+Made from the code by `python docs/make_settings.py`; change `cxr/settings.py`,
+`cxr/method_settings.py` and the presets instead.
 
 Each is a flag, and a line `name: value` of a `--config` file. Every step takes the flags of all
 areas and of its task's method and data set, and lists in `--help` those that it reads. What stands
@@ -64,7 +64,7 @@ def make_page() -> str:
 
 def method_sections() -> list[str]:
     """What each method reads; what two of them share stands once."""
-    shared = areas.MaskLearningSettings
+    shared = method_settings.MaskLearningSettings
     sections = []
     users: list[str] = []
     for name, (_, settings_class) in METHODS.items():

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
-from cxr.settings import MaskLearningSettings
+from cxr.method_settings import MaskLearningSettings
 from cxr.system.errors import InputError
 
 # Epoch, counted from 0, from which the 3rd place of SIIM-ACR Pneumothorax added images with

@@ -21,11 +21,12 @@ from cxr.geometry.crops import Crop, crop_at, cut
 from cxr.geometry.lung_box import lung_box
 from cxr.images.resize import resize
 from cxr.inference.checkpoint import fingerprints, load_state
+from cxr.method_settings import SegmenterSettings
 from cxr.methods.base import Labels
 from cxr.methods.segmenter.method import Segmenter
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder, TaskFolder
-from cxr.settings import SegmenterSettings, make_settings
+from cxr.settings import make_settings
 from cxr.system import distributed
 from cxr.system.disk import alone, read_json, write_json
 from cxr.system.errors import InputError

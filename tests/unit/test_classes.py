@@ -11,6 +11,7 @@ import pytest
 from coco import coco_average_precision
 
 from cxr.geometry.detections import Detections, TrueBoxes
+from cxr.method_settings import DetectorSettings
 from cxr.methods.base import Judging, Labels
 from cxr.methods.detector.class_scorer import THRESHOLDS, ClassAP, all_detections, fit_threshold
 from cxr.methods.detector.records import BoxCase, Candidates, QuickDetections
@@ -19,7 +20,7 @@ from cxr.metrics.froc import recall_at_rates
 from cxr.metrics.means import mean_known
 from cxr.metrics.pooled_boxes import BoxPool, f1
 from cxr.run_folder import RunFolder
-from cxr.settings import DetectorSettings, make_settings
+from cxr.settings import make_settings
 from cxr.system.errors import InputError
 
 NONE = TrueBoxes.empty()

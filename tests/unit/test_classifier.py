@@ -7,11 +7,11 @@ import torch
 from timm import create_model
 
 from cxr.data.batch import Batch
+from cxr.method_settings import ClassifierSettings
 from cxr.methods.classifier.losses import classifier_loss
 from cxr.networks import encoders
 from cxr.networks.classifier import ImageClassifier
 from cxr.networks.decoders import BlocksDecoder
-from cxr.settings import ClassifierSettings
 from cxr.system.errors import InputError
 
 SMALL = "tu-mobilenetv3_small_050"

@@ -11,6 +11,7 @@ from torch import nn
 from cxr.data.batch import Sample, collate
 from cxr.geometry.anchors import decode_boxes, encode_boxes, flip_index
 from cxr.geometry.boxes import box_iou, centre_size
+from cxr.method_settings import DetectorSettings
 from cxr.methods.base import MIRRORED, PLAIN, ImageFacts, Labels, View
 from cxr.methods.detector.fcos import (
     FcosHead,
@@ -25,7 +26,7 @@ from cxr.methods.detector.image_scorer import RsnaMap
 from cxr.methods.detector.method import Detector
 from cxr.methods.detector.records import Params, detect
 from cxr.networks.fcos import make_point_squares, point_levels
-from cxr.settings import DetectorSettings, make_settings
+from cxr.settings import make_settings
 from cxr.steps.export.onnx_files import write_fp32
 from edge_predict import Predictor
 

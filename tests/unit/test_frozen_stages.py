@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from cxr.method_settings import DetectorSettings
 from cxr.methods.base import Labels
 from cxr.methods.detector.method import Detector
 from cxr.networks.depthwise import train_depthwise_in_fp32
 from cxr.networks.network import stage_parameters
-from cxr.settings import DetectorSettings, make_settings
+from cxr.settings import make_settings
 from cxr.system.errors import InputError
 from cxr.tasks import TASKS
 

@@ -8,6 +8,7 @@ import pytest
 from test_search import GATE_WEIGHTS, make_case
 
 from cxr.geometry.detections import Detections, TrueBoxes
+from cxr.method_settings import DetectorSettings
 from cxr.methods.base import Judging, Labels
 from cxr.methods.detector.image_scorer import (
     RsnaMap,
@@ -19,7 +20,7 @@ from cxr.methods.detector.records import Params, QuickDetections, detect
 from cxr.methods.detector.search import Grid
 from cxr.metrics.kaggle_map import image_score
 from cxr.run_folder import RunFolder
-from cxr.settings import DetectorSettings, make_settings
+from cxr.settings import make_settings
 from cxr.system.errors import InputError
 
 GRID = Grid(

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "cxr"
 # A folder imports from those of lower numbers, and from its own level; the files at the top, such
 # as settings.py, have theirs. Steps are above all and never import one another.
 LEVELS = {
-    **dict.fromkeys(("presets", "settings", "setting_checks", "run_folder"), 0),
+    **dict.fromkeys(("presets", "settings", "method_settings", "setting_checks", "run_folder"), 0),
     **dict.fromkeys(("system", "geometry", "images"), 0),
     **dict.fromkeys(("networks", "metrics", "data", "plots"), 1),
     "methods": 2,
@@ -184,11 +184,8 @@ def spoken(path):
 
 
 # settings.py has the default task, and says in its reasons what the winners did.
-NEUTRAL = [
-    name
-    for name in MODULES
-    if not name.startswith("datasets.") and name not in ("tasks", "settings", "command_line")
-]
+SPEAKERS = ("tasks", "settings", "method_settings", "command_line")
+NEUTRAL = [name for name in MODULES if not name.startswith("datasets.") and name not in SPEAKERS]
 
 
 @pytest.mark.parametrize("name", NEUTRAL)

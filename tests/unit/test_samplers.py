@@ -17,7 +17,7 @@ from cxr.data.samplers import (
     make_share_sampler,
     negatives_for,
 )
-from cxr.settings import MaskLearningSettings
+from cxr.method_settings import MaskLearningSettings
 from cxr.system.errors import InputError
 
 SAMPLING = MaskLearningSettings(sampling="share")

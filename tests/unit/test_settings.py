@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cxr.method_settings import DetectorSettings
 from cxr.settings import (
     AREAS,
-    DetectorSettings,
     PlaceSettings,
     TrainingSettings,
     make_settings,

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from cxr.datasets.pneumothorax.presets import PRESETS
+from cxr.method_settings import SegmenterSettings
 from cxr.methods.segmenter.losses import mask_loss
 from cxr.networks.decoders import DECODERS
 from cxr.networks.network import batch_norms
 from cxr.networks.unet import UNet
-from cxr.settings import SegmenterSettings
 from cxr.system.errors import InputError
 
 HEADS = {"unet": "double", "plain": "linear", "aspp": "narrow"}  # of some decoders; others: none

@@ -9,11 +9,12 @@ from torch import nn
 
 from cxr.geometry.anchors import decode_boxes, encode_boxes, flip_index, make_anchors, parse_levels
 from cxr.geometry.boxes import box_iou, centre_size
+from cxr.method_settings import DetectorSettings
 from cxr.methods.base import VIEW_SETS, ImageFacts, Labels, View
 from cxr.methods.detector.heads import ViewOutputs
 from cxr.methods.detector.method import Detector
 from cxr.methods.views import ViewFrame, view_frame
-from cxr.settings import DetectorSettings, make_settings
+from cxr.settings import make_settings
 
 SIDE = 192
 DETECTOR = Detector()

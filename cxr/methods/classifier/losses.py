@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxr.data.batch import Batch
+from cxr.method_settings import ClassifierSettings
 from cxr.methods.segmenter.losses import mask_loss, parse_terms
-from cxr.settings import ClassifierSettings
 
 
 def classifier_loss(

@@ -1,0 +1,207 @@
+"""The settings that each method adds to those of `cxr/settings.py`, in the same form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cxr.settings import MethodSettings, setting
+
+
+@dataclass(frozen=True)
+class DetectorSettings(MethodSettings):
+    """Boxes: the pyramid, its heads, their losses, and which anchors step 04 keeps."""
+
+    head: str = setting(
+        "retinanet",
+        "retinanet: anchors and offsets, as published; fcos: points and distances",
+        training=True,
+        choices=("retinanet", "fcos"),
+    )
+    levels: str = setting(
+        "2-7", "pyramid levels; level 2 is the paper's addition for small boxes", training=True
+    )
+    channels: int = setting(
+        256, "channels of the pyramid and heads; 256 as in RetinaNet", training=True
+    )
+    head_convs: int = setting(4, "3x3 convolutions in each head; 4 as in RetinaNet", training=True)
+    head_norm: str = setting(
+        "none",
+        "group normalisation in the heads: none as published, group helps random weights",
+        training=True,
+        choices=("none", "group"),
+    )
+    classes: int = setting(
+        0, "only the first so many box classes of the task's list; 0: all of them", training=True
+    )
+    dropout: float = setting(
+        0.75,
+        "dropout before the class and the global output; 0.75 in the best model",
+        training=True,
+    )
+    class_weight: float = setting(
+        1.0,
+        "weight of the anchor class loss; 0 and --global-weight 0: boxes only",
+        training=True,
+    )
+    divide_by: str = setting(
+        "image",
+        "whose positive anchors divide the detection losses: each image's as published, or their "
+        "running mean, which suits random weights",
+        training=True,
+        choices=("image", "running"),
+    )
+    global_weight: float = setting(0.1, "weight of the image class loss", training=True)
+    paste: float = setting(
+        0.0,
+        "probability that an image gets boxes of another training image, too, and what they show",
+        training=True,
+    )
+    nms_iou: float = setting(
+        0.05, "boxes of a class that overlap more are one finding; opacities hardly overlap"
+    )
+    try_nms_iou: tuple[str, ...] = setting(
+        (), "such overlaps that step 05 tries in place of --nms-iou, fitted like the thresholds"
+    )
+    candidate_floor: float = setting(
+        0.01, "score above which step 04 keeps an anchor for step 05, which uses those above 0.025"
+    )
+    candidates: int = setting(1000, "anchors that step 04 keeps of an image and class")
+    size_votes: str = setting(
+        "fold",
+        "percentiles of the sizes that networks and views vote for: within each fold, then "
+        "averaged (fold), so that the shrink means the same where it is fitted and where it is "
+        "used; over all of them, as published (all)",
+        choices=("fold", "all"),
+    )
+
+
+@dataclass(frozen=True)
+class MaskLearningSettings(MethodSettings):
+    """What segmenters and classifiers share: a decoder that draws, sampling, pseudo labels."""
+
+    decoder: str = setting(
+        "unet",
+        "unet (segmentation-models-pytorch's), albunet, plain (no normalisation), scse "
+        "(attention), deeplab (V3+), cbam or aspp (with hypercolumns), blocks (without skips)",
+        training=True,
+        choices=("unet", "albunet", "plain", "scse", "deeplab", "cbam", "aspp", "blocks"),
+    )
+    mask_loss: str = setting(
+        "bce=1,dice=1",
+        "weighted terms of a segmentation loss: bce, dice, squared_dice, focal and lovasz of the "
+        "mask, label and label_focal of the image",
+        training=True,
+    )
+    sampling: str = setting(
+        "all",
+        "images of an epoch with masks to learn: all once; share: all positives and as many "
+        "negatives as --positive-share leaves room for; balanced: as many draws as images, half "
+        "of them positive; positives: these alone",
+        training=True,
+        choices=("all", "share", "balanced", "positives"),
+    )
+    positive_share: float = setting(
+        0.8,
+        "share of positives of --sampling share in the first epoch; 1: no negatives",
+        training=True,
+        needs="sampling=share",
+    )
+    positive_share_end: float = setting(
+        0.0,
+        "the share moves evenly towards this after the last epoch; 0: it stays",
+        training=True,
+        needs="sampling=share",
+    )
+    lungs: str = setting(
+        "", "a run of the task lungs; images are cut to the lungs that it finds", training=True
+    )
+    pseudo: str = setting(
+        "",
+        "a run whose masks or classes of the test images are learned, too; a fold learns what "
+        "that run's models of the same fold say",
+        training=True,
+    )
+    pseudo_ratio: float = setting(
+        0.5,
+        "images of --pseudo in an epoch from the second on, for each other image",
+        training=True,
+        needs="pseudo",
+    )
+    stack: tuple[str, ...] = setting(
+        (),
+        "further runs to mix in: their image scores decide which images get a mask, or their "
+        "classes are averaged with fitted weights",
+    )
+
+
+@dataclass(frozen=True)
+class SegmenterSettings(MaskLearningSettings):
+    """Masks: the U-Net's heads, a mean teacher, and the rule from probabilities to a mask."""
+
+    label_head: str = setting(
+        "none",
+        "head for the whole image of a segmentation network: none, linear, or two layers, of "
+        "which the first gives as many numbers as it gets (double) or 64 (narrow)",
+        training=True,
+        choices=("none", "linear", "double", "narrow"),
+    )
+    encoder_norm: str = setting(
+        "train",
+        "batch norm in a segmentation network's pretrained encoder: train, or frozen as the 4th "
+        "place had it",
+        training=True,
+        choices=("train", "frozen"),
+    )
+    unlabelled: str = setting(
+        "",
+        "a folder of PNG X-rays without labels, from which a mean teacher teaches",
+        training=True,
+    )
+    unlabelled_batch: int = setting(
+        4, "pictures of --unlabelled in a step; 4 as published", training=True, needs="unlabelled"
+    )
+    consistency: float = setting(
+        2.0,
+        "weight of student and teacher agreeing, reached in 30 epochs",
+        training=True,
+        needs="unlabelled",
+    )
+    probability_size: int = setting(
+        0, "side of the probability pictures that step 04 keeps; 0: that of the network"
+    )
+    rule: str = setting(
+        "first",
+        "how probabilities become a mask or none: first (triplet), second (image scores of "
+        "--stack), third (0.5), fourth (label head and triplet), fifth (highest pixel)",
+        choices=("first", "second", "third", "fourth", "fifth"),
+    )
+    component: int = setting(
+        0, "parts of a mask of up to so many pixels are removed; the 1st place removed 100"
+    )
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(MaskLearningSettings):
+    """Classes of images and studies, learned beside masks of what they rest on."""
+
+    dropout: float = setting(0.75, "dropout before the class output", training=True)
+    aux_weight: float = setting(
+        10.0,
+        "weight of --mask-loss beside the class loss, 10 as published; 0: no masks are learned",
+        training=True,
+    )
+    label_smoothing: float = setting(
+        0.05,
+        "share of a class label that is spread over all classes; it helped the 17th place, and "
+        "0.05 was the 47th's best value",
+        training=True,
+    )
+    multilabel: bool = setting(
+        False,
+        "classes may hold together, each with a probability of its own; else an image has one",
+        training=True,
+    )
+    opacities: tuple[str, ...] = setting(
+        (),
+        "runs of a detection task whose boxes, fused, stand for the opacities of the images",
+    )
