@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from cxr.data.loader import count_workers
 from cxr.images.folder import (
+    ImageFiles,
     Item,
     Record,
     State,
@@ -33,6 +33,7 @@ from cxr.settings import ImageSettings, Settings
 from cxr.steps.predict.dicom_objects import Statement
 from cxr.steps.predict.dicom_outputs import make_objects, unmade_objects, wanted_outputs
 from cxr.steps.predict.image_index import write_index
+from cxr.steps.predict.out_folder import alone_in, claim_out_folder
 from cxr.steps.predict.studies import (
     Study,
     merge_studies,
@@ -41,7 +42,6 @@ from cxr.steps.predict.studies import (
     write_studies,
 )
 from cxr.system import distributed
-from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime, open_runtime
 from cxr.tasks import Task
@@ -99,8 +99,17 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     """The same by the processes of a runtime, which share the images out."""
     images = settings.images
     image_files = find_image_files(images.images, images.out)
-    items = image_files.items
     predictor = open_predictor(task, settings, runtime)
+    with alone_in(images.out):
+        claim_out_folder(images.out, predictor.record(), runtime)
+        return predict_files(predictor, image_files, settings)
+
+
+def predict_files(predictor: Predictor, image_files: ImageFiles, settings: Settings) -> Path:
+    """Predict those that are not done yet, and write the tables and the page of all."""
+    images = settings.images
+    runtime = predictor.runtime
+    items = image_files.items
     waiting = []
     for item in items:
         if not is_done(item, images):
@@ -128,7 +137,7 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
 
 
 def open_predictor(task: Task, settings: Settings, runtime: Runtime) -> Predictor:
-    """The run, to which the folder --out belongs from now on.
+    """The run that answers.
 
     Raises InputError for masks that are wanted of a run that gives none.
     """
@@ -139,25 +148,7 @@ def open_predictor(task: Task, settings: Settings, runtime: Runtime) -> Predicto
             f"--dicom-seg writes masks, and the run {predictor.run.path} gives {result}: leave it "
             "out; --dicom-sr, --dicom-pr and --dicom-sc write what it gives"
         )
-    claim_out_folder(settings.images.out, predictor.record(), runtime)
     return predictor
-
-
-def claim_out_folder(out: Path, record: dict[str, Any], runtime: Runtime) -> None:
-    """Note what decides the predictions. InputError if the folder holds those of other settings."""
-    path = out / "settings.json"
-    record = json.loads(json.dumps(record))  # as it will be read again
-    if path.exists():
-        old = read_json(path)
-        changed = [name for name, value in record.items() if value != old.get(name)]
-        if changed:
-            raise InputError(
-                f"{out} holds predictions made with other {', '.join(changed)}: choose another "
-                "--out, or delete that folder"
-            )
-    distributed.barrier()
-    if runtime.is_main:
-        write_json(path, record)
 
 
 def predict_items(
