@@ -37,6 +37,7 @@ from cxr.steps.predict.predict_images import (
     write_tables,
 )
 from cxr.steps.predict.report_sender import ReportSender
+from cxr.steps.predict.studies import note_lone_images
 from cxr.system.disk import acquire, atomic, read_json, remove_leftovers
 from cxr.system.errors import InputError
 
@@ -237,6 +238,7 @@ class ReceivedImages:
         failures.sort(key=lambda failure: (failure.image, failure.what))
         total = left_out + sum(1 for _ in self.records())
         notes = [*self.predictor.notes, *note_other_images(self.records(), left_out, total)]
+        notes += note_lone_images(self.records())
         try:
             write_tables(self.predictor, self.records, failures, notes, self.out)
         except OSError as error:
