@@ -12,9 +12,11 @@ from cxr.images.header import Header
 from cxr.images.isolated import LONGEST, Picture
 from cxr.images.read import read_image
 from cxr.images.resize import resize, shrink
+from cxr.images.study import read_study
 from cxr.inference.predictor import Predictor
 from cxr.inference.results import Result
 from cxr.inference.run_archive import names_archive, refuse_other_task, unpack_run
+from cxr.inference.studies import Study, StudyImage, merge_studies
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings
 from cxr.system.errors import InputError
@@ -65,6 +67,21 @@ class OpenRun:
         for start in range(0, len(images), batch_size):
             results += self._predict(images[start : start + batch_size])
         return results
+
+    def studies(self, results: Sequence[Result]) -> dict[str, Study]:
+        """What the run says of the studies that the images of these results belong to.
+
+        Of a run whose classes are of studies, as those of the task covid: {StudyInstanceUID: the
+        mean of the probabilities of its images}. Images whose file names no study are left out.
+        Raises InputError where the classes are of images.
+        """
+        if not self.predictor.of_studies:
+            raise InputError(
+                f"the run {self.predictor.run.path} says nothing of studies: take the results of "
+                "the images"
+            )
+        images = [StudyImage(result.study or "", result.probabilities) for result in results]
+        return merge_studies(images, self.image_classes)
 
     def _predict(self, images: Sequence[ImageSource]) -> list[Result]:
         pictures = [to_picture(image, self.predictor.sides) for image in images]
@@ -132,13 +149,16 @@ def to_picture(image: ImageSource, sides: Sequence[int]) -> Picture:
         pixels = check_pixels(image)
         height, width = pixels.shape
         header = Header(width, height)
+        study = ""
     else:
         pixels, header = read_image(image)
+        study = read_study(image)
     network = pixels
     for side in sides:
         network = resize(network, side)
     # Whether it is a DICOM matters only to structured reports, which are not made here.
-    return Picture(header, dicom=False, network=network, shown=shrink(pixels, LONGEST))
+    shown = shrink(pixels, LONGEST)
+    return Picture(header, dicom=False, network=network, shown=shown, study=study)
 
 
 def check_pixels(pixels: np.ndarray) -> np.ndarray:

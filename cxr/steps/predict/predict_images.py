@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,13 +34,7 @@ from cxr.steps.predict.dicom_objects import Statement
 from cxr.steps.predict.dicom_outputs import make_objects, unmade_objects, wanted_outputs
 from cxr.steps.predict.image_index import write_index
 from cxr.steps.predict.out_folder import alone_in, claim_out_folder
-from cxr.steps.predict.studies import (
-    Study,
-    merge_studies,
-    note_lone_images,
-    read_study,
-    write_studies,
-)
+from cxr.steps.predict.studies import note_lone_images, studies_of_records, write_studies
 from cxr.system import distributed
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime, open_runtime
@@ -231,8 +225,6 @@ def write_image(
         path = item.in_folder(out / "masks", ".png")
         write_overlay(path, mask_picture)
         content["mask"]["file"] = path.relative_to(out).as_posix()
-    if predictor.task.dataset.scorer.of_studies:
-        content["study"] = read_study(item.path) if picture.dicom else ""
     full_range = None
     if picture.deep is not None:
         full_range = Window(picture.deep.centre, picture.deep.width)
@@ -253,12 +245,8 @@ def write_results(
     left_out = sum(failure.what == LEFT_OUT for failure in failures)
     failures = sorted([*failures, *missing_objects(images, records())])
     notes = [*predictor.notes, *note_other_images(records(), left_out, len(items))]
-    studies: dict[str, Study] = {}
-    if predictor.task.dataset.scorer.of_studies:
-        studies = merge_studies(records(), predictor.image_classes)
-        write_studies(out / "studies.csv", studies, predictor.image_classes)
-        notes += note_lone_images(records())
-    page = write_tables(predictor, records, failures, notes, out, studies)
+    notes += note_lone_images(records())
+    page = write_tables(predictor, records, failures, notes, out)
     return Written(page, notes, len(failures))
 
 
@@ -277,12 +265,11 @@ def write_tables(
     failures: Sequence[Failure],
     notes: Sequence[str],
     out: Path,
-    studies: Mapping[str, Study] | None = None,
 ) -> Path:
     """Write the tables and the page of the images that `records` yields; returns the page's path.
 
-    failures: the rows of failed.csv. notes: sentences for the page. studies: what is said of them,
-    for runs whose classes are of studies.
+    failures: the rows of failed.csv. notes: sentences for the page. Runs whose classes are of
+    studies have a table of these, too.
     """
     header = {
         "run": str(predictor.run.path),
@@ -294,7 +281,11 @@ def write_tables(
         "image_classes": list(predictor.image_classes),
     }
     write_prediction_tables(out, records, failures, header)
-    return write_index(out, records(), failures, header, studies or {})
+    studies = {}
+    if predictor.of_studies:
+        studies = studies_of_records(records(), predictor.image_classes)
+        write_studies(out / "studies.csv", studies, predictor.image_classes)
+    return write_index(out, records(), failures, header, studies)
 
 
 def note_other_images(records: Iterable[Record], left_out: int, total: int) -> list[str]:

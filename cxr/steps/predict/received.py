@@ -35,6 +35,7 @@ from cxr.steps.predict.predict_images import (
     write_tables,
 )
 from cxr.steps.predict.report_sender import ReportSender
+from cxr.steps.predict.studies import note_lone_images
 from cxr.system.disk import atomic, read_json
 
 MOST_WAITING = 1000  # more are refused, so that a sender that goes on does not fill the disk
@@ -218,6 +219,7 @@ class ReceivedImages:
         failures.sort(key=lambda failure: (failure.image, failure.what))
         total = left_out + sum(1 for _ in self.records())
         notes = [*self.predictor.notes, *note_other_images(self.records(), left_out, total)]
+        notes += note_lone_images(self.records())
         try:
             write_tables(self.predictor, self.records, failures, notes, self.out)
         except OSError as error:
