@@ -195,6 +195,12 @@ class Method(ABC):
         del batch, settings
         return ()
 
+    def prepare_batch(self, batch: Batch, model: Network, settings: Settings) -> Batch:
+        """A training batch on the device, as it is to be learned. Its random numbers are torch's,
+        which are seeded for every step. Here: unchanged."""
+        del model, settings
+        return batch
+
     @abstractmethod
     def loss(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings

@@ -84,7 +84,7 @@ def train_one_epoch(
         seed_step(state, runtime)
         state.moment = state.epoch + state.step / steps
         further_inputs = task.method.network_inputs(batch, settings)
-        batch = batch.to(runtime.device)
+        batch = task.method.prepare_batch(batch.to(runtime.device), state.model, settings)
         with runtime.autocast():
             outputs = network(batch.images, *further_inputs)
         terms = task.method.loss(outputs, batch, state.model, settings)
