@@ -22,7 +22,7 @@ SLUG = "rsna-pneumonia-detection-challenge"
 # thin network. On the CPU, where results repeat to the last bit.
 TINY = (
     *("--run", "tiny", "--folds", "2", "--epochs", "2", "--batch-size", "2", "--keep", "2"),
-    *("--channels", "16", "--workers", "0", "--device", "cpu"),
+    *("--channels", "16", "--workers", "0", "--device", "cpu", "--engine", "torch"),
 )
 DEMO = ("--demo", "--demo-images", "24", *TINY)
 
