@@ -96,6 +96,7 @@ def open_run(
     tta: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str | None = None,
     working: str | Path = "working",
 ) -> OpenRun:
     """A trained run, ready to predict, such as that in working/rsna/small.
@@ -106,7 +107,8 @@ def open_run(
     task: a key of cxr.TASKS, by default that of the run, and of a starter the usual one.
     fold: only this fold, a quarter of the time. tta: views that are merged, such as "none" for the
     plain one; by default those of the run's settings. device: auto, cpu, cuda, cuda:1 or mps.
-    precision: auto, fp32, bf16 or fp16. Raises InputError for what is no finished run.
+    precision: auto, fp32, bf16 or fp16. engine: auto, torch or openvino, as --engine; by default
+    that of the run's settings. Raises InputError for what is no finished run.
     """
     run = RunFolder(Path(path))
     if names_archive(path):
@@ -116,6 +118,8 @@ def open_run(
     changes: dict[str, Any] = {"fold": fold, "device": device, "precision": precision}
     if tta is not None:
         changes["tta"] = tta
+    if engine is not None:
+        changes["engine"] = engine
     return OpenRun(Predictor(run_task, settings.replace(**changes)))
 
 

@@ -233,6 +233,11 @@ class Method(ABC):
     def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
         """Images (B, 1, S, S) uint8 as the view shows them, (B, 1, s, s)."""
 
+    def idle_outputs(self, settings: Settings) -> tuple[str, ...]:
+        """Names of a network's outputs that the loss does not read. Here: none."""
+        del settings
+        return ()
+
     def raw_outputs(self, model: Network, images: Tensor) -> Outputs:
         """What step 04 wants to know of images, before it knows which parts of it."""
         return model(images)

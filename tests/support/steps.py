@@ -24,6 +24,7 @@ SLUG = "rsna-pneumonia-detection-challenge"
 TINY = (
     *("--run", "tiny", "--folds", "2", "--epochs", "2", "--batch-size", "2", "--keep", "2"),
     *("--encoder", "tu-test_resnet", "--channels", "16", "--workers", "0", "--device", "cpu"),
+    *("--engine", "torch"),
 )
 DEMO = ("--demo", "--demo-images", "24", *TINY)
 

@@ -26,6 +26,7 @@ from cxr.images.folder import (
 from cxr.images.gray import Window
 from cxr.images.isolated import Picture, read_all
 from cxr.images.printable import UnreadableImage
+from cxr.inference.engines import FEW_IMAGES
 from cxr.inference.predictor import Predictor
 from cxr.inference.results import Result
 from cxr.plots.overlay import write_overlay
@@ -93,6 +94,7 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     """The same by the processes of a runtime, which share the images out."""
     images = settings.images
     image_files = find_image_files(images.images, images.out)
+    settings = choose_for_few(settings, len(image_files.items))
     predictor = open_predictor(task, settings, runtime)
     with alone_in(images.out):
         claim_out_folder(images.out, predictor.record(), runtime)
@@ -128,6 +130,13 @@ def predict_files(predictor: Predictor, image_files: ImageFiles, settings: Setti
             f"the first: {failures[0].reason}"
         )
     return images.out / "index.html"
+
+
+def choose_for_few(settings: Settings, count: int) -> Settings:
+    """The settings; of --engine auto PyTorch, where few images do not pay for another engine."""
+    if settings.machine.engine == "auto" and count < FEW_IMAGES:
+        return settings.replace(engine="torch")
+    return settings
 
 
 def open_predictor(task: Task, settings: Settings, runtime: Runtime) -> Predictor:

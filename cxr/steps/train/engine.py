@@ -11,9 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from cxr.data.dataset import XrayDataset
@@ -23,7 +20,6 @@ from cxr.data.tables import read_table, split_fold
 from cxr.inference.checkpoint import save_state
 from cxr.inference.lung_crops import with_crops
 from cxr.inference.predict_table import predict_test_by_fold
-from cxr.networks.network import Network
 from cxr.run_folder import FoldFolder, RunFolder
 from cxr.settings import Settings
 from cxr.steps.train.averaging import average_epochs
@@ -34,6 +30,7 @@ from cxr.steps.train.epoch import (
     sampler_of,
     train_one_epoch,
 )
+from cxr.steps.train.joined import JoinedNetwork
 from cxr.steps.train.pretraining import learned_weights, lesson_settings, lesson_table
 from cxr.steps.train.schedules import after_epoch
 from cxr.steps.train.state import TrainingState
@@ -176,7 +173,7 @@ def train_fold(
             folder.write_config(settings.plain())
         write_json(folder.manifest, make_manifest(runtime.describe()))
 
-    network = wrap_network(state.model, settings, runtime)
+    joined = JoinedNetwork(state.model, task.method, settings, runtime)
     teacher = task.method.make_teacher(state, settings, sampler)
     stopped = False
     with open_log(folder, state, runtime) as log:
@@ -184,6 +181,8 @@ def train_fold(
             # One pass over the fold's images; a stop in the middle is saved and ends here.
             start = time.monotonic()
             first_step = state.step
+            state.freeze_as_due()
+            network = joined.now()
             finished = train_one_epoch(task, state, network, train_loader, teacher, folder, runtime)
             if finished:
                 # How well the evaluated weights do on images that the fold did not learn from.
@@ -281,16 +280,6 @@ def count_updates(sampler: ResumableSampler, settings: Settings) -> int:
         total += -(-sampler.batches() // settings.training.accumulate)
     sampler.epoch = 0
     return total
-
-
-def wrap_network(model: Network, settings: Settings, runtime: Runtime) -> nn.Module:
-    """The model as it is called in training: compiled, and joined with those of other processes."""
-    network: nn.Module = model
-    if settings.machine.compile:
-        network = torch.compile(network)  # type: ignore[assignment]
-    if runtime.world > 1:
-        network = DistributedDataParallel(network, find_unused_parameters=True)
-    return network
 
 
 def open_log(
