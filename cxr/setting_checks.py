@@ -9,7 +9,7 @@ from cxr.system.errors import InputError
 
 POSITIVE = (
     *("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip"),
-    *("channels", "judge_images", "cycle", "unlabelled_batch", "candidates"),
+    *("channels", "judge_images", "cycle", "unlabelled_batch", "candidates", "trials"),
 )
 SHARES = ("positive_share", "positive_share_end", "paste", "nms_iou")
 BELOW_ONE = ("dropout", "ema", "label_smoothing", "candidate_floor")

@@ -236,6 +236,13 @@ class TrainingSettings:
         "the next trough; 0: never",
         training=True,
     )
+    search: str = setting(
+        "",
+        "a YAML file of settings, each with a range or a list: step 03 tries values on one fold, "
+        "gives up what falls behind, and trains the best on all folds; steps 04 and 05 then take "
+        "that run. Needs the package optuna",
+    )
+    trials: int = setting(20, "so many sets of values are tried by --search", needs="search")
 
 
 @dataclass(frozen=True)

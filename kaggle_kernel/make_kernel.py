@@ -3,7 +3,7 @@
     python kaggle_kernel/make_kernel.py USER              USER is your name in Kaggle's addresses
     python kaggle_kernel/make_kernel.py USER --no-wheels  only the code or the flags have changed
     python kaggle_kernel/make_kernel.py USER --preset small --max-hours 2   with flags of the steps
-    python kaggle_kernel/make_kernel.py USER --run starter --images /kaggle/input/scans
+    python kaggle_kernel/make_kernel.py USER --run starter --images /kaggle/input/datasets/USER/NAME
                                                           only boxes on images of your own
 
 Writes working/kaggle/: code/, wheels/, kernel/. docs/kaggle.md tells what to do with them.
