@@ -367,6 +367,11 @@ class ExtraSettings:
         "store its weights in half precision, half the bytes; step 06 prints what that changes",
         needs="zip",
     )
+    ncnn: bool = setting(
+        False,
+        "step 06 also writes the fp32 file as ncnn has it, by pnnx: for edge_predict.py --engine "
+        "ncnn, which is fast on processors without AVX",
+    )
     port: int = setting(8000, "port of the local page of serve.py")
 
 

@@ -133,6 +133,15 @@ def seal(path: Path) -> None:
         file.write(SEAL + check_sum.encode())
 
 
+def stored_settings(path: Path) -> dict[str, Any]:
+    """What stands in the metadata of a file. KeyError where it is none of ours."""
+    for entry in onnx.load(str(path)).metadata_props:
+        if entry.key == KEY:
+            settings: dict[str, Any] = json.loads(entry.value)
+            return settings
+    raise KeyError(KEY)
+
+
 def replace_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Put other settings into a file that is there."""
     with atomic(path) as temporary:
