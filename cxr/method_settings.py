@@ -154,7 +154,7 @@ class SegmenterSettings(MaskLearningSettings):
     )
     unlabelled: str = setting(
         "",
-        "a folder of PNG X-rays without labels, from which a mean teacher teaches",
+        "a folder of PNG X-rays without labels, in any tree, from which a mean teacher teaches",
         training=True,
     )
     unlabelled_batch: int = setting(
