@@ -91,7 +91,9 @@ def test_the_first_grows_and_sees_fewer_and_fewer_positives(tmp_path):
     public = trainings(tmp_path, "first", "public").values()
     assert [settings.method.mask_loss for settings in public] == ["bce=1,dice=1,focal=1"] * 4
     assert [settings.method.positive_share for settings in public] == [0.8, 0.4, 0.6, 0.5]
-    blends = [call.values["blend"] for call in calls_of("first", Wishes(tmp_path)) if is_blend(call)]
+    blends = [
+        call.values["blend"] for call in calls_of("first", Wishes(tmp_path)) if is_blend(call)
+    ]
     weights = ("albunet-public-4=0.4", "albunet-valid-4=0.2", "scse-4=0.2", "resnet50-4=0.2")
     assert blends == [weights]
 
@@ -163,9 +165,7 @@ def test_flags_go_to_all_steps_and_win(monkeypatch, capsys):
 
 def test_a_stop_ends_all_and_a_failure_too(monkeypatch, capsys):
     words = ("second", "--demo")
-    status, done, text = run_script(
-        monkeypatch, capsys, *words, status=STOPPED, failing="03_train"
-    )
+    status, done, text = run_script(monkeypatch, capsys, *words, status=STOPPED, failing="03_train")
     assert status == 0
     assert [name for name, _ in done] == ["01_download", "02_preprocess", "03_train"]
     assert "run the same command again" in text

@@ -211,9 +211,7 @@ def first(plan: Plan) -> None:
             positive_share=shares[0],
             **later,
         )
-        plan.train(
-            preset, f"{network}-3", start=f"{network}-2", positive_share=shares[1], **later
-        )
+        plan.train(preset, f"{network}-3", start=f"{network}-2", positive_share=shares[1], **later)
         last = later | {"epochs": 40, "lr_min": 1e-6, "keep": 1, "keep_best": 3}
         if network == "scse":
             last["weight_decay"] = 5e-7
