@@ -1,7 +1,7 @@
 """The five winning systems of SIIM-ACR Pneumothorax as settings.
 
 Network, loss, sampling, schedule, augmentation and rule are those of the winners' code and texts.
-Where a place trained in several steps, its preset is the first one and `pneumothorax_places.sh`
+Where a place trained in several steps, its preset is the first one and `pneumothorax_places.py`
 runs all.
 """
 

@@ -124,11 +124,14 @@ class MeanTeacher:
 
 
 def find_pictures(folder: Path) -> pd.DataFrame:
-    """Table of the PNGs of a folder, with their names as image_id.
+    """Table of the PNGs below a folder, in any tree, with their paths in it as image_id.
 
     Raises InputError where there are none.
     """
-    names = sorted(path.stem for path in folder.glob("*.png"))
+    names = []
+    for path in sorted(folder.rglob("*.png")):
+        if not path.name.startswith("."):
+            names.append(path.relative_to(folder).with_suffix("").as_posix())
     if not names:
         raise InputError(f"--unlabelled {folder} holds no PNG pictures: give a folder of X-rays")
     return pd.DataFrame({"image_id": names})
