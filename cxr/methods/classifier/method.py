@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -21,6 +21,7 @@ from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.pseudo_labels import add_classes
 from cxr.methods.segmenter.losses import TERMS, parse_terms
 from cxr.methods.views import show_view, view_frame
+from cxr.metrics.doubt import Doubt, largest_doubt
 from cxr.networks.classifier import ImageClassifier
 from cxr.networks.network import STRIDE, Network, check_side
 from cxr.settings import Settings
@@ -118,6 +119,16 @@ class Classifier(Method):
         """Probabilities (C,) of each image, the mean over models and views."""
         del settings
         return list(torch.stack(list(outputs)).mean(0))
+
+    def doubt(
+        self,
+        merged: ClassPrediction,
+        by_fold: Sequence[ClassPrediction],
+        detect: Callable[[ClassPrediction], np.ndarray],
+    ) -> Doubt:
+        """Of the most doubtful class, each a question of its own."""
+        del detect
+        return largest_doubt(merged.category, [each.category for each in by_fold])
 
     def describe_prediction(self, prediction: ClassPrediction) -> str:
         probabilities = ", ".join(f"{value:.4f}" for value in prediction.category)
