@@ -317,6 +317,12 @@ class ImageSettings:
         "with --images, write a DICOM Secondary Capture of the overlay of each DICOM",
         needs="images",
     )
+    heat_maps: bool = setting(
+        False,
+        "with --images, write where a classifier looked: each image under the heat map (Grad-CAM) "
+        "of its most probable class; takes about three times as long",
+        needs="images",
+    )
     watch: bool = setting(
         False,
         "with --images, go on with whole files that arrive in its folders, until Ctrl-C",

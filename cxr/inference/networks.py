@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cxr.images.isolated import Picture
 from cxr.images.resize import resize
@@ -53,6 +54,13 @@ class Networks(ABC):
     @abstractmethod
     def predict(self, pictures: Sequence[Picture]) -> list[Any]:
         """What step 04 keeps of each picture, which was read with these sides."""
+
+    @abstractmethod
+    def heat_maps(self, pictures: Sequence[Picture], labels: Sequence[int]) -> list[np.ndarray]:
+        """Where a classifier's networks looked: the mean of their maps of a class of each picture.
+
+        labels: the classes. Maps (s, s) in 0 ... 1 of whole pictures, s as in `Picture.network`.
+        """
 
     @abstractmethod
     def record(self, run: RunFolder) -> dict[str, Any]:
@@ -141,12 +149,11 @@ class RunNetworks(Networks):
     def predict(self, pictures: Sequence[Picture]) -> list[Any]:
         method = self.task.method
         seen = [self.to_network(picture) for picture in pictures]
-        images = torch.from_numpy(np.stack([each.image for each in seen]))[:, None]
         merged = predict_batch(
             self.models,
             method,
             self.views,
-            images.to(self.runtime.device),
+            self.to_batch(seen),
             self.settings,
             self.runtime,
             self.engine,
@@ -157,6 +164,26 @@ class RunNetworks(Networks):
             prediction = method.to_prediction(outputs, facts, self.models[0], self.settings)
             predictions.append(prediction)
         return predictions
+
+    def heat_maps(self, pictures: Sequence[Picture], labels: Sequence[int]) -> list[np.ndarray]:
+        """Of the plain view, as step 07 looks."""
+        # Imported with it are scikit-learn and two thousand further modules.
+        from cxr.inference.heat_maps import compute_heat_maps, put_back
+
+        seen = [self.to_network(picture) for picture in pictures]
+        images = self.to_batch(seen)
+        maps = [compute_heat_maps(model, images, labels).maps for model in self.models]
+        means = np.mean(maps, axis=0)
+        placed = []
+        for mean, each, picture in zip(means, seen, pictures, strict=True):
+            side = len(picture.network)
+            placed.append(put_back(mean, each.crop, picture.width, picture.height, side))
+        return placed
+
+    def to_batch(self, seen: Sequence[NetworkImage]) -> Tensor:
+        """The images (B, 1, S, S) on the device."""
+        images = np.stack([each.image for each in seen])
+        return torch.from_numpy(images)[:, None].to(self.runtime.device)
 
     def to_network(self, picture: Picture) -> NetworkImage:
         """The picture as the networks see it, cut to its lungs where they were trained so."""
@@ -216,3 +243,8 @@ class BlendNetworks(Networks):
         for predictions in zip(*by_member, strict=True):
             mixed.append(self.task.method.mix(predictions, self.shares, self.settings))
         return mixed
+
+    def heat_maps(self, pictures: Sequence[Picture], labels: Sequence[int]) -> list[np.ndarray]:
+        """The mean over the runs by their weights."""
+        by_member = [member.heat_maps(pictures, labels) for member in self.members]
+        return list(np.tensordot(self.shares, np.array(by_member), axes=1))

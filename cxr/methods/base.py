@@ -28,6 +28,7 @@ from cxr.data.batch import Batch, SampleContent, TargetMaker
 from cxr.data.samplers import ResumableSampler
 from cxr.methods.evaluation import Evaluation, Rule
 from cxr.methods.export import ExportPart
+from cxr.metrics.doubt import Doubt
 from cxr.networks.network import Network
 from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings
@@ -259,6 +260,14 @@ class Method(ABC):
         """Boxes (n, 4) of what step 04 kept, in original pixels, before any rule. Here: none."""
         del prediction
         return np.zeros((0, 4))
+
+    @abstractmethod
+    def doubt(self, merged: Any, by_fold: Sequence[Any], detect: Callable[[Any], Any]) -> Doubt:
+        """How doubtful what step 04 kept of an image is.
+
+        by_fold: what the networks of each fold alone say of it, as `merged` is kept; [] where that
+        is not known. detect: as `Rule.detect`.
+        """
 
     @abstractmethod
     def describe_prediction(self, prediction: Any) -> str:

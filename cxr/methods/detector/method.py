@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -30,6 +30,8 @@ from cxr.methods.detector.records import (
 )
 from cxr.methods.detector.retinanet import RetinaNetHead
 from cxr.methods.views import show_view
+from cxr.metrics.doubt import Doubt, largest_doubt
+from cxr.metrics.matching import scores_at
 from cxr.networks.detector import DetectorNetwork, check_levels
 from cxr.networks.heads import check_channels
 from cxr.networks.network import Network
@@ -147,6 +149,17 @@ class Detector(Method):
     def kept_boxes(self, prediction: Candidates) -> np.ndarray:
         half = prediction.size80 / 2
         return np.concatenate([prediction.centre - half, prediction.centre + half], axis=1)
+
+    def doubt(
+        self,
+        merged: Candidates,
+        by_fold: Sequence[Candidates],
+        detect: Callable[[Candidates], Detections],
+    ) -> Doubt:
+        """Of the most doubtful box: what its score is, and what each fold says of its place."""
+        boxes = detect(merged)
+        answers = [scores_at(boxes, detect(each)) for each in by_fold]
+        return largest_doubt(boxes.scores, np.array(answers))
 
     def describe_prediction(self, prediction: Candidates) -> str:
         scores = ", ".join(f"{score:.3f}" for score in prediction.score[:10])

@@ -20,6 +20,7 @@ from cxr.methods.evaluation import Evaluation
 from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings, flag
 from cxr.steps.postprocess.answered_images import AnsweredImages
+from cxr.steps.postprocess.doubts import measure_doubts
 from cxr.steps.postprocess.figures import (
     fingerprint,
     format_figures,
@@ -138,12 +139,17 @@ def judge_and_answer(
     write_json(judged.params, evaluation.params)
 
     # The test images, in the form that the competition or data set wants.
+    answers = answer_test_images(task, settings, run, evaluation, warnings)
+    doubts = {}
+    if answers is not None:
+        doubts = measure_doubts(task, settings, run, evaluation.detect)
     request = AnswerRequest(
-        answers=answer_test_images(task, settings, run, evaluation, warnings),
+        answers=answers,
         cases=out_of_fold.cases,
         evaluation=evaluation,
         judging=judging,
         further_boxes=read_further_boxes(task, settings, run, "test"),
+        doubts=doubts,
         warnings=warnings,
     )
     answer = task.dataset.write_answer(request)
