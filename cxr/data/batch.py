@@ -25,12 +25,14 @@ class SampleContent:
     and takes from the column `mask_known` whether that is all there is to see.
     soft_label: the column `soft` holds probabilities of the classes.
     crop: the columns crop_x1 to crop_y2 (original pixels) say where the lungs are.
+    header: the columns age, sex and view are read, where a table has them.
     """
 
     mask: Literal["none", "runs", "boxes"] = "none"
     soft_label: bool = False
     crop: bool = False
     annotated: bool = True
+    header: bool = False
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Sample:
     mask: Tensor | None = None  # (1, S, S) uint8 of 0 and 1
     mask_known: bool | None = None  # False: the mask may lack findings
     soft_label: Tensor | None = None  # (C,) probabilities of the classes
+    header: Tensor | None = None  # (HEADER_NUMBERS,)
     target: dict[str, Tensor] = field(default_factory=dict)  # of the TargetMaker
 
 
@@ -64,6 +67,7 @@ class Batch:
     masks: Tensor | None = None  # (B, 1, S, S)
     mask_known: Tensor | None = None  # (B,) bool
     soft_labels: Tensor | None = None  # (B, C)
+    headers: Tensor | None = None  # (B, HEADER_NUMBERS)
     target: dict[str, Tensor] = field(default_factory=dict)
     target_image: dict[str, Tensor] = field(default_factory=dict)
 
@@ -111,6 +115,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         batch.mask_known = torch.tensor([sample.mask_known for sample in samples])
     if first.soft_label is not None:
         batch.soft_labels = _stack([sample.soft_label for sample in samples])
+    if first.header is not None:
+        batch.headers = _stack([sample.header for sample in samples])
     for name in first.target:
         tensors = [sample.target[name] for sample in samples]
         lengths = torch.tensor([len(tensor) for tensor in tensors])

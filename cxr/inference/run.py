@@ -19,7 +19,7 @@ from cxr.system.runtime import Runtime
 from cxr.tasks import Task
 
 # Settings of networks whose outputs can be merged.
-SHARED = ("image_size", "levels", "classes", "lungs", "head")
+SHARED = ("image_size", "levels", "classes", "lungs", "head", "clahe", "header_inputs")
 SHARED_DEFAULTS = {"head": "retinanet"}  # of runs that are older than the setting
 
 
@@ -174,9 +174,13 @@ def predict_batch(
     images: Tensor,
     settings: Settings,
     runtime: Runtime,
+    headers: Tensor | None = None,
 ) -> list[Any]:
-    """What the method keeps of each image (B, 1, S, S), merged over models x views."""
-    outputs = _all_outputs(models, method, views, images, runtime)
+    """What the method keeps of each image (B, 1, S, S), merged over models x views.
+
+    headers: (B, HEADER_NUMBERS), where the networks were trained with --header-inputs.
+    """
+    outputs = _all_outputs(models, method, views, images, runtime, headers)
     return method.merge(outputs, settings)
 
 
@@ -186,6 +190,7 @@ def _all_outputs(
     views: Sequence[View],
     images: Tensor,
     runtime: Runtime,
+    headers: Tensor | None,
 ) -> Iterator[Any]:
     """Yield what each model says of each view, brought back to the unchanged images."""
     for view in views:
@@ -193,4 +198,5 @@ def _all_outputs(
         for model in models:
             with runtime.autocast():
                 raw = method.raw_outputs(model, shown)
+                raw = method.add_headers(raw, headers, model)
             yield method.undo_view(raw, view, model)
