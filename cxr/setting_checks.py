@@ -44,6 +44,8 @@ def check_values(settings: Settings) -> None:
         raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")
     if values.get("mixup", 0) < 0:
         raise InputError(f"--mixup must be at least 0, not {values['mixup']}")
+    if values.get("clahe", 0) < 0:
+        raise InputError(f"--clahe must be at least 0, not {values['clahe']}")
     if values["keep_best"] < 0:
         raise InputError(f"--keep-best must be at least 0, not {values['keep_best']}")
     if values["folds"] < 2:

@@ -426,6 +426,9 @@ class MethodSettings:
     pseudo: str = ""
     stack: tuple[str, ...] = ()
     opacities: tuple[str, ...] = ()
+    gate: str = ""
+    clahe: float = 0.0
+    header_inputs: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from cxr.geometry.crops import crop_at, cut, fill_boxes, shift_boxes
 from cxr.geometry.detections import TrueBoxes
 from cxr.geometry.frames import Frame, convert_boxes
 from cxr.geometry.masks import EMPTY, decode_runs
+from cxr.images.equalize import equalize
+from cxr.images.header_numbers import header_numbers
 from cxr.images.resize import resize
 from cxr.system.errors import InputError
 
@@ -36,7 +38,8 @@ class XrayDataset(Dataset):
     table: a row per image; `content` says which of its columns are read. images: folder of the
     stored PNGs. image_size: side of the network's input. augmentation: a value of --augmentation;
     "1" only resizes. make_target: adds what the losses need of boxes and labels. paste:
-    probability that a picture gets boxes of another row, too, and what they show.
+    probability that a picture gets boxes of another row, too, and what they show. clahe: value of
+    --clahe, by which stored pictures are equalised first.
 
     Asked for (epoch, row), or for (epoch, position, row) where a row comes several times in an
     epoch. The random numbers of a sample depend on the seed and these alone, never on the number
@@ -54,6 +57,7 @@ class XrayDataset(Dataset):
         seed: int = 0,
         make_target: TargetMaker | None = None,
         paste: float = 0.0,
+        clahe: float = 0.0,
     ):
         self.table = table.reset_index(drop=True)
         self.images = images
@@ -62,6 +66,7 @@ class XrayDataset(Dataset):
         self.make_target = make_target
         self.augment = make_augmentation(augmentation, image_size)
         self.paste = paste
+        self.clahe = clahe
         self.donors = np.zeros(0, np.int64)  # rows with boxes to paste
         if paste:
             self.donors = np.flatnonzero(self.table["n_boxes"])
@@ -85,7 +90,7 @@ class XrayDataset(Dataset):
 
     def _read(self, row: pd.Series) -> tuple[AnnotatedImage, int]:
         """A row's stored picture with its boxes, and the class of the image."""
-        image = read_png(self.images / f"{row['image_id']}.png")
+        image = equalize(read_png(self.images / f"{row['image_id']}.png"), self.clahe)
         if not self.content.annotated:
             return AnnotatedImage(image, np.zeros((0, 4)), np.zeros(0, np.int64)), -1
         height, width = image.shape
@@ -132,6 +137,9 @@ class XrayDataset(Dataset):
         if self.content.unmarked:
             n_boxes = row["n_boxes"]
             sample.unmarked = float("nan") if pd.isna(n_boxes) else float(n_boxes == 0)
+        if self.content.header:
+            facts = [row.get(name) for name in ("age", "sex", "view")]
+            sample.header = torch.from_numpy(header_numbers(*facts))
         if self.make_target is not None:
             sample.target = self.make_target(sample.boxes, sample.labels)
         return sample

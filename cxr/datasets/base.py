@@ -74,6 +74,7 @@ class Dataset(ABC):
     draws_its_classes: ClassVar[bool] = True  # whether the drawn X-rays show its own classes
     groups_by_picture: ClassVar[bool] = False  # whether `group_rows` needs the stored pictures
     box_task: ClassVar[str] = ""  # the task whose runs --opacities names
+    gate_task: ClassVar[str] = ""  # the task whose runs --gate names
 
     @property
     @abstractmethod

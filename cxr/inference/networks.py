@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cxr.images.equalize import equalize
+from cxr.images.header_numbers import header_numbers
 from cxr.images.isolated import Picture
 from cxr.images.resize import resize
 from cxr.inference.blend import Blend, blend_settings, member_settings
@@ -48,7 +50,8 @@ class Networks(ABC):
         """Sides of the squares that a picture becomes on its way to `predict`.
 
         The first is that of step 02's PNGs. The second, of the network's input, is missing where
-        the lungs are cut out in between, or where networks of several sides see the picture.
+        the lungs are cut out or the picture is equalised in between, or where networks of several
+        sides see it.
         """
 
     @abstractmethod
@@ -130,7 +133,7 @@ class RunNetworks(Networks):
         record = self.run.task.preprocess_record
         prepared = read_json(record) if record.exists() else self.first_config  # of a moved run
         stored_side = int(prepared["size"])
-        if self.lung_finder is not None:
+        if self.lung_finder is not None or self.settings.method.clahe:
             return [stored_side]
         return [stored_side, self.models[0].image_size]
 
@@ -157,6 +160,7 @@ class RunNetworks(Networks):
             self.settings,
             self.runtime,
             self.engine,
+            self.headers_of(pictures),
         )
         predictions = []
         for picture, outputs, each in zip(pictures, merged, seen, strict=True):
@@ -185,13 +189,25 @@ class RunNetworks(Networks):
         images = np.stack([each.image for each in seen])
         return torch.from_numpy(images)[:, None].to(self.runtime.device)
 
+    def headers_of(self, pictures: Sequence[Picture]) -> torch.Tensor | None:
+        """What the files' headers say, (B, n), where the networks were trained to read them."""
+        if not self.settings.method.header_inputs:
+            return None
+        rows = []
+        for picture in pictures:
+            header = picture.header
+            rows.append(header_numbers(header.age, header.sex, header.view))
+        return torch.from_numpy(np.stack(rows))
+
     def to_network(self, picture: Picture) -> NetworkImage:
-        """The picture as the networks see it, cut to its lungs where they were trained so."""
+        """The picture as the networks see it, equalised and cut to its lungs where they were
+        trained so."""
         side = self.models[0].image_size
+        shown = equalize(picture.network, self.settings.method.clahe)
         if self.lung_finder is None:
-            return NetworkImage(resize(picture.network, side), None)
+            return NetworkImage(resize(shown, side), None)
         box = self.lung_finder.find_box(picture.network, picture.width, picture.height)
-        cut = cut_to_box(picture.network, box, picture.width, picture.height)
+        cut = cut_to_box(shown, box, picture.width, picture.height)
         return NetworkImage(resize(cut, side), box)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cxr.images.isolated import Picture
 from cxr.inference.blend import Blend
-from cxr.inference.networks import open_networks
+from cxr.inference.gate import open_gated_networks
 from cxr.inference.result_makers import RESULT_MAKERS
 from cxr.inference.results import ClassResult, Result
 from cxr.inference.run import as_trained
@@ -36,7 +36,6 @@ class Predictor:
         self.run = RunFolder.of(settings.place)
         folds = choose_folds(settings)
         self.runtime = runtime or single_runtime(settings.machine)
-        self.networks = open_networks(task, settings, folds, self.runtime)
         self.settings = as_trained(settings, task, self.run.fold(folds[0]))
 
         self.labels = learned_labels(task, self.settings)
@@ -54,6 +53,7 @@ class Predictor:
             self.params = read_json(judged.params)
         elif maker_class.has_thresholds:
             self.notes.append(without_params(judged))
+        self.networks = open_gated_networks(task, settings, folds, self.runtime, self.params)
         self.rule = make_rule(task, self.params, self.settings, self.labels)
         self.result_maker = maker_class(self.rule, self.labels, task.dataset.scorer.of_studies)
         self.turn = threading.Lock()

@@ -202,6 +202,11 @@ class Method(ABC):
         del model, settings
         return batch
 
+    def add_headers(self, outputs: Outputs, headers: Tensor | None, model: Network) -> Outputs:
+        """Outputs of images with what the headers (B, n) of their files add. Here: nothing."""
+        del headers, model
+        return outputs
+
     @abstractmethod
     def loss(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
@@ -326,6 +331,8 @@ class Scorer(ABC):
     score_meaning: str  # for someone who has never heard of it
     fit_choices: ClassVar[tuple[str, ...]] = ("folds",)  # values of --fit-on that make sense
     fit_refusal: ClassVar[str] = ""  # why the others make none
+    # Settings of the method that only some scorers read.
+    searched: ClassVar[tuple[str, ...]] = ()
     logged: tuple[str, ...] = ("metric",)  # what step 03 prints of `quick_score`
     of_studies: ClassVar[bool] = False  # what is judged is the mean over a study's images
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cxr.data.augmentation import BOX_AUGMENTATIONS
 from cxr.data.batch import Batch, SampleContent, TargetMaker
-from cxr.data.samplers import ResumableSampler
+from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
 from cxr.geometry.detections import Detections
@@ -66,6 +66,11 @@ class Detector(Method):
             )
         levels = parse_levels(method.levels)
         check_levels(image_size, levels)
+        if method.header_inputs and not method.global_weight:
+            raise InputError(
+                "--header-inputs go to the head for the whole image, which --global-weight 0 does "
+                "not train: leave one out"
+            )
         check_channels(method.channels, method.head_norm)
 
     def used_labels(self, settings: Settings, labels: Labels) -> Labels:
@@ -80,8 +85,7 @@ class Detector(Method):
         return keep_classes(table, settings.method.classes)
 
     def sample_content(self, settings: Settings) -> SampleContent:
-        del settings
-        return SampleContent()
+        return SampleContent(header=settings.method.header_inputs)
 
     def make_target(self, settings: Settings) -> TargetMaker:
         return head_of(settings).make_target(settings)
@@ -92,13 +96,14 @@ class Detector(Method):
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
     ) -> ResumableSampler:
-        return ResumableSampler(
-            length=len(table),
-            batch_size=settings.training.batch_size,
-            seed=settings.data.seed,
-            shuffle=True,
-            rank=runtime.rank,
-            world=runtime.world,
+        return make_share_sampler(
+            table,
+            settings.method,
+            settings.training.batch_size,
+            settings.training.epochs,
+            settings.data.seed,
+            runtime.rank,
+            runtime.world,
         )
 
     def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
@@ -106,6 +111,11 @@ class Detector(Method):
 
     def network_inputs(self, batch: Batch, settings: Settings) -> tuple[Any, ...]:
         return head_of(settings).network_inputs(batch, settings)
+
+    def add_headers(self, outputs: Outputs, headers: Tensor | None, model: Network) -> Outputs:
+        if headers is None:
+            return outputs
+        return as_detector(model).add_headers(outputs, headers)
 
     def loss(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings

@@ -198,7 +198,7 @@ class Segmenter(Method):
         if of_score.disagreement is None:
             return Doubt(own, None)
         pictures = np.stack([each.stored_picture() for each in by_fold]) / 255
-        of_pixels = mean_where(disagreement(pictures), (pictures > 0.5).any(axis=0))
+        of_pixels = mean_where(disagreement(pictures), np.any(pictures > 0.5, axis=0))
         return Doubt(own, max(of_score.disagreement, of_pixels))
 
     def describe_prediction(self, prediction: MaskPrediction) -> str:
