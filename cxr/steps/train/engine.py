@@ -242,6 +242,7 @@ def make_train_loader(
         seed=settings.data.seed,
         make_target=task.method.make_target(settings),
         paste=settings.method.paste,
+        edge_noise=settings.method.edge_noise,
     )
     workers = count_workers(settings.machine.workers)
     return make_loader(dataset, sampler, workers, runtime.pins_memory)
