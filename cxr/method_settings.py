@@ -74,6 +74,28 @@ class DetectorSettings(MethodSettings):
         "weight of the anchor class loss; 0 and --global-weight 0: boxes only",
         training=True,
     )
+    box_loss: str = setting(
+        "smooth_l1",
+        "smooth_l1 of the distances from the anchors, as published, or giou: the generalised "
+        "overlap of the boxes themselves",
+        training=True,
+        choices=("smooth_l1", "giou"),
+        needs="head=retinanet",
+    )
+    score_target: str = setting(
+        "one",
+        "what the score of a positive anchor is to say: one, as published, or iou: how well its "
+        "box fits (varifocal loss)",
+        training=True,
+        choices=("one", "iou"),
+        needs="head=retinanet",
+    )
+    edge_noise: float = setting(
+        0.0,
+        "in training each edge of a true box moves by up to this share of the box's side, since "
+        "readers differ by some 10 %",
+        training=True,
+    )
     divide_by: str = setting(
         "image",
         "whose positive anchors divide the detection losses: each image's as published, or their "

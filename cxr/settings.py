@@ -151,6 +151,12 @@ class TrainingSettings:
         "learning rate; 1e-5 suits pretrained weights, random ones need 3e-4 to 1e-3",
         training=True,
     )
+    encoder_lr: float = setting(
+        1.0,
+        "the encoder learns at this share of --lr; below 1 where its weights are pretrained and "
+        "those of the heads random",
+        training=True,
+    )
     weight_decay: float = setting(0.0, "weight decay", training=True)
     schedule: str = setting(
         "plateau",
@@ -422,6 +428,7 @@ class MethodSettings:
     """
 
     paste: float = 0.0
+    edge_noise: float = 0.0
     lungs: str = ""
     pseudo: str = ""
     stack: tuple[str, ...] = ()

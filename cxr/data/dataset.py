@@ -20,6 +20,7 @@ from cxr.data.batch import Sample, SampleContent, TargetMaker
 from cxr.data.copy_paste import draw_findings, paste_findings
 from cxr.data.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.data.samplers import SampleKey
+from cxr.geometry.boxes import move_edges
 from cxr.geometry.crops import crop_at, cut, fill_boxes, shift_boxes
 from cxr.geometry.detections import TrueBoxes
 from cxr.geometry.frames import Frame, convert_boxes
@@ -39,7 +40,7 @@ class XrayDataset(Dataset):
     stored PNGs. image_size: side of the network's input. augmentation: a value of --augmentation;
     "1" only resizes. make_target: adds what the losses need of boxes and labels. paste:
     probability that a picture gets boxes of another row, too, and what they show. clahe: value of
-    --clahe, by which stored pictures are equalised first.
+    --clahe, by which stored pictures are equalised first. edge_noise: value of --edge-noise.
 
     Asked for (epoch, row), or for (epoch, position, row) where a row comes several times in an
     epoch. The random numbers of a sample depend on the seed and these alone, never on the number
@@ -58,6 +59,7 @@ class XrayDataset(Dataset):
         make_target: TargetMaker | None = None,
         paste: float = 0.0,
         clahe: float = 0.0,
+        edge_noise: float = 0.0,
     ):
         self.table = table.reset_index(drop=True)
         self.images = images
@@ -67,6 +69,7 @@ class XrayDataset(Dataset):
         self.augment = make_augmentation(augmentation, image_size)
         self.paste = paste
         self.clahe = clahe
+        self.edge_noise = edge_noise
         self.donors = np.zeros(0, np.int64)  # rows with boxes to paste
         if paste:
             self.donors = np.flatnonzero(self.table["n_boxes"])
@@ -86,6 +89,10 @@ class XrayDataset(Dataset):
         if self.content.crop:
             annotated = crop_annotated(annotated, row)
         annotated = self.augment(annotated, rng)
+        if self.edge_noise:
+            side = len(annotated.image)
+            boxes = move_edges(annotated.boxes, self.edge_noise, side, rng)
+            annotated = replace(annotated, boxes=boxes)
         return self._sample(annotated, label, row, row_number)
 
     def _read(self, row: pd.Series) -> tuple[AnnotatedImage, int]:

@@ -254,6 +254,7 @@ def make_train_loader(
         make_target=task.method.make_target(settings),
         paste=settings.method.paste,
         clahe=settings.method.clahe,
+        edge_noise=settings.method.edge_noise,
     )
     workers = count_workers(settings.machine.workers)
     return make_loader(dataset, sampler, workers, runtime.pins_memory)
