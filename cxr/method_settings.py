@@ -146,6 +146,11 @@ class DetectorSettings(MethodSettings):
         "what step 05 tries to divide the score of a box by that half of the networks and views, "
         "or fewer, have; 1 changes nothing",
     )
+    simplest: bool = setting(
+        False,
+        "step 05 takes the rule with the fewest ideas (gate, shrink, fusion) that is within one "
+        "standard error of the best one, since what brings little may be chance",
+    )
     candidate_floor: float = setting(
         0.01, "score above which step 04 keeps an anchor for step 05, which uses those above 0.025"
     )

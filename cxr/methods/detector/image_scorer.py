@@ -35,11 +35,13 @@ from cxr.methods.detector.search import (
     Outcome,
     Tally,
     constant_scores,
+    fit,
     nested,
     search,
     sensitivity,
     transfer,
 )
+from cxr.methods.detector.simplest import fit_simplest
 from cxr.methods.evaluation import (
     Baseline,
     Boxes,
@@ -115,7 +117,7 @@ class RsnaMap(BoxScorer):
     )
     fit_choices = ("folds", "testlike")
     fit_refusal = "is always searched, use --fit-on folds"
-    searched = ("gate", "try_votes", "try_lone")
+    searched = ("gate", "try_votes", "try_lone", "simplest")
 
     def __init__(self, gate_weights: tuple[float, ...], constant: ConstantGuess) -> None:
         self.gate_weights = gate_weights
@@ -161,13 +163,14 @@ class RsnaMap(BoxScorer):
 
     def _choose_estimate(self, judging: Judging) -> Callable[[Tally], Outcome]:
         self.check_fit_on(judging.settings)
+        choose = fit_simplest if judging.settings.method.simplest else fit
         if judging.settings.judging.fit_on == "folds":
-            return nested
+            return partial(nested, choose=choose)
         if not judging.table["test_like"].any():
             raise InputError(
                 f"{judging.run.task.table('train')} has no test-like images: use --fit-on folds"
             )
-        return transfer
+        return partial(transfer, choose=choose)
 
     def quick_score(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from cxr.methods.detector.records import (
 from cxr.metrics.kaggle_map import image_score, prefix_scores
 
 NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
+PARTS = 8  # of a fold; even, since the halves of a lone fold are every second of them
 OUTER_AXES = ("votes", "lone", "nms_iou")  # each value needs a suppression of its own
 AXES = (
     *OUTER_AXES,
@@ -44,19 +45,19 @@ ConstantGuess = Sequence[tuple[float, tuple[float, float, float, float]]]
 class FittingUnit(NamedTuple):
     """Images that are always fitted on or held out together.
 
-    half: 0 or 1, the same for all images of a patient.
+    part: below PARTS, the same for all images of a patient.
     """
 
     fold: int
-    half: int
+    part: int
     test_like: bool
 
 
 def unit_of(case: BoxCase) -> FittingUnit:
     # A checksum, since Python's own hash of a text differs from process to process.
     patient = case.group or case.candidates.image_id
-    half = zlib.crc32(patient.encode()) % 2
-    return FittingUnit(int(case.fold), half, bool(case.test_like))
+    part = zlib.crc32(patient.encode()) % PARTS
+    return FittingUnit(int(case.fold), part, bool(case.test_like))
 
 
 @dataclass(frozen=True)
@@ -222,17 +223,33 @@ def fit(tally: Tally, units: Collection[FittingUnit] | None = None) -> Params:
 
     The mean over all thresholds within NEARBY of one is compared, not the single value: with few
     positive images the score jumps from threshold to threshold, and a lone peak does not return on
-    other images. Among ties the plainest values win and then the middle threshold; so without any
-    image to fit on the result is the plainest.
+    other images.
     """
-    threshold = np.array(tally.grid.threshold)
+    smooth = tally.means(units) @ threshold_weights(tally.grid).T
+    return tally.grid.params(best_index(smooth))
+
+
+def threshold_weights(grid: Grid) -> np.ndarray:
+    """(T, T) how much each threshold counts in the smoothed score of each."""
+    threshold = np.array(grid.threshold)
     near = np.abs(threshold - threshold[:, None]) <= NEARBY * threshold[:, None]
-    weights = near / near.sum(1, keepdims=True)
-    smooth = tally.means(units) @ weights.T
+    return near / near.sum(1, keepdims=True)
+
+
+def best_index(smooth: np.ndarray) -> tuple[int, ...]:
+    """Where smoothed scores, grid.shape, are highest.
+
+    Among ties the plainest values win and then the middle threshold; so without any image to fit on
+    the result is the plainest.
+    """
     tied = np.argwhere(smooth >= smooth.max() - 1e-9)  # in the order of the grid
     plainest = (tied[:, :-1] == tied[0, :-1]).all(axis=1)
     tied = tied[plainest]
-    return tally.grid.params(tied[len(tied) // 2])
+    return tuple(tied[len(tied) // 2].tolist())
+
+
+# Fits parameters on the images of some units, by default of all.
+Choose = Callable[[Tally, Collection[FittingUnit] | None], Params]
 
 
 def judge(tally: Tally, final: Params, held_out: dict[FittingUnit, Params]) -> Outcome:
@@ -254,32 +271,33 @@ def judge(tally: Tally, final: Params, held_out: dict[FittingUnit, Params]) -> O
     )
 
 
-def nested(tally: Tally) -> Outcome:
+def nested(tally: Tally, choose: Choose = fit) -> Outcome:
     """Outcome with the parameters of each fold fitted on the other folds.
 
-    Where there is one fold only, its two halves by patient take the place of folds.
+    choose: fits them. Where there is one fold only, its two halves by patient take the place of
+    folds.
     """
     single_fold = len({unit.fold for unit in tally.tables}) < 2
     numbers = {}
     for unit in tally.tables:
-        numbers[unit] = unit.half if single_fold else unit.fold
+        numbers[unit] = unit.part % 2 if single_fold else unit.fold
     fitted = {}
     for number in set(numbers.values()):
         others = [unit for unit in tally.tables if numbers[unit] != number]
-        fitted[number] = fit(tally, others)
+        fitted[number] = choose(tally, others)
     held_out = {unit: fitted[number] for unit, number in numbers.items()}
-    return judge(tally, fit(tally), held_out)
+    return judge(tally, choose(tally, None), held_out)
 
 
-def transfer(tally: Tally) -> Outcome:
+def transfer(tally: Tally, choose: Choose = fit) -> Outcome:
     """Outcome with the parameters fitted on the test-like images and scored on all others.
 
-    Raises ValueError where no image is test-like.
+    choose: fits them. Raises ValueError where no image is test-like.
     """
     test_like = [unit for unit in tally.tables if unit.test_like]
     if not test_like:
         raise ValueError("no image is marked test_like: fit on the folds instead")
-    final = fit(tally, test_like)
+    final = choose(tally, test_like)
     held_out = {unit: final for unit in tally.tables if not unit.test_like}
     return judge(tally, final, held_out)
 
