@@ -21,6 +21,7 @@ from cxr.images.isolated import Reader
 from cxr.inference.checkpoint import save_state
 from cxr.inference.heat_maps import compute_heat_maps
 from cxr.inference.lung_crops import LungFinder
+from cxr.inference.networks import BlendNetworks
 from cxr.inference.predictor import Predictor
 from cxr.methods.base import Labels
 from cxr.methods.classifier.method import Classifier
@@ -374,6 +375,17 @@ def test_the_map_of_several_networks_is_their_mean(study_settings):
     classes = [predictor.image_classes.index(result.best_class) for result in results]
     by_model = [compute_heat_maps(m, images, classes).maps for m in predictor.networks.models]
     assert np.stack(maps) == pytest.approx(np.mean(by_model, axis=0), abs=1e-6)
+
+
+def test_a_blend_weighs_the_maps_of_its_runs():
+    members = []
+    for value in (0.0, 1.0):
+        maps = [np.full((2, 2), value), np.full((2, 2), 1 - value)]
+        members.append(SimpleNamespace(heat_maps=lambda *_, maps=maps: maps))
+    blend = SimpleNamespace(members=members, shares=np.array([0.25, 0.75]))
+    first, second = BlendNetworks.heat_maps(blend, [], [])
+    assert (first == 0.75).all()
+    assert (second == 0.25).all()
 
 
 def test_runs_of_boxes_have_no_heat_maps(tiny_run, tmp_path):
