@@ -44,7 +44,9 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
         "five folds, which all answer; the author trained ten and took three by their gain",
         "the epochs of a fold count alike, not 0.5, 0.3 and 0.2, and the last joins the best three",
         "without --external one network learns the predicted masks of the test images in place of "
-        "those of CheXpert and NIH",
+        "those of CheXpert, and of CheXpert and NIH",
+        "images of patients of a fold's validation images and copies of the competition's images "
+        "are left out of the external ones",
         "the lungs are learned from all of input/lung-masks; the author had 138 images",
     ),
     "fourth": ("of a fold the last trough answers beside the four best epochs",),
@@ -132,7 +134,7 @@ class Plan:
         common: dict[str, Any] = {"working": self.working}
         if self.wishes.demo:
             common |= {"demo": True, "input": Path("input/demo/places")}
-        self.calls.append(Call(step, task, common | values))
+        self.calls.append(Call(step, task, {**common, **values}))
 
     def prepare(self, preset: str, task: str = TASK) -> None:
         """The data, their pictures and folds."""
@@ -211,9 +213,7 @@ def first(plan: Plan) -> None:
             positive_share=shares[0],
             **later,
         )
-        plan.train(
-            preset, f"{network}-3", start=f"{network}-2", positive_share=shares[1], **later
-        )
+        plan.train(preset, f"{network}-3", start=f"{network}-2", positive_share=shares[1], **later)
         last = later | {"epochs": 40, "lr_min": 1e-6, "keep": 1, "keep_best": 3}
         if network == "scse":
             last["weight_decay"] = 5e-7
@@ -279,9 +279,20 @@ def third(plan: Plan) -> None:
 
 
 def further_images(wishes: Wishes) -> dict[str, dict[str, Any]]:
-    """{run: settings} of the 3rd place's networks that learn predicted masks."""
-    del wishes
-    return {"third-test": {}}
+    """{run: settings} of the 3rd place's networks that learn predicted masks.
+
+    One with the first folder of external images and one with all; of two, CheXpert and NIH, these
+    are the author's. Without any, one with the test images.
+    """
+    if not wishes.external:
+        return {"third-test": {}}
+    labels: dict[str, Any] = {}
+    if wishes.external_labels:
+        labels["external_labels"] = wishes.external_labels
+    runs = {"third-one": {"external": wishes.external[:1], **labels}}
+    if len(wishes.external) > 1:
+        runs["third-all"] = {"external": wishes.external, **labels}
+    return runs
 
 
 def fourth(plan: Plan) -> None:

@@ -20,6 +20,7 @@ from cxr.datasets.rsna.files import (
     format_rsna_submission,
     parse_rsna_boxes,
     read_rsna,
+    read_rsna_names,
     read_rsna_sample,
     read_rsna_submission,
 )
@@ -66,6 +67,9 @@ class Rsna(Dataset):
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
         return read_rsna(folder)
+
+    def public_names(self, folder: Path) -> dict[str, str]:
+        return read_rsna_names(folder)
 
     def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
         if path.suffix == ".json":

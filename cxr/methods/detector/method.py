@@ -12,11 +12,11 @@ from torch import Tensor
 
 from cxr.data.augmentation import BOX_AUGMENTATIONS
 from cxr.data.batch import Batch, SampleContent, TargetMaker
-from cxr.data.samplers import ResumableSampler
+from cxr.data.samplers import ResumableSampler, make_pseudo_sampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
 from cxr.geometry.detections import Detections
-from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
+from cxr.methods.base import ImageFacts, KnownFindings, Labels, Method, Outputs, View
 from cxr.methods.detector.blending import fuse_candidates
 from cxr.methods.detector.export import BoxExport
 from cxr.methods.detector.fcos import FcosHead
@@ -29,6 +29,7 @@ from cxr.methods.detector.records import (
     merged_detections,
 )
 from cxr.methods.detector.retinanet import RetinaNetHead
+from cxr.methods.pseudo_labels import add_boxes
 from cxr.methods.views import show_view
 from cxr.networks.detector import DetectorNetwork, check_levels
 from cxr.networks.heads import check_channels
@@ -90,14 +91,37 @@ class Detector(Method):
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
     ) -> ResumableSampler:
+        method = settings.method
+        batch_size = settings.training.batch_size
+        seed = settings.data.seed
+        if method.pseudo:
+            positive = (table["n_boxes"] > 0).to_numpy()
+            ranks = (runtime.rank, runtime.world)
+            return make_pseudo_sampler(
+                table, positive, method.pseudo_ratio, batch_size, seed, *ranks
+            )
         return ResumableSampler(
             length=len(table),
-            batch_size=settings.training.batch_size,
-            seed=settings.data.seed,
+            batch_size=batch_size,
+            seed=seed,
             shuffle=True,
             rank=runtime.rank,
             world=runtime.world,
         )
+
+    def add_pseudo_labels(
+        self,
+        table: pd.DataFrame,
+        predictions: Iterable[Candidates],
+        weak: KnownFindings,
+        settings: Settings,
+        labels: Labels,
+    ) -> pd.DataFrame:
+        method = settings.method
+        wanted = Params(nms_iou=method.nms_iou, score_floor=method.pseudo_score / 2)
+        found = ((each, merged_detections(each, wanted)) for each in predictions)
+        asks_class = self.learns_image_classes(settings)
+        return add_boxes(table, found, weak, labels.classes, method.pseudo_score, asks_class)
 
     def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
         return head_of(settings).build_model(settings, labels, load_weights)

@@ -45,6 +45,9 @@ NOT_THERE: dict[str, Any] = {
     "paste": 0.0,
     "start": "",
     "pseudo": "",
+    "external": (),
+    "external_labels": (),
+    "external_columns": (),
     "unlabelled": "",
     "lungs": "",
 }
