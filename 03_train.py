@@ -6,6 +6,8 @@
     python 03_train.py --preset small --max-hours 8                 stop in time, go on with the
                                                                     same command
     torchrun --nproc-per-node 2 -- 03_train.py                      two GPUs, or two processes
+    python 03_train.py --search search.yaml                         try values of settings, train
+                                                                    the best (docs/search.md)
 
 Reads working/<task>/train.csv and images/, writes working/<task>/<run>/fold<k>/: config.json,
 manifest.json, log.csv, last.pt (everything needed to go on), epoch*.pt (the last epochs, for step
@@ -18,8 +20,12 @@ from cxr.tasks import Task
 
 
 def step(task: Task, settings: Settings) -> int:
-    from cxr.steps.train.engine import train_folds  # after --help, which needs no PyTorch
+    # After --help, which needs no PyTorch.
+    from cxr.steps.train.engine import train_folds
+    from cxr.steps.train.search import search_settings
 
+    if settings.training.search:
+        return search_settings(task, settings)
     return train_folds(task, settings)
 
 

@@ -6,7 +6,7 @@
     python 04_predict.py --tta none --predictions plain     another variant, beside the first
     python 04_predict.py --run NAME --images FOLDER FILE    any DICOMs, PNGs, JPEGs; writes
                                                             predicted/index.html
-    python 04_predict.py --run NAME --images FOLDER --watch what arrives in the folder, too
+    python 04_predict.py --run NAME --images FOLDER --watch  what arrives there, too
     python 04_predict.py --blend A=0.6 B=0.4 --run A+B      a mixture of finished runs, as a run
     torchrun --nproc-per-node 2 -- 04_predict.py            images are shared out over processes
 

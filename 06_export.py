@@ -6,6 +6,7 @@
                                                 fold0.onnx, fold0.int8.onnx
     python 06_export.py --checkpoints 3         three checkpoints of each fold
     python 06_export.py --tta none              without the mirrored view: half the time
+    python 06_export.py --ncnn                  merged.ncnn.param and .bin beside them, for ncnn
     python 06_export.py --zip                   <run>.zip, for --run FILE.zip of 04, 06 and serve.py
     python 06_export.py --zip --half            the same with weights in half precision
 
@@ -24,12 +25,12 @@ def step(task: Task, settings: Settings) -> None:
     # After --help, which needs no PyTorch.
     from cxr.steps.export.archive import archive_run
     from cxr.steps.export.export import export_run
-    from edge_predict import open_predictor
+    from edge_predict import open_predictor, why_not_engine
 
     if settings.extra.zip:
         archive_run(task, settings)
     else:
-        export_run(task, settings, open_predictor)
+        export_run(task, settings, open_predictor, why_not_engine)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Boxes, masks or classes of chest X-rays on a weak machine: this file, numpy, OpenCV, a model.
+"""Boxes, masks or classes of chest X-rays on a weak machine: this file, numpy, an engine, a model.
 
     python edge_predict.py merged.onnx scans/ more/a.dcm --out results      files, nested folders
     python edge_predict.py merged.int8.onnx a.png --out results --overlay   pictures with what was
@@ -17,9 +17,10 @@ and did not change are not looked at again. Boxes are x1 y1 x2 y2 in pixels of t
 and so are areas; masks are pictures of its size in masks/, 255 where they are set. The exit status
 is 2 where some files could not be read.
 
-The networks run in OpenVINO, onnxruntime or OpenCV: the first of them that is installed, runs on
-this processor, and gives for a drawn picture what 06_export.py has got. pydicom is needed for
-DICOMs only. Python 3.9 or newer.
+The networks run in OpenVINO, onnxruntime, ncnn (whose files 06_export.py --ncnn writes) or OpenCV:
+the first of them that is installed, runs on this processor, and gives for a drawn picture what
+06_export.py has got. pydicom is needed for DICOMs only, and OpenCV or Pillow for PNGs and JPEGs;
+masks and overlays need OpenCV. Python 3.9 or newer.
 
 Everything that is particular to a model stands in the metadata of its file. Not for diagnosis.
 """
@@ -51,10 +52,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
-# For cv2, before it is imported; the largest detectors have 20 million.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "50000000")
-import cv2
 import numpy as np
+
+# For cv2, before it is imported; the largest detectors have 20 million.
+MOST_PIXELS = 50_000_000
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
+try:
+    import cv2
+except ImportError:
+    cv2 = None  # type: ignore[assignment]
 
 # Of the settings in the model file; 1 knew the head retinanet only, 2 boxes only.
 FORMATS = (1, 2, 3)
@@ -116,7 +122,8 @@ SIDE_VIEWS = ("LL", "RL", "LAT", "LLAT", "RLAT", "LLO", "RLO", "OBL")
 SIDE_WORDS = ("LATERAL", "OBLIQUE")
 BOX_COLOUR = (0, 200, 255)  # blue, green, red; of masks, too
 NOTICE_COLOUR = (190, 190, 190)
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+INSTALL_OPENCV = "pip install opencv-python-headless, or python3-opencv of the distribution"
+FONT = 0  # cv2.FONT_HERSHEY_SIMPLEX
 # The self-test of engines: values of an output that are compared; how near the same is, and few
 # values are (probabilities); what few are.
 SAMPLED = 500
@@ -125,7 +132,7 @@ NEAR = 0.05
 FEW = 20
 # For files that do not tell: what is compared, and the correlations that int8 must reach.
 UNTOLD_CORRELATION = {"scores0": 0.98, "deltas0": 0.95, "category0": 0.98}
-MOST_TRUSTED = ("onnxruntime", "openvino", "opencv")
+MOST_TRUSTED = ("onnxruntime", "openvino", "opencv", "ncnn")
 APART = """
 import json, runpy, sys
 call = json.loads(sys.argv[1])
@@ -229,18 +236,25 @@ def refuse_damage(path: Path) -> None:
     stored = read_check_sum(path)
     if not stored:
         return
-    check_sum = hashlib.sha256()
-    left = path.stat().st_size - len(SEAL) - 64
-    with open(path, "rb") as file:
-        while left > 0:
-            part = file.read(min(left, 2**20))
-            check_sum.update(part)
-            left -= len(part)
-    if check_sum.hexdigest() != stored:
+    if check_sum_of(path, path.stat().st_size - len(SEAL) - 64) != stored:
         raise Refused(
             f"{path} is damaged: its SHA-256 is not the one that 06_export.py has written into it; "
             "copy it here again"
         )
+
+
+def check_sum_of(path: Path, size: int) -> str:
+    """SHA-256 of the first `size` bytes of a file."""
+    check_sum = hashlib.sha256()
+    left = size
+    with open(path, "rb") as file:
+        while left > 0:
+            part = file.read(min(left, 2**20))
+            if not part:  # the file has become shorter
+                break
+            check_sum.update(part)
+            left -= len(part)
+    return check_sum.hexdigest()
 
 
 def walk_fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -360,13 +374,66 @@ class OpenVINO:
         return self.core.compile_model(part, "CPU", self.options)
 
 
+class Ncnn:
+    """Runs the two files beside the model file that 06_export.py --ncnn has made of it."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import ncnn  # optional
+
+        self.version = ncnn.__version__
+        self.as_input = ncnn.Mat
+        outputs, files = find_ncnn_files(path)
+        self.blobs = {name: f"out{number}" for number, name in enumerate(outputs)}
+        self.net = ncnn.Net()
+        if threads:  # else ncnn counts the cores
+            self.net.opt.num_threads = threads
+        # 16 bits would be faster on some processors, and less exact.
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+            setattr(self.net.opt, f"use_{option}", False)
+        failed = self.net.load_param(str(files["param"])) or self.net.load_model(str(files["bin"]))
+        if failed:
+            raise Refused(f"ncnn {self.version} cannot load {files['param']}")
+
+    def __call__(self, image: np.ndarray, names: list[str]) -> Sequence[np.ndarray]:
+        extractor = self.net.create_extractor()  # computes what is asked for, and once
+        # A copy: on an array that it does not own ncnn ends the process.
+        extractor.input("in0", self.as_input(image[0]).clone())
+        outputs = []
+        for name in names:
+            failed, output = extractor.extract(self.blobs[name])
+            if failed:
+                raise Refused(f"ncnn {self.version} cannot compute {name}")
+            outputs.append(np.array(output))
+        return outputs
+
+
+def find_ncnn_files(path: Path) -> tuple[list[str], dict[str, Path]]:
+    """(outputs in their order, {ending: path}) of ncnn's files of a model file.
+
+    Refused where they are not those that were made of it.
+    """
+    about = read_settings(path).get("ncnn")
+    if about is None:
+        raise Refused(f"{path} has no files for ncnn: write them with 06_export.py --ncnn")
+    files = {}
+    for ending, stored in about["sha256"].items():
+        file = path.with_suffix(f".ncnn.{ending}")
+        if not file.exists():
+            raise Refused(f"{file} is missing: copy it here, beside {path}")
+        if check_sum_of(file, file.stat().st_size) != stored:
+            raise Refused(f"{file} is damaged or of another {path.name}: copy both here again")
+        files[ending] = file
+    return about["outputs"], files
+
+
 # The fastest first.
 ENGINES: dict[str, Callable[[Path, int], Engine]] = {
     "openvino": OpenVINO,
     "onnxruntime": OnnxRuntime,
+    "ncnn": Ncnn,
     "opencv": OpenCV,
 }
-MODULES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "opencv": "cv2"}
+MODULES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "ncnn": "ncnn", "opencv": "cv2"}
 
 
 def open_engine(name: str, path: Path, threads: int) -> tuple[str, Engine]:
@@ -499,6 +566,7 @@ class EngineChooser:
         self.path = path
         self.side = settings["image_size"]
         self.threads = threads
+        self.has_ncnn_files = "ncnn" in settings
         test = settings.get("self_test")
         self.expected = test["outputs"] if test else None
         self.correlation = test["correlation"] if test else UNTOLD_CORRELATION
@@ -508,6 +576,8 @@ class EngineChooser:
         """(engine, sentences about those that were passed over)."""
         passed_over: list[str] = []
         for engine in ENGINES if asked == "auto" else (asked,):
+            if asked == "auto" and engine == "ncnn" and not self.has_ncnn_files:
+                continue
             if not is_installed(engine):
                 if asked == engine:
                     raise Refused(f"{engine} is not installed: pip install {engine}")
@@ -551,6 +621,11 @@ class EngineChooser:
         return self.trials[engine]
 
 
+def why_not_engine(engine: str, path: Path) -> str:
+    """The reason not to use an engine for a model file, "" where it is right."""
+    return EngineChooser(path, read_settings(path), threads=0).why_not(engine)
+
+
 def choose_engine(asked: str, path: Path, settings: dict[str, Any], threads: int, out: Path) -> str:
     """An engine that is there and right. Says which ones were passed over, and why.
 
@@ -592,6 +667,8 @@ def open_predictor(
 ) -> ModelFile:
     """The predictor of what the file looks for, ready to be used."""
     kind = read_settings(path).get("kind", "boxes")
+    if kind == "masks" and cv2 is None:
+        raise Refused(f"{path} gives masks, which need OpenCV: {INSTALL_OPENCV}")
     if kind not in PREDICTORS:
         raise Refused(
             f"{path} gives {kind}, and this edge_predict.py knows {', '.join(PREDICTORS)}: take "
@@ -1218,8 +1295,7 @@ def printable(text: object) -> str:
 
 def read_picture(content: bytes) -> np.ndarray:
     """A PNG or JPEG, turned upright as its EXIF says."""
-    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = unpack(content, flags)
+    picture = unpack(content)
     is_byte = picture.dtype == np.uint8
     if picture.ndim == 3:
         # Blue, green, red of ITU-R 601, as Pillow's; the sum stays below 2**32.
@@ -1282,14 +1358,44 @@ def stretch(values: np.ndarray, present: np.ndarray) -> np.ndarray:
     return to_uint8(values, values[present].min(), values[present].max())
 
 
-def unpack(content: bytes, flags: int) -> np.ndarray:
-    """Pixels of a PNG or JPEG. One that is cut off is refused; OpenCV fills it up with gray."""
+def unpack(content: bytes) -> np.ndarray:
+    """Pixels of a PNG or JPEG as they are stored: gray (h, w), or (h, w, 3) blue, green, red.
+
+    One that is cut off is refused; OpenCV fills it up with gray.
+    """
     picture = None
     if is_whole(content):
+        if cv2 is None:
+            return unpack_by_pillow(content)
+        flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if picture is None:
         raise Refused("is damaged or cut off: copy it again")
     return picture
+
+
+def unpack_by_pillow(content: bytes) -> np.ndarray:
+    """As OpenCV does, which is not here."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise Refused(
+            "is a PNG or JPEG, or holds one, which needs OpenCV or Pillow: pip install Pillow"
+        ) from None
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns at this, and refuses twice of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(content))
+        is_deep_png = content.startswith(PNG_START) and content[24] == 16  # bits, in its header
+        if is_deep_png and content[25] != 0:  # gray
+            raise Refused("has colours of 16 bits, which need OpenCV: store it in 8 bits, or gray")
+        if is_deep_png:
+            return np.array(image).astype(np.uint16)
+        if image.mode in ("1", "L", "LA"):
+            return np.array(image.convert("L"))
+        if image.mode in ("P", "RGB", "RGBA"):
+            return np.array(image.convert("RGB"))[..., ::-1]
+    raise Refused(f"has colours as {image.mode}, which need OpenCV: store it as gray PNG")
 
 
 def is_whole(content: bytes) -> bool:
@@ -1541,7 +1647,7 @@ def decode_jpeg(content: bytes, pixels: Format) -> np.ndarray:
             "holds a JPEG of another kind or size than it states: store it as PNG with another "
             "program"
         )
-    stored = unpack(jpeg, cv2.IMREAD_UNCHANGED)
+    stored = unpack(jpeg)
     if stored.dtype != np.uint8 or pixels.signed:
         raise Refused("holds a JPEG of an unusual kind: store it as PNG with another program")
     return stored
@@ -1562,7 +1668,7 @@ def decode_by_plugin(content: bytes, syntax: Any, pixels: Format) -> np.ndarray:
     if not plugins:
         package = PLUGIN_PACKAGES[PLUGINS[syntax][0]]
         raise Refused(
-            f"is compressed as {syntax.name}, which needs more than numpy and OpenCV: pip install "
+            f"is compressed as {syntax.name}, which needs a package more: pip install "
             f"{package}, or decompress it first, such as with gdcmconv --raw"
         )
     frame = get_frame(content, 0, number_of_frames=1)
@@ -1831,8 +1937,121 @@ def resize(picture: np.ndarray, side: int) -> np.ndarray:
     if picture.shape == (side, side):
         return picture
     grows = max(picture.shape) <= side
+    if cv2 is None:
+        return resize_by_numpy(picture, side)
     interpolation = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
     return cv2.resize(picture, (side, side), interpolation=interpolation)
+
+
+# --- resizing without OpenCV, to the same pixels: its sums in its order and its number formats
+
+
+def resize_by_numpy(picture: np.ndarray, side: int) -> np.ndarray:
+    """(h, w) uint8 to (side, side), as cv2.resize does."""
+    height, width = picture.shape
+    if min(picture.shape) < side:
+        return interpolate(picture, side, averages=max(picture.shape) > side)
+    if height % side == 0 and width % side == 0:
+        return average_blocks(picture, side)
+    return average(picture, side)
+
+
+class LinearTaps(NamedTuple):
+    """For each cell of a row: the first of two pixels, and the weights of both times 2048."""
+
+    first: np.ndarray
+    weight: np.ndarray
+    next_weight: np.ndarray
+
+
+def linear_taps(source: int, target: int, averages: bool) -> LinearTaps:
+    """averages: INTER_AREA, where one side of a picture grows and the other one shrinks."""
+    growth = target / source
+    scale = 1 / growth
+    cells = np.arange(target)
+    if averages:
+        first = np.floor(cells * scale).astype(int)
+        share = (cells + 1 - (first + 1) * growth).astype(np.float32)
+        share = np.where(share <= 0, np.float32(0), share - np.floor(share))
+    else:
+        position = ((cells + 0.5) * scale - 0.5).astype(np.float32)
+        first = np.floor(position).astype(int)
+        share = position - first.astype(np.float32)
+    return LinearTaps(first, to_2048(1 - share), to_2048(share))
+
+
+def to_2048(share: np.ndarray) -> np.ndarray:
+    return np.rint(share * np.float32(2048)).astype(np.int32)
+
+
+def interpolate(picture: np.ndarray, side: int, averages: bool) -> np.ndarray:
+    """INTER_LINEAR, or what INTER_AREA does where a side grows."""
+    height, width = picture.shape
+    stored = picture.astype(np.int32)
+    column = linear_taps(width, side, averages)
+    # Beyond its pixels a row goes on with the last one.
+    is_outside = (column.first < 0) | (column.first >= width - 1)
+    weight = np.where(is_outside, 2048, column.weight)
+    next_weight = np.where(is_outside, 0, column.next_weight)
+    left = column.first.clip(0, width - 1)
+    right = (left + 1).clip(0, width - 1)
+    rows = stored[:, left] * weight + stored[:, right] * next_weight
+
+    row = linear_taps(height, side, averages)
+    upper = rows[row.first.clip(0, height - 1)] >> 4
+    lower = rows[(row.first + 1).clip(0, height - 1)] >> 4
+    upper = (upper * row.weight[:, None]) >> 16
+    lower = (lower * row.next_weight[:, None]) >> 16
+    return ((upper + lower + 2) >> 2).astype(np.uint8)
+
+
+def average_blocks(picture: np.ndarray, side: int) -> np.ndarray:
+    """INTER_AREA where a cell is a whole number of pixels."""
+    rows = picture.shape[0] // side
+    columns = picture.shape[1] // side
+    blocks = picture.reshape(side, rows, side, columns)
+    sums = blocks.sum((1, 3), dtype=np.int64)
+    if rows == columns == 2:
+        return ((sums + 2) >> 2).astype(np.uint8)
+    share = np.float32(1 / (rows * columns))
+    return np.rint(sums.astype(np.float32) * share).astype(np.uint8)
+
+
+def average(picture: np.ndarray, side: int) -> np.ndarray:
+    """INTER_AREA of any other picture that shrinks."""
+    height, width = picture.shape
+    rows = np.zeros((height, side), np.float32)
+    for column, weight in area_taps(width, side):
+        rows += picture[:, column].astype(np.float32) * weight
+    sums = np.zeros((side, side), np.float32)
+    for row, weight in area_taps(height, side):
+        sums += rows[row] * weight[:, None]
+    return np.rint(sums).clip(0, 255).astype(np.uint8)
+
+
+def area_taps(source: int, target: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(pixel, weight) of all cells of a row: the first pixel of each, the second, ...
+
+    The weight is 0 where a cell has no further pixel.
+    """
+    scale = 1 / (target / source)
+    cells = []
+    for cell in range(target):
+        start = cell * scale
+        end = start + scale
+        width = min(scale, source - start)
+        last = min(int(np.floor(end)), source - 1)
+        first = min(int(np.ceil(start)), last)
+        taps = [(pixel, 1 / width) for pixel in range(first, last)]
+        if first - start > 1e-3:
+            taps.insert(0, (first - 1, (first - start) / width))
+        if end - last > 1e-3:
+            taps.append((last, min(end - last, 1.0, width) / width))
+        cells.append(taps)
+    for number in range(max(map(len, cells))):
+        tap = [taps[number] if number < len(taps) else (0, 0.0) for taps in cells]
+        pixels, weights = zip(*tap)
+        yield np.array(pixels), np.array(weights, np.float32)
 
 
 # --- files in, tables and pictures out
@@ -2217,6 +2436,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = find_files(args.inputs, args.out)
     if args.watch and (len(args.inputs) > 1 or not Path(args.inputs[0]).is_dir()):
         raise Refused("--watch wants one folder: put what belongs together below it")
+    if args.overlay and cv2 is None:
+        raise Refused(f"--overlay draws with OpenCV: {INSTALL_OPENCV}")
     try_folder(args.out)
     if args.overlay:
         try_folder(args.out / "overlays")

@@ -9,7 +9,8 @@ Random weights, one network, without the mirrored view; the small one with the p
 the preset `small`. From a stored picture to boxes in every case: edge_predict.py with each engine,
 and step 04's code in PyTorch. Each engine has a process of its own, started again for every round,
 whose highest resident set (all of it, libraries and weights included) is the memory; seconds are
-the fastest of all images but the first. bf16 is measured where the processor has it, or with
+the fastest of all images but the first, with one thread those of the processor, so that what else
+runs there does not count. bf16 is measured where the processor has it, or with
 --bf16 1 anyway.
 """
 
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,7 +65,9 @@ ENGINES = {
     "cv2.dnn int8": EngineOption("opencv", "net.int8.onnx"),
     "OpenVINO fp32": EngineOption("openvino", "net.onnx"),
     "OpenVINO int8": EngineOption("openvino", "net.int8.onnx"),
+    "ncnn fp32": EngineOption("ncnn", "net.onnx"),
 }
+NOT_HERE = ("not installed", "has no files for ncnn")  # in the refusals of optional engines
 
 
 class EngineResult(NamedTuple):
@@ -89,11 +93,12 @@ def predict_here(folder: Path, engine: str, what: str, threads: int) -> None:
         predict = open_torch(folder, what, threads)
     else:
         predict = open_file(folder / what, engine, threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     seconds = []
     for picture in pictures:
-        start = time.perf_counter()
+        start = clock()
         boxes = predict(picture)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     best_boxes = np.asarray(boxes)[:3].tolist()
     peak = own_peak()
     scores = None
@@ -186,6 +191,16 @@ def write_network(folder: Path, settings: Settings) -> None:
     write_int8(folder / "net.int8.onnx", folder / "net.onnx", list(pictures), contents)
 
 
+def write_for_ncnn(folder: Path) -> None:
+    """ncnn's files of net.onnx, where it is installed; where not, its row says so."""
+    from cxr.steps.export.ncnn_files import write_ncnn
+    from cxr.system.errors import InputError
+    from edge_predict import why_not_engine
+
+    with suppress(InputError):
+        write_ncnn(folder / "net.onnx", why_not_engine)
+
+
 def file_settings(settings: Settings, model: DetectorNetwork) -> dict[str, Any]:
     """What an exported file says beside the graph."""
     from dataclasses import asdict
@@ -241,8 +256,8 @@ def check(results: Mapping[str, EngineResult]) -> None:
 
     expected = results["PyTorch fp32"].boxes
     assert expected, results["PyTorch fp32"].refusal
-    for name in ("onnxruntime fp32", "cv2.dnn fp32", "OpenVINO fp32"):
-        if "not installed" in results[name].refusal:
+    for name in ("onnxruntime fp32", "cv2.dnn fp32", "OpenVINO fp32", "ncnn fp32"):
+        if any(words in results[name].refusal for words in NOT_HERE):
             continue
         boxes = results[name].boxes
         assert boxes, results[name].refusal
@@ -301,6 +316,7 @@ def main() -> None:
     for settings in (large, small):
         with tempfile.TemporaryDirectory() as folder:
             write_network(Path(folder), settings)
+            write_for_ncnn(Path(folder))
             results = measure_engines(Path(folder), args, bf16)
         check(results)
         rows += engine_rows(settings.training.encoder, results)

@@ -41,7 +41,8 @@ from cxr.data.samplers import ResumableSampler
 from cxr.methods.detector.method import as_detector
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings
-from cxr.steps.train.engine import train_one_epoch, wrap_network
+from cxr.steps.train.epoch import train_one_epoch
+from cxr.steps.train.joined import JoinedNetwork
 from cxr.steps.train.state import TrainingState
 from cxr.system.device import FORMATS, choose_precision
 from cxr.system.runtime import Runtime
@@ -86,7 +87,7 @@ class OurTraining:
         self.state = TrainingState(RSNA, settings, FOLD, runtime, steps, resuming=False)
         self.model = as_detector(self.state.model)
         enliven(self.model, batch.images.to(runtime.device))
-        self.network = wrap_network(self.model, settings, runtime)
+        self.network = JoinedNetwork(self.model, RSNA.method, settings, runtime).now()
         self.loader = same_batch_loader(batch, steps)
 
     def __call__(self) -> float:

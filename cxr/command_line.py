@@ -14,6 +14,7 @@ import errno
 import io
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ TITLES = {
 }
 # Not taken from a --config file that is a run's own record: they say where and what that run was.
 OF_THE_RECORD = ("run", "fold")
+GLOSS_INDENT = 12  # spaces before a line that goes on with what stands right of an example
+METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FOLDER"}
 OWN = "own"  # as --task: the one of three tasks that the labels are of
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
@@ -141,7 +144,7 @@ def read_command_line(
     if names_archive(settings.place.run):
         settings = unpack_named_run(step, task, settings)
     if step in AFTER_TRAINING:
-        settings = task.follow_run(settings)
+        settings = task.follow_run(task.follow_search(settings))
     settings.wanted_folds()
     if "save_config" in given:
         save_config(Path(given.save_config), settings.replace(working=working))
@@ -222,12 +225,69 @@ def _first_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves the lines of a description as they are where they fit into the terminal.
+
+    In a narrower one, what stands to the right of an example goes below it.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        if max(map(len, lines), default=0) <= width:
+            return super()._fill_text(text, width, indent)
+        return "\n".join(fit_lines(lines, width))
+
+
+def fit_lines(lines: Sequence[str], width: int) -> list[str]:
+    """Paragraphs, and examples with glosses to their right, in lines of at most `width` letters.
+
+    An example itself stays one line, so that it can be copied.
+    """
+    # First (indent, text) of whole paragraphs, examples and glosses.
+    pieces: list[tuple[int, str]] = []
+    examples = set()  # their places among the pieces
+    goes_on = False  # whether the next line may belong to the last piece
+    for line in lines:
+        text = line.lstrip()
+        indent = len(line) - len(text)
+        if not text:
+            pieces.append((0, ""))
+            goes_on = False
+        elif goes_on and (indent == 0 or indent >= GLOSS_INDENT):
+            last_indent, last = pieces.pop()
+            pieces.append((last_indent, f"{last} {text}"))
+        elif indent >= GLOSS_INDENT and len(pieces) - 1 in examples:
+            pieces.append((pieces[-1][0] + 4, text))
+            goes_on = True
+        elif indent:
+            example, _, gloss = text.partition("  ")
+            examples.add(len(pieces))
+            pieces.append((indent, example))
+            if gloss:
+                pieces.append((indent + 4, gloss.strip()))
+            goes_on = bool(gloss)
+        else:
+            pieces.append((0, text))
+            goes_on = not text.endswith(":")
+
+    fitted = []
+    for number, (indent, text) in enumerate(pieces):
+        margin = " " * indent
+        if not text or number in examples:
+            fitted.append(margin + text)
+        else:
+            fitted += textwrap.wrap(
+                text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False
+            )
+    return fitted
+
+
 def build_parser(step: str, description: str, task: Task) -> argparse.ArgumentParser:
     """The parser of a step and task: what the step reads is listed, the rest accepted silently."""
     parser = argparse.ArgumentParser(
         description=description,
         epilog=describe_tasks(task),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         usage="%(prog)s [flags]",
@@ -259,16 +319,18 @@ def _add_flag(
     text: str = argparse.SUPPRESS
     if listed:
         text = setting_field.metadata["reason"].replace("%", "%%")
-        if setting_field.default not in (None, "", ()):
-            text += f" [{setting_field.default}]"
+        default = setting_field.default
+        if default is not False and default not in (None, "", ()):
+            text += f" [{default}]"
     if wanted is bool:
         group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
     elif wanted == tuple[str, ...]:
-        group.add_argument(flag(name), nargs="+", metavar="NAME", help=text)
+        metavar = "PATH" if name == "images" else "NAME"
+        group.add_argument(flag(name), nargs="+", metavar=metavar, help=text)
     else:
         value_type = int if wanted == (int | None) else wanted
         choices = setting_field.metadata["choices"]
-        metavar = None if choices else "X"
+        metavar = None if choices else METAVARS[value_type]
         group.add_argument(flag(name), type=value_type, choices=choices, metavar=metavar, help=text)
 
 

@@ -234,7 +234,25 @@ class ClassifierSettings(MaskLearningSettings):
         "classes may hold together, each with a probability of its own; else an image has one",
         training=True,
     )
+    mixup: float = setting(
+        0.0,
+        "alpha of mixup (arXiv 1710.09412): images and labels are mixed in pairs, with a share "
+        "drawn from Beta(alpha, alpha); 0: none. The 17th place tried 1.0 and 0.65 without a gain",
+        training=True,
+    )
+    none_output: bool = setting(
+        False,
+        "learn, as an output of its own, whether nothing is marked in an image; the 4th and the "
+        "15th place had a network for it",
+        training=True,
+    )
     opacities: tuple[str, ...] = setting(
         (),
         "runs of a detection task whose boxes, fused, stand for the opacities of the images",
+    )
+    image_rule: str = setting(
+        "plain",
+        "how classes, --none-output and boxes of --opacities help each other: plain (none is their "
+        "mean), third and eleventh (these places' formulas), or search (fitted on the other folds)",
+        choices=("plain", "third", "eleventh", "search"),
     )

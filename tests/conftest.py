@@ -7,10 +7,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("KAGGLE_KERNEL_RUN_TYPE", None)
 
 import json
+import pickle
+import shutil
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 # By falling time, as --durations shows it; the others follow.
 LONGEST = (
@@ -41,15 +47,37 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.browser)
 
 
+def made_once(tmp_path_factory, make: Callable[[Path], Any]) -> Any:
+    """What `make` returns of a folder, made by the first process of the tests that needs it.
+
+    The others wait for it, and must not change what is in the folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        base = base.parent
+    folder = base / make.__name__
+    with FileLock(base / f"{make.__name__}.lock"):
+        made = folder / "made.pickle"
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
+            folder.mkdir()
+            result = make(folder)
+            made.write_bytes(pickle.dumps(result))
+        return pickle.loads(made.read_bytes())
+
+
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory):
     """The demo at its smallest.
 
     input, working, task, run (folders), flags, printed {step: text}, before (digest of the input).
     """
+    return made_once(tmp_path_factory, make_pipeline)
+
+
+def make_pipeline(root):
     from steps import DEMO, SLUG, STEPS, digest, protect, run
 
-    root = tmp_path_factory.mktemp("pipeline")
     flags = (*DEMO, "--input", root / "input", "--working", root / "working")
     printed = {}
     before = {}
@@ -80,6 +108,10 @@ def tiny_run(tmp_path_factory):
 
     Its parameters keep the best boxes, whatever it learnt.
     """
+    return made_once(tmp_path_factory, make_tiny_run)
+
+
+def make_tiny_run(working):
     import torch
     from tiny_data import write_tiny_data
     from tiny_task import TINY_TASK, tiny_settings
@@ -89,7 +121,6 @@ def tiny_run(tmp_path_factory):
     from cxr.system.disk import write_json
 
     torch.set_num_threads(1)
-    working = tmp_path_factory.mktemp("tiny_run")
     write_tiny_data(working)
     settings = tiny_settings(working, fold=None, epochs=2, batch_size=2)
     train_folds(TINY_TASK, settings)
@@ -105,13 +136,17 @@ def exported(tmp_path_factory):
 
     settings, run (RunFolder), fp32, int8 (paths), report (content), table (train.csv).
     """
+    return made_once(tmp_path_factory, make_exported)
+
+
+def make_exported(folder):
     import pandas as pd
     from exported import FLAGS, write_run
     from steps import run_here
 
     from cxr.run_folder import RunFolder
 
-    settings = write_run(tmp_path_factory.mktemp("exported"))
+    settings = write_run(folder)
     code, printed = run_here("06_export", *FLAGS, "--working", settings.place.working)
     assert code == 0, printed
     run = RunFolder.of(settings.place)

@@ -24,11 +24,13 @@ class SampleContent:
     mask: "runs" reads the column `mask` (run lengths in original pixels); "boxes" fills the boxes
     and takes from the column `mask_known` whether that is all there is to see.
     soft_label: the column `soft` holds probabilities of the classes.
+    unmarked: the column `n_boxes` says whether anything is marked; where it is empty, nobody knows.
     crop: the columns crop_x1 to crop_y2 (original pixels) say where the lungs are.
     """
 
     mask: Literal["none", "runs", "boxes"] = "none"
     soft_label: bool = False
+    unmarked: bool = False
     crop: bool = False
     annotated: bool = True
 
@@ -45,6 +47,7 @@ class Sample:
     mask: Tensor | None = None  # (1, S, S) uint8 of 0 and 1
     mask_known: bool | None = None  # False: the mask may lack findings
     soft_label: Tensor | None = None  # (C,) probabilities of the classes
+    unmarked: float | None = None  # 1: nothing is marked, 0: something is; nan: unknown
     target: dict[str, Tensor] = field(default_factory=dict)  # of the TargetMaker
 
 
@@ -64,6 +67,7 @@ class Batch:
     masks: Tensor | None = None  # (B, 1, S, S)
     mask_known: Tensor | None = None  # (B,) bool
     soft_labels: Tensor | None = None  # (B, C)
+    unmarked: Tensor | None = None  # (B,) float
     target: dict[str, Tensor] = field(default_factory=dict)
     target_image: dict[str, Tensor] = field(default_factory=dict)
 
@@ -111,6 +115,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         batch.mask_known = torch.tensor([sample.mask_known for sample in samples])
     if first.soft_label is not None:
         batch.soft_labels = _stack([sample.soft_label for sample in samples])
+    if first.unmarked is not None:
+        batch.unmarked = torch.tensor([sample.unmarked for sample in samples])
     for name in first.target:
         tensors = [sample.target[name] for sample in samples]
         lengths = torch.tensor([len(tensor) for tensor in tensors])

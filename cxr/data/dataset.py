@@ -129,6 +129,9 @@ class XrayDataset(Dataset):
             sample.mask_known = bool(row["mask_known"])
         if self.content.soft_label:
             sample.soft_label = torch.tensor(json.loads(row["soft"]))
+        if self.content.unmarked:
+            n_boxes = row["n_boxes"]
+            sample.unmarked = float("nan") if pd.isna(n_boxes) else float(n_boxes == 0)
         if self.make_target is not None:
             sample.target = self.make_target(sample.boxes, sample.labels)
         return sample

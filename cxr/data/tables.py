@@ -141,7 +141,9 @@ def finish_table(
 ) -> pd.DataFrame:
     """The rows whose image was converted, with the facts of its header and boxes clipped to it.
 
-    headers: by image_id. Sentences about boxes that had to be changed are added to notes.
+    headers: by image_id. Sentences about boxes that had to be changed are added to notes. Columns
+    known_width and known_height, where a table has them, are the sizes of the originals of which
+    the pictures are smaller copies.
     """
     table = table[table["image_id"].isin(headers.keys())].reset_index(drop=True)
     facts = pd.DataFrame(
@@ -149,6 +151,10 @@ def finish_table(
         columns=list(HEADER_COLUMNS),
         index=table.index,
     )
+    for name in ("width", "height"):
+        known = f"known_{name}"
+        if known in table:
+            facts[name] = table[known].fillna(facts[name]).astype(int)
     table = pd.concat([table, facts], axis=1)
     refuse_other_frames(table)
 

@@ -32,6 +32,7 @@ from cxr.images.picture_file import PICTURE_STARTS
 from cxr.images.printable import UnreadableImage
 from cxr.images.read import convert_file, read_image
 from cxr.images.resize import resize, shrink
+from cxr.images.study import read_study
 
 READ_SECONDS = 60  # the largest compressed X-ray takes some seconds on a slow machine
 KILL_SIGNAL = 9  # what Linux sends where the memory of the machine is full
@@ -53,6 +54,7 @@ class Picture:
     network: np.ndarray  # (S, S) uint8
     shown: np.ndarray  # (h, w) uint8, the aspect kept, the longer side at most LONGEST
     deep: Deep | None = None
+    study: str = ""  # StudyInstanceUID of a DICOM, "" where it names none
 
     @property
     def width(self) -> int:
@@ -106,6 +108,7 @@ class Reader:
             network=arrays["network"],
             shown=arrays["shown"],
             deep=values,
+            study=facts["study"],
         )
 
     def convert(self, job: FileToConvert) -> Header:
@@ -269,7 +272,7 @@ def answer_picture(request: Facts) -> tuple[Facts, Arrays]:
     network = image
     for side in request["sides"]:
         network = resize(network, side)
-    facts: Facts = {"header": asdict(header), "dicom": is_dicom}
+    facts: Facts = {"header": asdict(header), "dicom": is_dicom, "study": read_study(path)}
     arrays = {"network": network, "shown": shrink(image, LONGEST)}
     if request["deep"]:
         deep = read_deep(path, LONGEST)

@@ -18,6 +18,7 @@ from cxr.images.isolated import Picture
 from cxr.images.resize import resize
 from cxr.inference.blend import Blend, blend_settings, member_settings
 from cxr.inference.checkpoint import fingerprints
+from cxr.inference.engines import Engine, choose_engine
 from cxr.inference.lung_crops import LungFinder, cut_to_box, refuse_other_lungs
 from cxr.inference.run import as_trained, fold_checkpoints, load_model, predict_batch, views_of
 from cxr.methods.base import ImageFacts
@@ -93,6 +94,15 @@ class RunNetworks(Networks):
         return [load_model(self.task, path, self.runtime.device) for path in self.checkpoints]
 
     @cached_property
+    def engine(self) -> Engine:
+        """What computes the networks, chosen when it is first needed."""
+        asked = self.settings.machine.engine
+        chosen = choose_engine(asked, self.models, self.task.method, self.runtime)
+        if chosen.note:
+            self.runtime.say(chosen.note)
+        return chosen.engine
+
+    @cached_property
     def lung_finder(self) -> LungFinder | None:
         """What cuts the images to their lungs, where the run was trained with --lungs."""
         lungs = self.settings.method.lungs
@@ -123,7 +133,10 @@ class RunNetworks(Networks):
         }
 
     def describe(self) -> str:
-        return f"{len(self.checkpoints)} checkpoints, views {self.settings.prediction.tta}"
+        words = f"{len(self.checkpoints)} checkpoints, views {self.settings.prediction.tta}"
+        if self.engine.name:
+            return f"{words}, by {self.engine.name}"
+        return words
 
     def predict(self, pictures: Sequence[Picture]) -> list[Any]:
         method = self.task.method
@@ -136,6 +149,7 @@ class RunNetworks(Networks):
             images.to(self.runtime.device),
             self.settings,
             self.runtime,
+            self.engine,
         )
         predictions = []
         for picture, outputs, each in zip(pictures, merged, seen, strict=True):

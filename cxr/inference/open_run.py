@@ -12,9 +12,11 @@ from cxr.images.header import Header
 from cxr.images.isolated import LONGEST, Picture
 from cxr.images.read import read_image
 from cxr.images.resize import resize, shrink
+from cxr.images.study import read_study
 from cxr.inference.predictor import Predictor
 from cxr.inference.results import Result
 from cxr.inference.run_archive import names_archive, refuse_other_task, unpack_run
+from cxr.inference.studies import Study, StudyImage, merge_studies
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings
 from cxr.system.errors import InputError
@@ -66,6 +68,21 @@ class OpenRun:
             results += self._predict(images[start : start + batch_size])
         return results
 
+    def studies(self, results: Sequence[Result]) -> dict[str, Study]:
+        """What the run says of the studies that the images of these results belong to.
+
+        Of a run whose classes are of studies, as those of the task covid: {StudyInstanceUID: the
+        mean of the probabilities of its images}. Images whose file names no study are left out.
+        Raises InputError where the classes are of images.
+        """
+        if not self.predictor.of_studies:
+            raise InputError(
+                f"the run {self.predictor.run.path} says nothing of studies: take the results of "
+                "the images"
+            )
+        images = [StudyImage(result.study or "", result.probabilities) for result in results]
+        return merge_studies(images, self.image_classes)
+
     def _predict(self, images: Sequence[ImageSource]) -> list[Result]:
         pictures = [to_picture(image, self.predictor.sides) for image in images]
         return self.predictor.predict(pictures)
@@ -79,6 +96,7 @@ def open_run(
     tta: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str | None = None,
     working: str | Path = "working",
 ) -> OpenRun:
     """A trained run, ready to predict, such as that in working/rsna/small.
@@ -89,7 +107,8 @@ def open_run(
     task: a key of cxr.TASKS, by default that of the run, and of a starter the usual one.
     fold: only this fold, a quarter of the time. tta: views that are merged, such as "none" for the
     plain one; by default those of the run's settings. device: auto, cpu, cuda, cuda:1 or mps.
-    precision: auto, fp32, bf16 or fp16. Raises InputError for what is no finished run.
+    precision: auto, fp32, bf16 or fp16. engine: auto, torch or openvino, as --engine; by default
+    that of the run's settings. Raises InputError for what is no finished run.
     """
     run = RunFolder(Path(path))
     if names_archive(path):
@@ -99,6 +118,8 @@ def open_run(
     changes: dict[str, Any] = {"fold": fold, "device": device, "precision": precision}
     if tta is not None:
         changes["tta"] = tta
+    if engine is not None:
+        changes["engine"] = engine
     return OpenRun(Predictor(run_task, settings.replace(**changes)))
 
 
@@ -132,13 +153,16 @@ def to_picture(image: ImageSource, sides: Sequence[int]) -> Picture:
         pixels = check_pixels(image)
         height, width = pixels.shape
         header = Header(width, height)
+        study = ""
     else:
         pixels, header = read_image(image)
+        study = read_study(image)
     network = pixels
     for side in sides:
         network = resize(network, side)
     # Whether it is a DICOM matters only to structured reports, which are not made here.
-    return Picture(header, dicom=False, network=network, shown=shrink(pixels, LONGEST))
+    shown = shrink(pixels, LONGEST)
+    return Picture(header, dicom=False, network=network, shown=shown, study=study)
 
 
 def check_pixels(pixels: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ class Predictor:
         elif maker_class.has_thresholds:
             self.notes.append(without_params(judged))
         self.rule = make_rule(task, self.params, self.settings, self.labels)
-        self.result_maker = maker_class(self.rule, self.labels)
+        self.result_maker = maker_class(self.rule, self.labels, task.dataset.scorer.of_studies)
         self.turn = threading.Lock()
 
     @property
@@ -65,6 +65,11 @@ class Predictor:
     def image_classes(self) -> tuple[str, ...]:
         """Names of the classes of a whole image; none where the run has not learned them."""
         return self.result_maker.image_classes
+
+    @property
+    def of_studies(self) -> bool:
+        """Whether the classes are of studies, whose images are averaged (`merge_studies`)."""
+        return self.result_maker.of_studies
 
     def load(self) -> None:
         """Load the networks now and not with the first picture."""

@@ -23,15 +23,17 @@ class ResultMaker(ABC):
     """Makes results of one run by its rule.
 
     result_name: what an image gets: boxes, mask or classes. has_thresholds: whether results depend
-    on parameters that step 05 fits. labels: those that the run has learned.
+    on parameters that step 05 fits. labels: those that the run has learned. of_studies: whether the
+    classes are of studies, whose images are averaged.
     """
 
     result_name: ClassVar[str]
     has_thresholds: ClassVar[bool] = True
 
-    def __init__(self, rule: Rule, labels: Labels) -> None:
+    def __init__(self, rule: Rule, labels: Labels, of_studies: bool = False) -> None:
         self.rule = rule
         self.labels = labels
+        self.of_studies = of_studies
 
     @property
     def image_classes(self) -> tuple[str, ...]:
@@ -128,6 +130,7 @@ class ClassResultMaker(ResultMaker):
             picture.shown,
             probabilities,
             not_frontal_chest=picture.not_frontal_chest,
+            study=picture.study if self.of_studies else None,
         )
 
 

@@ -29,7 +29,8 @@ class Result(ABC):
     width, height: the original picture's. shown: the picture to look at, (h, w) uint8 with the same
     aspect, perhaps smaller. probabilities: {class of the whole image: 0 ... 1}; empty where the run
     has learned none. not_frontal_chest: why the image is no frontal chest X-ray by its header, else
-    ""; the networks have learned nothing else.
+    ""; the networks have learned nothing else. study: the StudyInstanceUID of the file, "" where it
+    names none; None where the classes of the run are of images.
     """
 
     width: int
@@ -37,6 +38,7 @@ class Result(ABC):
     shown: np.ndarray
     probabilities: Mapping[str, float]
     not_frontal_chest: str = field(default="", kw_only=True)
+    study: str | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def overlay(self) -> np.ndarray:
@@ -44,16 +46,19 @@ class Result(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's own types: {"probabilities": {class: p}, "not_frontal_chest": words,
-        "boxes": [...]}, and "mask" of masks.
+        "boxes": [...]}, "mask" of masks, and "study" of runs whose classes are of studies.
 
         A box is {finding, score, above_threshold, x1, y1, x2, y2}, in original pixels.
         """
         probabilities = {name: round(value, 6) for name, value in self.probabilities.items()}
-        return {
+        content = {
             "probabilities": probabilities,
             "not_frontal_chest": self.not_frontal_chest,
             "boxes": [],
         }
+        if self.study is not None:
+            content["study"] = self.study
+        return content
 
     def mask_picture(self) -> np.ndarray | None:
         """The mask as RGB picture (height, width, 3) in original pixels, white where it is set.

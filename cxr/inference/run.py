@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cxr.inference.checkpoint import load_state
+from cxr.inference.engines import Engine, TorchEngine
 from cxr.methods.base import VIEW_SETS, Method, View
 from cxr.networks.network import Network
 from cxr.run_folder import FoldFolder, RunFolder
@@ -174,9 +175,14 @@ def predict_batch(
     images: Tensor,
     settings: Settings,
     runtime: Runtime,
+    engine: Engine | None = None,
 ) -> list[Any]:
-    """What the method keeps of each image (B, 1, S, S), merged over models x views."""
-    outputs = _all_outputs(models, method, views, images, runtime)
+    """What the method keeps of each image (B, 1, S, S), merged over models x views.
+
+    engine: what computes the models; by default PyTorch.
+    """
+    compute = engine or TorchEngine(method, runtime)
+    outputs = _all_outputs(models, method, views, images, compute)
     return method.merge(outputs, settings)
 
 
@@ -185,12 +191,10 @@ def _all_outputs(
     method: Method,
     views: Sequence[View],
     images: Tensor,
-    runtime: Runtime,
+    compute: Engine,
 ) -> Iterator[Any]:
     """Yield what each model says of each view, brought back to the unchanged images."""
     for view in views:
         shown = method.apply_view(images, view, models[0])
         for model in models:
-            with runtime.autocast():
-                raw = method.raw_outputs(model, shown)
-            yield method.undo_view(raw, view, model)
+            yield method.undo_view(compute(model, shown), view, model)

@@ -197,6 +197,12 @@ class Method(ABC):
         del batch, settings
         return ()
 
+    def prepare_batch(self, batch: Batch, model: Network, settings: Settings) -> Batch:
+        """A training batch on the device, as it is to be learned. Its random numbers are torch's,
+        which are seeded for every step. Here: unchanged."""
+        del model, settings
+        return batch
+
     @abstractmethod
     def loss(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
@@ -242,6 +248,11 @@ class Method(ABC):
     @abstractmethod
     def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
         """Images (B, 1, S, S) uint8 as the view shows them, (B, 1, s, s)."""
+
+    def idle_outputs(self, settings: Settings) -> tuple[str, ...]:
+        """Names of a network's outputs that the loss does not read. Here: none."""
+        del settings
+        return ()
 
     def raw_outputs(self, model: Network, images: Tensor) -> Outputs:
         """What step 04 wants to know of images, before it knows which parts of it."""

@@ -110,6 +110,20 @@ class ExportPart(ABC):
     def keep(self, row: pd.Series, answer: Mapping[str, Any]) -> Any:
         """What `score` needs of the answer of edge_predict.py to an image, a row of train.csv."""
 
+    def match_thresholds(
+        self, fp32: Sequence[Any], int8: Sequence[Any], rule: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """The rule with thresholds by which int8 keeps as many as fp32 does with those it has.
+
+        Of what `keep` gave of the same images by both files. None where there are none to match.
+        """
+        del fp32, int8, rule
+        return None
+
+    def keep_by(self, answer: Any, rule: Mapping[str, Any]) -> Any:
+        """What `keep` gave, as it is by a rule of `match_thresholds`."""
+        raise NotImplementedError
+
     @abstractmethod
     def score(
         self,

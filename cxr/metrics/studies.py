@@ -7,7 +7,7 @@ of a ranking.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -80,21 +80,6 @@ def study_intervals(
     """95 % intervals of the AP of each study class and, last, of their mean; patients (k,) are
     drawn whole."""
     return class_intervals(study_rankings(labels, probabilities), patients)
-
-
-def none_scores(
-    negative: ArrayLike, confidences: Sequence[ArrayLike] | None = None, weight: float = 0.5
-) -> np.ndarray:
-    """How likely images have no box, (n,), from the probability (n,) that their study is negative.
-
-    With confidences, the scores of each image's boxes, it is a mean with the product of 1 - score,
-    in which `negative` has the weight (0.5: the 11th place's; 1: the 5th's, who found it as good).
-    """
-    negative = np.asarray(negative, float)
-    if confidences is None:
-        return negative
-    empty = [np.prod(1 - np.asarray(scores, float)) for scores in confidences]
-    return weight * negative + (1 - weight) * np.array(empty)
 
 
 def study_answer(probabilities: ArrayLike) -> Detections:

@@ -19,9 +19,10 @@ from cxr.networks.unet import FIRST_LOGIT
 
 
 class ImageClassifier(Network):
-    """Gray images (B, 1, S, S), 0 ... 255 -> {'label', 'mask'}.
+    """Gray images (B, 1, S, S), 0 ... 255 -> {'label', 'none', 'mask'}.
 
-    label: logits (B, classes); mask: logits (B, 1, S, S), with `auxiliary` only and until
+    label: logits (B, classes). none: logits (B,) that nothing is marked in the image, with
+    `none_output` only. mask: logits (B, 1, S, S), with `auxiliary` only and until
     `prepare_for_prediction`. multilabel: each class has a probability of its own. Both heads read
     the encoder's last map; other decoders than `blocks` see its finer ones, too.
     load_weights=False leaves random weights for a checkpoint to replace.
@@ -41,10 +42,12 @@ class ImageClassifier(Network):
         image_size: int,
         load_weights: bool = True,
         multilabel: bool = False,
+        none_output: bool = False,
     ) -> None:
         super().__init__(image_size, weights != "none", input_scale(encoder))
         check_side(image_size)
         self.multilabel = multilabel
+        self.classes = classes
         source = weights if load_weights else "none"
         if encoder.startswith("tu-") and decoder == "blocks":
             self.encoder = build_trunk(encoder, source)
@@ -63,12 +66,18 @@ class ImageClassifier(Network):
             initialize_decoder(self.decoder)
             initialize_head(self.mask_head)
             fill_bias(self.mask_head, FIRST_LOGIT)
+        self.none_head: nn.Sequential | None = None
         check_decoder(self, image_size, encoder, decoder)
+        if none_output:  # last, so that all other weights begin as they do without it
+            self.none_head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels[-1], 1))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = list(self.encoder(self.normalise(images)))
         features[-1] = self.cam_layer(features[-1])
-        outputs = {"label": self.label_head(features[-1].mean((2, 3))).float()}
+        pooled = features[-1].mean((2, 3))
+        outputs = {"label": self.label_head(pooled).float()}
+        if self.none_head is not None:
+            outputs["none"] = self.none_head(pooled)[:, 0].float()
         if self.decoder is not None and self.mask_head is not None:
             mask = self.mask_head(self.decoder(features)).float()
             outputs["mask"] = F.interpolate(mask, size=images.shape[-2:], mode="bilinear")

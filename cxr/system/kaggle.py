@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
-from cxr.system.errors import InputError
+from cxr.system.errors import InputError, first_line
 
 SITE = "https://www.kaggle.com"
 HTTP_PACKAGES = ("requests", "urllib3", "http")
@@ -51,6 +52,26 @@ def find_input(
         if folder.is_dir() and not missing_names(folder, expected):
             return folder
     return None
+
+
+def attach_competition(slug: str) -> None:
+    """Let kagglehub add a competition's data to the inputs of this kernel, where it can.
+
+    `find_input` finds it then. Where it fails, the reason is printed.
+    """
+    # Without this variable kagglehub would download, for which kernels often have no internet.
+    if not in_kernel() or "KAGGLE_DATA_PROXY_URL" not in os.environ:
+        return
+    if importlib.util.find_spec("kagglehub") is None:
+        return
+    import kagglehub  # Kaggle's image has it; it is not among the requirements
+
+    try:
+        folder = kagglehub.competition_download(slug)
+    except Exception as error:  # of a package that is not ours, and its server
+        print(f"kagglehub cannot attach {slug} ({first_line(error)})")
+    else:
+        print(f"kagglehub attached {slug}: {folder}")
 
 
 def missing_names(folder: Path, expected: Sequence[str]) -> list[str]:

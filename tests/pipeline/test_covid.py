@@ -28,6 +28,7 @@ from cxr.datasets.prediction_strings import parse_predictions
 from cxr.inference.run import predict_batch
 from cxr.methods.base import VIEW_SETS, Judging
 from cxr.methods.classifier.records import ClassPrediction, StudyCase
+from cxr.metrics.image_rules import ImageEvidence, ImageRule
 from cxr.metrics.studies import ALL_CLASSES
 from cxr.run_folder import RunFolder
 from cxr.steps.postprocess import postprocess
@@ -46,7 +47,7 @@ FLAGS = (
     *("--task", "covid", "--demo", "--demo-images", "24", "--run", "tiny"),
     *("--folds", "2", "--epochs", "1", "--size", "96", "--image-size", "64"),
     *("--batch-size", "4", "--keep", "1", "--workers", "0", "--device", "cpu"),
-    *("--tta", "flips"),
+    *("--tta", "flips", "--none-output", "--mixup", "0.4", "--image-rule", "eleventh"),
 )
 
 # ------------------------------------------------------------------------------- views
@@ -246,10 +247,53 @@ def test_boxes_of_a_detector():
     for case in cases:
         boxes[case.prediction.image_id] = (case.boxes, np.full(len(case.boxes), 0.9))
     evaluation = judge(cases, boxes)
+    assert evaluation.params == {}
     assert evaluation.figures["AP of opacity"] == 1
     assert evaluation.figures["competition's score"] == 1
     assert evaluation.predicted.corners["i1_0"].tolist() == [[1, 1, 5, 5]]
     assert evaluation.predicted.scores["i1_0"].tolist() == [0.9]
+
+
+@pytest.mark.parametrize("name", ["third", "eleventh", "search"])
+def test_rules_of_the_places(name):
+    """The studies are told badly, `none` and the boxes well, and negative images have a false box.
+    Every rule uses that, the searched one fitted on the other fold."""
+    rng = np.random.default_rng(2)
+    cases = []
+    boxes = {}
+    for case in make_cases(noise=3.0):
+        image_id = case.prediction.image_id
+        none = float(case.label == 0) * 0.8 + 0.1
+        cases.append(replace(case, prediction=replace(case.prediction, none=none)))
+        found = case.boxes if case.label else np.array([[4, 4, 9, 9]])
+        boxes[image_id] = (found, rng.uniform(0.4, 0.6, len(found)))
+    plain = judge(cases, boxes)
+    evaluation = judge(cases, boxes, SETTINGS.replace(image_rule=name))
+    assert evaluation.figures["AP of opacity"] > plain.figures["AP of opacity"]
+    assert evaluation.params["image_rule"].keys() >= {"exponent", "share"}
+    if name == "search":
+        assert evaluation.score > plain.score
+        assert evaluation.figures["AP of none"] == 1
+        assert "the rule of --image-rule" in evaluation.how
+
+    # The same rule for test images: their answer carries `none` behind the classes.
+    of_test = evaluation.detect(replace(cases[0].prediction, none=0.25))
+    assert of_test.shape == (5,)
+    assert of_test[4] == 0.25
+    test = pd.DataFrame({"image_id": ["a"], "study_id": ["s"], "width": 50, "height": 60})
+    train = pd.DataFrame({"study_id": list("wxyz"), "label": [0, 1, 2, 3], "n_boxes": [0, 1, 1, 1]})
+    sample = pd.DataFrame({"id": ["s_study", "a_image"], "PredictionString": ""})
+    answers = {"a": np.array([0.4, 0.3, 0.2, 0.1, 0.9])}
+    found = {"a": (np.array([[1, 2, 30, 40]]), np.array([0.5]))}
+    rule = ImageRule(**evaluation.params["image_rule"])
+    table = make_submission(sample, test, train, answers, found, rule)
+    expected = ImageEvidence(np.array(["s"]), np.array([0.4]), np.array([0.9]), [found["a"][1]])
+    study, image = (parse_predictions(text, ALL_CLASSES) for text in table["PredictionString"])
+    assert image.scores.tolist() == pytest.approx(
+        [rule.box_confidences(expected)[0][0], rule.none(expected)[0]], abs=1e-6
+    )
+    negative = rule.study_negatives(expected)["s"]
+    assert study.scores.tolist() == pytest.approx([negative, 0.3, 0.2, 0.1], abs=1e-6)
 
 
 def test_a_guess_that_ignores_the_image_is_chance():

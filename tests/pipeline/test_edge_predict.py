@@ -219,6 +219,86 @@ def test_jpeg_inside_dicom_and_pictures(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    "height, width, side",
+    [
+        (1024, 1024, 512),  # two by two
+        (1536, 768, 256),
+        (700, 900, 512),
+        (901, 640, 224),
+        (100, 120, 192),
+        (40, 700, 192),  # one side grows
+        (700, 190, 192),
+        (1, 1, 16),
+        (3, 500, 5),
+    ],
+)
+def test_numpy_resizes_as_opencv(height, width, side, monkeypatch):
+    picture = np.random.default_rng(side).integers(0, 256, (height, width), np.uint8)
+    expected = edge_predict.resize(picture, side)
+    monkeypatch.setattr(edge_predict, "cv2", None)
+    np.testing.assert_array_equal(edge_predict.resize(picture, side), expected)
+
+
+def test_pillow_gives_the_pictures_of_opencv(tmp_path, monkeypatch):
+    smooth = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8), (0, 0), 2
+    )
+    gray = Image.fromarray(smooth[..., 0])
+    colour = Image.fromarray(smooth)
+    pictures = {
+        "gray.jpg": gray,
+        "colour.jpg": colour,
+        "gray.png": gray,
+        "deep.png": Image.fromarray(smooth[..., 0].astype(np.uint16) * 200),
+        "bits.png": gray.convert("1"),
+        "colour.png": colour,
+        "palette.png": colour.quantize(16),
+        "alpha.png": colour.convert("RGBA"),
+        "gray_alpha.png": gray.convert("LA"),
+    }
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+    jpeg_dicom(tmp_path / "x.dcm", smooth[..., 0])
+    paths = sorted(tmp_path.iterdir())
+    expected = [read_xray(path).picture for path in paths]
+    monkeypatch.setattr(edge_predict, "cv2", None)
+    for path, right in zip(paths, expected, strict=True):
+        np.testing.assert_array_equal(read_xray(path).picture, right, err_msg=path.name)
+
+
+def test_what_pillow_cannot_give_is_refused(tmp_path, monkeypatch):
+    deep = np.zeros((8, 8, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    Image.new("CMYK", (8, 8)).save(tmp_path / "print.jpg")
+    monkeypatch.setattr(edge_predict, "cv2", None)
+    for name, words in (("deep.png", "16 bits, which need OpenCV"), ("print.jpg", "CMYK")):
+        with pytest.raises(Refused, match=words):
+            read_xray(tmp_path / name)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(Refused, match="needs OpenCV or Pillow"):
+        read_xray(tmp_path / "print.jpg")
+
+
+def test_boxes_without_opencv(exported, tmp_path):
+    """And a sentence where it is needed."""
+    dicom = min((exported.settings.place.working / "dicoms").glob("*.dcm"))
+    program = "import sys; sys.modules['cv2'] = None; sys.argv[0] = 'edge_predict.py'\n"
+    program += "import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    command = [sys.executable, "-c", program, str(ROOT / "edge_predict.py"), str(exported.fp32)]
+    command += [str(dicom), "--engine", "onnxruntime", "--out"]
+    done = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    edge_predict.main([str(exported.fp32), str(dicom), "--out", str(tmp_path / "b")])
+    answers = []
+    for folder in ("a", "b"):
+        answer = json.loads((tmp_path / folder / "predictions.json").read_text())
+        answers.append(answer["images"])
+    assert answers[0] == answers[1]
+    done = subprocess.run([*command, str(tmp_path / "a"), "--overlay"], capture_output=True)
+    assert b"error: --overlay draws with OpenCV" in done.stderr
+
+
 @needs_rsna
 @pytest.mark.parametrize("path", CHEST, ids=lambda path: path.stem[:8])
 def test_real_dicoms_give_the_pictures_of_cxr(path):
@@ -621,7 +701,7 @@ def test_int8_is_right_in_every_engine_or_refused(exported):
         try:
             choose(exported.int8, engine)
         except Refused as error:
-            assert engine == "opencv", error
+            assert engine in ("opencv", "ncnn"), error  # ncnn has no int8
             continue
         # A network that is not the first one.
         found = Predictor(exported.int8, engine, models=[1]).look(picture).scores.ravel()

@@ -1,6 +1,7 @@
 """06_export.py: the ONNX files are PyTorch's networks, and their scores are measured honestly."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,21 +17,26 @@ from cxr.images.resize import resize
 from cxr.inference.run import load_model, predict_batch, views_of
 from cxr.methods.base import ImageFacts
 from cxr.methods.detector.records import detect
-from cxr.steps.export import export
+from cxr.steps.export import export, ncnn_files
 from cxr.steps.export.export import (
     ExportFiles,
-    ScoreDistance,
     choose_checkpoints,
     deal_images,
     judge_files,
-    print_int8_distance,
 )
-from cxr.steps.export.onnx_files import first_convolutions, last_convolutions, write_fp32
+from cxr.steps.export.int8 import ScoreDistance, print_int8
+from cxr.steps.export.ncnn_files import write_ncnn
+from cxr.steps.export.onnx_files import (
+    first_convolutions,
+    last_convolutions,
+    stored_settings,
+    write_fp32,
+)
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
 from cxr.system.runtime import single_runtime
 from cxr.tasks import TASKS
-from edge_predict import Outputs, Predictor, read_settings
+from edge_predict import Outputs, Predictor, Refused, read_settings, why_not_engine
 
 CPU = torch.device("cpu")
 SCORER = TASK.dataset.scorer
@@ -103,18 +109,25 @@ def test_how_far_int8_is_from_fp32(exported):
 
 
 def test_a_large_error_of_int8_is_a_warning(capsys):
-    print_int8_distance({"mean_score_error": 0.011, "correlation": 0.9})
+    print_int8({"mean_score_error": 0.011, "correlation": 0.9}, {})
     assert "warning: that is more than 0.01" in capsys.readouterr().out
-    print_int8_distance({"mean_score_error": 0.009, "correlation": None})
+    print_int8({"mean_score_error": 0.009, "correlation": None}, {})
     assert "warning" not in capsys.readouterr().out
-    print_int8_distance(ScoreDistance().describe())
+    print_int8(ScoreDistance().describe(), {})
     assert "no score above" in capsys.readouterr().out
+
+
+def test_the_report_says_how_long_a_board_takes(exported, capsys):
+    files = ExportFiles.of(exported.run, None)
+    settings = exported.report["settings"] | {"models": 2, "flip": True, "gflop": 4.0}
+    export.print_report(files, exported.report | {"settings": settings})
+    words = "16.0 GFLOP: 2 networks x 2 views x 4.0; on a board of two cores at 1 GHz about 2.0 s"
+    assert words in capsys.readouterr().out
 
 
 def test_settings_are_read_without_onnx(exported):
     for path in (exported.fp32, exported.int8):
-        by_onnx = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
-        assert read_settings(path) == json.loads(by_onnx["settings"])
+        assert read_settings(path) == stored_settings(path)
     settings = read_settings(exported.fp32)
     assert settings["models"] == 2
     assert settings["flip"]
@@ -187,7 +200,10 @@ def test_each_image_is_judged_by_networks_that_never_saw_it(exported):
 
         def answer(self, outputs, frame):
             assert frame == (1024, 1024)
-            return {"boxes": np.zeros((0, 4)), "kept": np.zeros(0, bool)}
+            nothing = np.zeros(0)
+            boxes = np.zeros((0, 4))
+            labels = nothing.astype(int)
+            return {"boxes": boxes, "scores": nothing, "labels": labels, "kept": nothing > 0}
 
     chosen = choose_checkpoints(TASK, settings.replace(checkpoints=1))
     files = ExportFiles.of(exported.run, None)
@@ -223,12 +239,134 @@ def test_the_score_is_that_of_the_kept_boxes_on_validation_images(exported, numb
     )
 
 
+def boxes_with(scores, labels):
+    count = len(scores)
+    kept = np.ones(count, bool)
+    return {
+        "boxes": np.zeros((count, 4)),
+        "scores": np.array(scores, float),
+        "labels": np.array(labels, int),
+        "kept": kept,
+    }
+
+
+def test_thresholds_of_int8_keep_as_many_boxes_as_fp32_does():
+    """Of each class on its own, unless it has few above its threshold."""
+    rng = np.random.default_rng(0)
+    part = TASK.method.export
+    rule = {"thresholds": [0.5, 0.9], "half": False, "gate_weights": []}
+    fine = []
+    coarse = []
+    for _ in range(30):
+        scores = np.sort(rng.uniform(0, 1, 6))[::-1]
+        labels = rng.integers(0, 2, 6)
+        fine.append(boxes_with(scores, labels))
+        coarse.append(boxes_with(0.8 * scores, labels))
+    matched = part.match_thresholds(fine, coarse, rule)
+    assert matched["thresholds"][0] == pytest.approx(0.4, abs=0.01)
+    assert matched["thresholds"][1] == 0.9, "too few"
+    for answer, other in zip(fine, coarse, strict=True):
+        kept = part.keep_by(answer, rule)["kept"][answer["labels"] == 0]
+        np.testing.assert_array_equal(
+            part.keep_by(other, matched)["kept"][other["labels"] == 0], kept
+        )
+
+
+def test_boxes_kept_by_a_rule_are_those_of_the_file(exported):
+    predict = Predictor(exported.int8)
+    part = TASK.method.export
+    for half in (False, True):
+        rule = predict.settings["rule"] | {"half": half}
+        predict.settings["rule"] = rule
+        answer = predict(picture_of(exported, exported.table["image_id"][0]))
+        assert 0 < answer["kept"].sum() < len(answer["kept"])
+        np.testing.assert_array_equal(part.keep_by(answer, rule)["kept"], answer["kept"])
+
+
+def test_the_int8_file_has_its_own_thresholds(exported):
+    report = exported.report
+    assert report["fp32"]["thresholds"] == [0.2]
+    assert report["int8"]["thresholds"] == read_settings(exported.int8)["rule"]["thresholds"]
+    assert report["int8"]["thresholds"][0] == pytest.approx(0.2, abs=0.05)
+    assert report["int8"]["thresholds"] != [0.2]
+    assert 0 <= report["int8"]["score_with_those_of_fp32"] <= 1
+
+
 def test_a_file_of_one_fold_is_calibrated_on_what_it_was_trained_with(exported):
     settings = exported.settings.replace(fold=1, judge_images=3)
     images = deal_images(settings, exported.table)
     assert set(images.calibration["fold"]) == {0}
     assert set(images.judged["fold"]) == {1}
     assert len(images.judged) == 3
+
+
+@pytest.fixture(scope="module")
+def for_ncnn(exported, tmp_path_factory):
+    """A copy of the fp32 file with ncnn's files beside it."""
+    pytest.importorskip("ncnn")
+    pytest.importorskip("pnnx")
+    path = tmp_path_factory.mktemp("ncnn") / "net.onnx"
+    shutil.copyfile(exported.fp32, path)
+    write_ncnn(path, why_not_engine)
+    return path
+
+
+def test_ncnn_gives_what_onnxruntime_gives(exported, for_ncnn):
+    """Of one network of two, too, and of both."""
+    picture = picture_of(exported, exported.table["image_id"][0])
+    for models in ([1], None):
+        right = Predictor(for_ncnn, models=models).look(picture)
+        found = Predictor(for_ncnn, "ncnn", models=models, threads=1).look(picture)
+        for each, expected in zip(found, right, strict=True):
+            np.testing.assert_allclose(each, expected, atol=1e-3)
+
+
+def test_files_of_ncnn_that_do_not_belong_together_are_refused(exported, for_ncnn, tmp_path):
+    with pytest.raises(Refused, match=r"06_export\.py --ncnn"):
+        Predictor(exported.fp32, "ncnn")
+    for name in ("net.onnx", "net.ncnn.param", "net.ncnn.bin"):
+        shutil.copyfile(for_ncnn.with_name(name), tmp_path / name)
+    weights = tmp_path / "net.ncnn.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(Refused, match=r"net\.ncnn\.bin is damaged or of another net\.onnx"):
+        Predictor(tmp_path / "net.onnx", "ncnn")
+    weights.unlink()
+    with pytest.raises(Refused, match=r"net\.ncnn\.bin is missing"):
+        Predictor(tmp_path / "net.onnx", "ncnn")
+
+
+def test_files_of_ncnn_are_written_when_it_is_right(exported, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "net.onnx"
+    shutil.copyfile(exported.fp32, path)
+    before = path.read_bytes()
+
+    def convert(program, copy):
+        for ending in ncnn_files.ENDINGS:
+            copy.with_suffix(f".ncnn.{ending}").write_text("converted")
+
+    monkeypatch.setattr(ncnn_files, "find_pnnx", lambda: None)
+    monkeypatch.setattr(ncnn_files, "convert", lambda *_: None)
+    with pytest.raises(InputError, match="cannot convert"):
+        write_ncnn(path, lambda *_: "")
+    monkeypatch.setattr(ncnn_files, "convert", convert)
+    with pytest.raises(InputError, match="wrong scores; take another engine"):
+        write_ncnn(path, lambda *_: "wrong scores")
+    assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+    assert path.read_bytes() == before
+    write_ncnn(path, lambda *_: "")
+    assert read_settings(path)["ncnn"]["outputs"][:2] == ["scores0", "deltas0"]
+    assert "copy all three" in capsys.readouterr().out
+    write_ncnn(path, lambda *_: "not asked again")
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_step_06_writes_for_ncnn_on_request(exported, monkeypatch):
+    written = []
+    monkeypatch.setattr(export, "write_ncnn", lambda path, _: written.append(path))
+    flags = (*FLAGS, "--working", exported.settings.place.working)
+    code, printed = run_here("06_export", *flags, "--ncnn")
+    assert code == 0, printed
+    assert written == [exported.fp32]
 
 
 def test_what_is_there_is_kept(exported):

@@ -4,6 +4,7 @@ Its mounts are only read, there is no internet, and sessions end too early.
 """
 
 import ast
+import io
 import json
 import os
 import re
@@ -12,24 +13,22 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
+from types import ModuleType, SimpleNamespace
+from unittest import mock
 
 import pandas as pd
 import pytest
 import torch
-from steps import ROOT, SLUG, TINY, digest, link_tree, protect, unprotect
+from steps import ROOT, SLUG, TINY, digest, link_tree, protect, run_here, unprotect
 
+from cxr.system.kaggle import attach_competition, find_input
 from cxr.tasks import TASKS
 
 MAKE = ROOT / "kaggle_kernel" / "make_kernel.py"
-
-
-def make(folder, *flags):
-    return subprocess.run(
-        [sys.executable, str(MAKE), "someone", "--no-wheels", "--output", str(folder), *flags],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+# Smaller than the demo: two sessions are eight processes.
+FLAGS = ("--preset", "demo", *TINY, "--size", "192")
+IMAGES = 12
 
 
 def make_kernel_names():
@@ -37,12 +36,47 @@ def make_kernel_names():
     return runpy.run_path(str(MAKE), run_name="make_kernel")
 
 
+def make(folder, *flags):
+    """(exit status, what was printed) of make_kernel.py inside this process."""
+    output = io.StringIO()
+    words = [str(MAKE), "someone", "--no-wheels", "--output", str(folder), *flags]
+    with mock.patch.object(sys, "argv", words), redirect_stdout(output), redirect_stderr(output):
+        try:
+            make_kernel_names()["main"]()
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                return 1, output.getvalue() + stop.code
+            return stop.code, output.getvalue()
+    return 0, output.getvalue()
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
-    done = make(folder, "--preset", "demo", *TINY)
-    assert done.returncode == 0, done.stderr
+    status, printed = make(folder, *FLAGS)
+    assert status == 0, printed
     return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A small data set in the competition's format."""
+    folder = tmp_path_factory.mktemp("source") / "input"
+    flags = ("--demo", "--demo-images", IMAGES, "--input", folder)
+    status, printed = run_here("01_download", *flags)
+    assert status == 0, printed
+    return folder / SLUG
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(source, tmp_path_factory):
+    """The folder of a run of the same settings that was trained in one go, outside a kernel."""
+    working = tmp_path_factory.mktemp("uninterrupted")
+    torch.set_num_threads(1)
+    for step in ("02_preprocess", "03_train"):
+        status, printed = run_here(step, *FLAGS, "--input", source.parent, "--working", working)
+        assert status == 0, printed
+    return working / "rsna" / "tiny"
 
 
 def test_kernel_metadata_is_written_out(built):
@@ -98,6 +132,7 @@ def test_kaggle_client_accepts_the_kernel(built, monkeypatch):
 def test_code_data_set_is_whole_and_clean(built):
     code = built / "code"
     paths = [*ROOT.glob("0*.py"), ROOT / "kaggle_kernel" / "wheels.txt"]
+    paths += ROOT.glob("pretrained/*.zip")
     for ending in ("py", "jinja", "txt"):
         paths += (ROOT / "cxr").rglob(f"*.{ending}")
     for path in paths:
@@ -110,16 +145,44 @@ def test_flags_are_added_to_the_kernel(built):
     code = (built / "kernel" / "kernel.py").read_text()
     assignments = [node for node in ast.parse(code).body if isinstance(node, ast.Assign)]
     assert assignments[0].targets[0].id == "FLAGS"
-    assert ast.literal_eval(assignments[0].value) == ["--max-hours", "9", "--preset", "demo", *TINY]
+    assert ast.literal_eval(assignments[0].value) == ["--max-hours", "9", *FLAGS]
 
 
 @pytest.mark.parametrize(
-    "flags, warned", [([], True), (["--preset", "small"], False), (["--weights", "w.pth"], False)]
+    "flags, words",
+    [
+        ([], "the kernel has no internet"),
+        (["--preset", "small"], ""),
+        (["--weights", "w.pth"], ""),
+        (["--start", "starter"], ""),
+        (["--preset", "small", "--encoder", "tu-tf_efficientnet_lite1"], "not among the wheels"),
+    ],
 )
-def test_weights_that_a_kernel_cannot_download(tmp_path, flags, warned):
-    done = make(tmp_path / "out", *flags)
-    assert done.returncode == 0, done.stderr
-    assert ("the kernel has no internet" in done.stdout) == warned
+def test_weights_that_a_kernel_will_lack(tmp_path, flags, words):
+    status, printed = make(tmp_path / "out", *flags)
+    assert status == 0, printed
+    assert words in printed
+    assert ("NOTE" in printed) == bool(words)
+
+
+def test_data_sets_that_flags_name_are_attached(tmp_path):
+    """Images of one's own need no competition, whose rules one would have to accept."""
+    images = "/kaggle/input/datasets/somebody-else/scans/png"
+    flags = ("--run", "starter", "--images", images, "--working", str(tmp_path / "working"))
+    status, printed = make(tmp_path / "out", *flags)
+    assert status == 0, printed
+    metadata = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
+    assert metadata["competition_sources"] == []
+    names = ["someone/cxr-code", "someone/cxr-wheels", "somebody-else/scans"]
+    assert metadata["dataset_sources"] == names
+    script = (tmp_path / "out/kernel/kernel.py").read_text()
+    assert f"DATA_SETS: list[str] = {json.dumps(names)}  #" in script
+
+    status, printed = make(tmp_path / "out", "--weights", "/kaggle/input/datasets/me/w/net.pth")
+    assert status == 0, printed
+    metadata = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
+    assert metadata["competition_sources"] == [SLUG]
+    assert metadata["dataset_sources"][2:] == ["me/w"]
 
 
 @pytest.mark.parametrize(
@@ -131,9 +194,9 @@ def test_weights_that_a_kernel_cannot_download(tmp_path, flags, warned):
     ],
 )
 def test_wrong_flags_are_refused_before_the_upload(tmp_path, flags, status, words):
-    done = make(tmp_path / "out", *flags)
-    assert done.returncode == status
-    assert words in done.stderr
+    refused, printed = make(tmp_path / "out", *flags)
+    assert refused == status
+    assert words in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -201,6 +264,78 @@ def test_an_installation_that_fails_is_a_sentence(kernel, tmp_path):
         install_wheels(code)
 
 
+@pytest.fixture
+def hub(kernel, tmp_path, monkeypatch):
+    """Kaggle's image with kagglehub: asked (data sets, competitions), `refuses`, `mounts`."""
+    hub = SimpleNamespace(asked=[], refuses=False, mounts=tmp_path / "mounts")
+
+    def attach(kind, name):
+        hub.asked.append(name)
+        if hub.refuses:
+            raise RuntimeError("403: no such thing\nin many words")
+        folder = hub.mounts / kind / name
+        folder.mkdir(parents=True)
+        return str(folder)
+
+    module = ModuleType("kagglehub")
+    module.__spec__ = mock.Mock()  # find_spec wants one
+    module.dataset_download = lambda handle: attach("datasets", handle)
+    module.competition_download = lambda handle: attach("competitions", handle)
+    monkeypatch.setitem(sys.modules, "kagglehub", module)
+    monkeypatch.setenv("KAGGLE_DATA_PROXY_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    kernel["attach_missing"].__globals__["INPUT"] = hub.mounts
+    return hub
+
+
+def test_kagglehub_attaches_data_sets_that_are_missing(kernel, hub, monkeypatch, capsys):
+    names = ["someone/cxr-code", "someone/cxr-wheels", "else/scans"]
+    (hub.mounts / "cxr-wheels").mkdir(parents=True)
+    (hub.mounts / "datasets/else/scans").mkdir(parents=True)
+    kernel["attach_missing"](names)
+    assert hub.asked == ["someone/cxr-code"]
+    assert "attached someone/cxr-code" in capsys.readouterr().out
+    kernel["attach_missing"](names)
+    assert len(hub.asked) == 1
+
+    hub.refuses = True
+    kernel["attach_missing"](["someone/other"])
+    assert "cannot attach someone/other (403: no such thing" in capsys.readouterr().out
+    monkeypatch.delenv("KAGGLE_DATA_PROXY_URL")
+    kernel["attach_missing"](["someone/third"])
+    assert "someone/third" not in hub.asked, "it would be downloaded"
+
+
+def test_kagglehub_attaches_the_competition(hub, monkeypatch, capsys):
+    monkeypatch.setenv("CXR_KAGGLE_INPUT", str(hub.mounts))
+    attach_competition("a-slug")
+    assert find_input(hub.mounts / "none", "a-slug", ()) == hub.mounts / "competitions/a-slug"
+    hub.refuses = True
+    attach_competition("a-slug")
+    assert "cannot attach a-slug (403: no such thing)" in capsys.readouterr().out
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
+    attach_competition("a-slug")
+    assert hub.asked == ["a-slug", "a-slug"], "elsewhere the kaggle package downloads"
+
+
+def test_with_images_only_step_04_runs(kernel, monkeypatch, tmp_path):
+    started = []
+
+    def run(command):
+        started.append(command[1:])
+        return SimpleNamespace(returncode=0)
+
+    scope = kernel["run_steps"].__globals__
+    monkeypatch.setitem(scope, "count_gpus", lambda: 0)
+    monkeypatch.setitem(scope, "subprocess", SimpleNamespace(run=run))
+    assert kernel["run_steps"](tmp_path, ["--run", "starter", "--images", "a"]) == 0
+    output = str(kernel["OUTPUT"])
+    script = str(tmp_path / "04_predict.py")
+    assert started == [[script, "--working", output, "--run", "starter", "--images", "a"]]
+    kernel["run_steps"](tmp_path, [])
+    assert len(started) == 6
+
+
 def test_gpus_are_counted_by_nvidias_tool(kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert kernel["count_gpus"]() == 0
@@ -229,7 +364,7 @@ def test_two_gpus_share_a_step_whose_status_is_kept(kernel, tmp_path, monkeypatc
 class Kernel:
     """A kernel's folders: mounts that are only read, and /kaggle/working."""
 
-    def __init__(self, root, pipeline, code, layout):
+    def __init__(self, root, source, code, layout):
         self.root = root
         self.input = root / "input"
         if layout == "new":
@@ -238,7 +373,7 @@ class Kernel:
         else:
             owner = self.input
             data = self.input / SLUG
-        link_tree(pipeline.source, data)
+        link_tree(source, data)
         shutil.copytree(code, owner / "cxr-code")
         (owner / "cxr-wheels").mkdir()
         # What is in wheels.txt is installed already, so pip only looks at the folder.
@@ -298,12 +433,12 @@ def test_pictures_are_no_output(kernel, tmp_path):
     assert not any(path.exists() for path in gone)
 
 
-def test_two_sessions_make_what_one_run_makes(pipeline, built, tmp_path):
+def test_two_sessions_make_what_one_run_makes(source, uninterrupted, built, tmp_path):
     """Stopped by --max-hours in the first session, continued in the second.
 
-    The mounts stay as they are.
+    The second has the old layout of the mounts. They stay as they are.
     """
-    kernel = Kernel(tmp_path, pipeline, built / "code", "new")
+    kernel = Kernel(tmp_path / "new", source, built / "code", "new")
     script = built / "kernel" / "kernel.py"
     first = tmp_path / "first"
     second = tmp_path / "second"
@@ -318,6 +453,7 @@ def test_two_sessions_make_what_one_run_makes(pipeline, built, tmp_path):
     assert not (task / "images").exists()
     assert digest(kernel.input) == mounts
 
+    kernel = Kernel(tmp_path / "old", source, built / "code", "old")
     kernel.attach_output(first)
     mounts = digest(kernel.input)
     done = kernel.run(script, second)
@@ -325,14 +461,14 @@ def test_two_sessions_make_what_one_run_makes(pipeline, built, tmp_path):
     assert "fold 0: goes on at epoch 1" in done.stdout
     assert digest(kernel.input) == mounts
     assert "score 0." in done.stdout
+    assert len(pd.read_csv(second / "cxr_working" / "rsna" / "train.csv")) == IMAGES
     submission = pd.read_csv(second / "submission.csv")
-    expected = pd.read_csv(pipeline.run / "submission.csv")
+    expected = pd.read_csv(source / "stage_2_sample_submission.csv")
     assert submission.patientId.tolist() == expected.patientId.tolist()
     assert "<html" in (second / "report.html").read_text(encoding="utf-8")
     for fold in (0, 1):
         interrupted = read_weights(second / "cxr_working" / "rsna" / "tiny", fold)
-        uninterrupted = read_weights(pipeline.run, fold)
-        for name, weights in uninterrupted.items():
+        for name, weights in read_weights(uninterrupted, fold).items():
             assert torch.equal(interrupted[name], weights), name
 
 
@@ -340,21 +476,8 @@ def read_weights(run, fold):
     return torch.load(run / f"fold{fold}" / "epoch002.pt", weights_only=True)["model"]
 
 
-def test_old_layout_of_the_mounts(pipeline, built, tmp_path):
-    """Steps 01 and 02; what comes after them reads no mounts."""
-    kernel = Kernel(tmp_path, pipeline, built / "code", "old")
-    mounts = digest(kernel.input)
-    done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "session", "--device", "abacus")
-    assert "to look at the data" in done.stdout, done.stdout
-    assert "--device abacus is unknown" in done.stdout
-    assert done.returncode == 1  # of step 03: a step that fails makes the session fail
-    task = tmp_path / "session" / "cxr_working" / "rsna"
-    assert len(pd.read_csv(task / "train.csv")) == 24
-    assert digest(kernel.input) == mounts
-
-
-def test_kernel_without_its_inputs(pipeline, built, tmp_path):
-    kernel = Kernel(tmp_path, pipeline, built / "code", "new")
+def test_kernel_without_its_inputs(source, built, tmp_path):
+    kernel = Kernel(tmp_path, source, built / "code", "new")
     unprotect(kernel.input)
     shutil.rmtree(kernel.input / "competitions")
     done = kernel.run(built / "kernel" / "kernel.py", tmp_path / "without data")
@@ -366,8 +489,19 @@ def test_kernel_without_its_inputs(pipeline, built, tmp_path):
     assert "holds 01_download.py" in done.stdout
 
 
-def test_two_outputs_are_refused(pipeline, built, tmp_path):
-    kernel = Kernel(tmp_path, pipeline, built / "code", "new")
+def test_the_starter_answers_without_internet(source, built, tmp_path):
+    """What step 04 of the data set's code brings along is all that it needs."""
+    kernel = Kernel(tmp_path, source, built / "code", "new")
+    scan = next((source / "stage_2_test_images").glob("*.dcm"))
+    flags = ("--run", "starter", "--images", str(scan), "--device", "cpu", "--workers", "0")
+    script = ROOT / "kaggle_kernel" / "kernel.py"
+    done = kernel.run(script, tmp_path / "session", *flags)
+    assert done.returncode == 0, done.stdout
+    assert len(pd.read_csv(tmp_path / "session" / "predicted" / "predictions.csv")) == 1
+
+
+def test_two_outputs_are_refused(source, built, tmp_path):
+    kernel = Kernel(tmp_path, source, built / "code", "new")
     unprotect(kernel.input)
     for name in ("one", "two"):
         (kernel.input / name / "cxr_working").mkdir(parents=True)

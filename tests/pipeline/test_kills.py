@@ -1,5 +1,6 @@
 """benchmarks/kills.py kills steps, goes on, and says where the results differ."""
 
+import json
 import subprocess
 import sys
 from argparse import Namespace
@@ -68,3 +69,45 @@ def test_what_differs_is_said(kills, monkeypatch, tmp_path, capsys, submission, 
     text = capsys.readouterr().out
     assert expected in text
     assert "undisturbed: 5 s, 1 images with boxes" in text
+
+
+@pytest.fixture
+def edge_kills(monkeypatch, exported):
+    """For a batch of six pictures and the tiny run's file."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import edge_kills
+
+    def prepare(folder):
+        images = folder / "images"
+        images.mkdir()
+        for number in range(6):
+            picture = edge_kills.edge_predict.draw_test_picture(60 + number)
+            edge_kills.edge_predict.write_picture(images / f"{number:02}.png", picture)
+        return exported.int8, images
+
+    monkeypatch.setattr(edge_kills, "IMAGES", 6)
+    monkeypatch.setattr(edge_kills, "prepare", prepare)
+    return edge_kills
+
+
+def test_kills_of_a_batch_lose_no_row(edge_kills, tmp_path, capfd):
+    wanted = Namespace(kills=3, cards=0, seed=0)
+    assert edge_kills.measure(wanted, tmp_path) == []
+    assert "3 kills, 0 differences" in capfd.readouterr().out
+
+
+def test_a_lost_row_is_found(edge_kills, tmp_path):
+    model, images = edge_kills.prepare(tmp_path)
+    places = []
+    for name in ("a", "b"):
+        place = edge_kills.Place(model, images, tmp_path / name)
+        (place.out / "overlays").mkdir(parents=True)
+        for table in edge_kills.TABLES:
+            (place.out / table).write_text("file")
+        record = {"source": {"name": "00.png"}, "entry": {"file": "00.png"}}
+        (place.out / "predictions.jsonl").write_text(json.dumps(record) + "\n")
+        places.append(place)
+    assert edge_kills.compare(*places) == []
+    (places[1].out / "predictions.jsonl").write_text("")
+    (places[1].out / ".x.tmp").write_text("")
+    assert edge_kills.compare(*places) == ["other rows", "temporary files are left"]

@@ -23,6 +23,7 @@ from cxr.inference.predictor import Predictor
 from cxr.methods.detector.records import Candidates, Params, detect
 from cxr.run_folder import RunFolder
 from cxr.steps.predict import predict_images as flow
+from cxr.steps.predict.out_folder import alone_in
 from cxr.steps.predict.predict_images import predict_images
 from cxr.system.disk import write_json
 from cxr.system.errors import InputError
@@ -287,6 +288,18 @@ def mixed(tmp_path):
     save(folder / "frontal.dcm", make_dataset(xray(), **tags, ViewPosition="PA"))
     save(folder / "lateral.dcm", make_dataset(xray(), **tags, ViewPosition="LL"))
     return folder
+
+
+def test_one_command_writes_into_a_folder_and_clears_what_a_killed_one_left(settings, tmp_path):
+    out = settings.images.out
+    image = png(tmp_path / "a.png", xray())
+    with alone_in(out), pytest.raises(InputError, match="another process writes into"):
+        predict(settings, image)
+    leftover = out / "overlays" / "deeper" / ".0badcafe.1.tmp.png"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half")
+    predict(settings, image)
+    assert not leftover.exists()
 
 
 def test_other_images_are_predicted_and_marked(settings, mixed, capsys):

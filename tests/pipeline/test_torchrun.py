@@ -18,6 +18,8 @@ from test_engine import evaluate_model
 from tiny_data import write_tiny_data
 from tiny_task import TINY_TASK, main, tiny_settings
 from trained import assert_same_run, first_fold, read_log
+from untrained import write_untrained_run
+from xrays import png, xray
 
 from cxr.data.predictions import read_predictions
 from cxr.inference.run import load_model
@@ -255,3 +257,27 @@ def test_a_process_killed_in_step_02_ends_all_and_the_rest_is_converted(tmp_path
         assert (images.parent / name).read_bytes() == alone.read_bytes()
     for path in (tmp_path / "alone" / "rsna" / "images").glob("*.png"):
         assert (images / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc on this system")
+def test_a_process_killed_in_images_ends_all_and_the_rest_is_predicted(tmp_path):
+    params = {"rule": "first", "top": 0.04, "area": 9, "bottom": 0.05}
+    write_untrained_run(tmp_path, "pneumothorax", params)
+    folder = tmp_path / "folder"
+    for number in range(80):
+        png(folder / f"{number:03}.png", xray(96, 96, seed=number))
+    place = ("--task", "pneumothorax", "--run", "tiny", "--working", tmp_path)
+    place += ("--device", "cpu", "--workers", "1", "--images", folder, "--out")
+    status, said = run_here("04_predict", *place, tmp_path / "alone")
+    assert status == 0, said
+
+    shared = tmp_path / "shared"
+    kill_one(start_step("04_predict", *place, shared), (shared / "boxes", "*.json"), 4)
+    assert len(list((shared / "boxes").glob("*.json"))) < 80
+    assert not (shared / "index.html").exists()
+    status, said = run_here("04_predict", *place, shared)
+    assert status == 0, said
+    assert "80 images, 0 of them done before" not in said
+    alone = digest(tmp_path / "alone")
+    assert len(alone) > 240
+    assert digest(shared) == alone

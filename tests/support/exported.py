@@ -37,6 +37,7 @@ SETTINGS = {
     "image_size": SIDE,
     "size": STORED,
     "device": "cpu",
+    "engine": "torch",
     "precision": "fp32",
     "workers": 0,
 }

@@ -27,6 +27,7 @@ VALUES = {
     "clip": 1.0,
     "batch_size": 2,
     "device": "cpu",
+    "engine": "torch",
     "precision": "fp32",
     "augmentation": "fifth",
     "schedule": "constant",

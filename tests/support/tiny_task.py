@@ -49,6 +49,7 @@ VALUES = {
     "clip": 1.0,
     "dropout": 0.3,
     "device": "cpu",
+    "engine": "torch",
     "precision": "fp32",
 }
 

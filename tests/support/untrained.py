@@ -17,6 +17,7 @@ SMALL = {
     "size": 96,
     "tta": "flip",
     "device": "cpu",
+    "engine": "torch",
     "precision": "fp32",
     "workers": 0,
 }

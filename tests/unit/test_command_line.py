@@ -1,5 +1,6 @@
 """The command line: wrong words are refused with who reads them, files of settings, exit codes."""
 
+import ast
 import errno
 import json
 import os
@@ -46,6 +47,26 @@ def test_help_is_grouped_and_lists_tasks_and_presets(capsys):
     for name, preset in TASKS["rsna"].presets.items():
         assert name in text
         assert preset.gloss in text
+
+
+@pytest.mark.parametrize("script", ["03_train", "05_postprocess", "07_grad_cam", "serve"])
+def test_help_fits_a_narrow_terminal(capsys, monkeypatch, script):
+    """All but examples, which stay one line to be copied; what stood beside them goes below."""
+    description = ast.get_docstring(ast.parse((ROOT / f"{script}.py").read_text()))
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        read_command_line("train", description, ["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    too_long = [line for line in lines if len(line) > 60]
+    assert all(line.startswith("    python ") for line in too_long), too_long
+    examples = [line for line in lines if line.startswith("    python ")]
+    assert not any("  " in line.strip() for line in examples)
+    assert len(examples) == description.count("    python ")
+
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        read_command_line("train", description, ["--help"])
+    assert description in capsys.readouterr().out, "as it was written"
 
 
 def test_help_of_another_task_and_step(capsys):

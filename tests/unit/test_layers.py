@@ -33,6 +33,7 @@ FOR_DATASETS = re.compile(r"methods\.(base|evaluation|wording|\w+\.\w*scorer)$")
 LAZY = {
     *("kaggle", "onnxruntime", "pretrainedmodels", "highdicom", "wandb", "mlflow"),
     "pynetdicom",
+    "openvino",
 }
 
 

@@ -1,6 +1,7 @@
 """The pages for people: made ones are up to date, links lead somewhere, and all stand in a room."""
 
 import re
+import runpy
 import subprocess
 import sys
 
@@ -77,3 +78,18 @@ def test_the_workflow_runs_what_is_there():
     scripts = {command.split()[1] for command in commands if command.startswith("bash")}
     assert scripts == {".ci/run", "run_tests.sh"}
     assert all((ROOT / script).exists() for script in scripts)
+
+
+def test_every_command_of_the_readme_can_be_run_by_a_script():
+    """Or the script says why not."""
+    script = runpy.run_path(str(ROOT / "tests" / "readme_commands.py"))
+    said = set(script["readme_commands"]())
+    assert len(said) >= 8
+    assert said == script["COMMANDS"].keys() | script["NOT_RUN"].keys()
+
+
+def test_the_readme_is_short_and_names_what_a_stranger_looks_for():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.encode()) <= 8192
+    for name in ("own_images.md", "own_data.md", "pretrained/README.md", "notebooks/"):
+        assert name in text

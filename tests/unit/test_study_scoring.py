@@ -19,7 +19,6 @@ from cxr.metrics.studies import (
     competition_scores,
     image_answer,
     image_truth,
-    none_scores,
     study_answer,
     study_intervals,
     study_labels,
@@ -319,17 +318,6 @@ def test_no_study():
     assert len(ids) == 0
     assert means.shape == (0, 4)
     assert math.isnan(study_scores(np.zeros(0, int), means)["metric"])
-
-
-def test_none():
-    """The second image has no boxes."""
-    negative = [0.2, 0.9]
-    confidences = [np.array([0.5, 0.2]), np.zeros(0)]
-    np.testing.assert_array_equal(none_scores(negative), negative)
-    expected = [(0.2 + 0.4) / 2, (0.9 + 1) / 2]
-    np.testing.assert_allclose(none_scores(negative, confidences), expected)
-    np.testing.assert_allclose(none_scores(negative, confidences, 1), negative)
-    np.testing.assert_allclose(none_scores(negative, confidences, 0), [0.4, 1])
 
 
 def test_image_without_boxes_is_none():

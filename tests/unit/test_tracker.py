@@ -184,3 +184,29 @@ def test_mlflow_itself(folder, monkeypatch):
         (2, 0.5),
         (3, 0.75),
     ]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_the_real_package_goes_on_in_its_local_mode(name, tmp_path, monkeypatch):
+    """Without a network; where the package is installed, which the tests do not ask for."""
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    for variable in ("WANDB_MODE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    fold = tracked(tmp_path)
+    fold.record.parent.mkdir()
+    names = []
+    for epoch in (1, 2):
+        tracker = open_tracker(name, fold)
+        tracker.write({"metric": 0.25 * epoch}, epoch)
+        tracker.close(interrupted=epoch == 1)
+        assert not tracker.failed
+        names.append(fold.record.read_text())
+    assert names[0] == names[1]
+    if name == "mlflow":
+        [metric] = tmp_path.glob("mlruns/*/*/metrics/metric")
+        assert [line.split()[1:] for line in metric.read_text().splitlines()] == [
+            ["0.25", "1"],
+            ["0.5", "2"],
+        ]
+    else:
+        assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))

@@ -360,7 +360,7 @@ def test_what_arrives_is_predicted_reported_and_sent(predictor, settings, tmp_pa
     with receiving(predictor, settings):
         assert not leftover.exists(), "half written by a killed server"
         with (
-            pytest.raises(InputError, match=r"another serve.py writes into .*: choose another"),
+            pytest.raises(InputError, match=r"another process writes into .*: let it end"),
             receiving(predictor, settings),
         ):
             pass

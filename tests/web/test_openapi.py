@@ -128,6 +128,58 @@ def test_classes_fit(tmp_path, contents):
     assert len(answer["probabilities"]) == 4
 
 
+def ask_studies(port, images):
+    """(status, answer) of /studies."""
+    body = images if isinstance(images, bytes) else json.dumps(images)
+    status, _, text = ask(port, "/studies", "POST", body)
+    return status, json.loads(text)
+
+
+def test_studies_fit(tmp_path):
+    """Two files of a study, one after the other, and what /studies makes of the answers."""
+    settings = write_untrained_run(tmp_path / "working", "covid")
+    contents = []
+    for seed in range(2):
+        dataset = make_dataset(xray(seed=seed), StudyInstanceUID="1.2.3")
+        contents.append(save(tmp_path / "a.dcm", dataset).read_bytes())
+    with serving(Predictor(TASKS["covid"], settings), most_list_bytes=2000) as port:
+        answers = [send(port, content)[1] for content in contents]
+        images = [{"study": a["study"], "probabilities": a["probabilities"]} for a in answers]
+        for image in images:
+            check(image, "StudyImage")
+        images.append(images[0] | {"study": ""})
+        status, answer = ask_studies(port, images)
+        assert status == 200
+        check(answer, "Studies")
+        [study] = answer["studies"]
+        assert (study["study"], study["images"]) == ("1.2.3", 2)
+        name = next(iter(study["probabilities"]))
+        mean = (images[0]["probabilities"][name] + images[1]["probabilities"][name]) / 2
+        assert study["probabilities"][name] == pytest.approx(mean, abs=2e-6)
+        assert ask_studies(port, []) == (200, {"studies": []})
+
+        wrong = images[0]["probabilities"] | {name: 1.5}
+        for body, expected in (
+            (b"{", 422),
+            ({"study": "1"}, 422),
+            ([{"study": "1"}], 422),
+            ([images[0], {"study": "1", "probabilities": wrong}], 422),
+            ([{"study": "1" * 65, "probabilities": images[0]["probabilities"]}], 422),
+            (b"[" * 1900, 422),
+            (bytes(3000), 413),
+        ):
+            status, answer = ask_studies(port, body)
+            assert status == expected
+            check(answer, "Error")
+
+
+def test_a_run_of_boxes_knows_no_studies(predictor):
+    with serving(predictor) as port:
+        status, answer = ask_studies(port, [])
+        assert status == 422
+        assert answer["error"] == "The classes of this run are of images, not of studies."
+
+
 def test_refusals_fit(predictor):
     described = set(DESCRIPTION["paths"]["/predict"]["post"]["responses"])
     with serving(predictor, most_bytes=100) as port:

@@ -512,6 +512,32 @@ def test_classes_in_chromium(files, tmp_path):
         assert summary.startswith(best)
         assert not page.run("$('marks').checkVisibility()")
         assert page.run("$('notes').hidden"), "no thresholds that step 05 would have fitted"
+        assert page.run("$('study').hidden")
+        assert not page.complaints()
+
+
+@needs_chromium
+def test_studies_in_chromium(tmp_path):
+    """Of two files of a study each shows the mean of both."""
+    settings = write_untrained_run(tmp_path / "working", "covid")
+    scans = []
+    for seed in range(2):
+        dataset = make_dataset(xray(seed=seed), StudyInstanceUID="1.2.3")
+        scans.append(save(tmp_path / f"{seed}.dcm", dataset))
+    predictor = Predictor(TASKS["covid"], settings)
+    with serving(predictor) as port, Browser(tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("run")
+        page.choose_files("#files", *scans)
+        page.wait("items.length === 2 && !working")
+        assert texts(page, "#study-said") == ["Study of 2 images"]
+        assert count(page, "#study-probabilities li") == 4
+        values = [float(text) for text in texts(page, "#study-probabilities li span")[1::2]]
+        mean = page.run(
+            "Object.keys(studies['1.2.3'].probabilities).map(name => items.reduce("
+            "(sum, item) => sum + item.answer.probabilities[name] / 2, 0))"
+        )
+        assert values == pytest.approx(mean, abs=6e-4)
         assert not page.complaints()
 
 

@@ -34,9 +34,16 @@ from cxr.datasets.covid.submission import (
 from cxr.datasets.covid.synthetic import write_covid
 from cxr.datasets.foreign_answers import read_coco_results, read_rows
 from cxr.methods.base import Labels, Scorer
-from cxr.methods.classifier.study_scorer import NO_BOXES, StudyAP, none_of
+from cxr.methods.classifier.study_scorer import (
+    NO_BOXES,
+    StudyAP,
+    answer_images,
+    gather_evidence,
+    with_negatives,
+)
 from cxr.methods.detector.class_scorer import ClassAP
-from cxr.metrics.studies import study_means
+from cxr.metrics.image_rules import PLAIN, ImageRule
+from cxr.metrics.studies import STUDY_CLASSES, study_means
 from cxr.plots.duplicate_sheet import write_copies_sheet
 from cxr.settings import Settings
 from cxr.system.tables import write_csv
@@ -120,7 +127,8 @@ class CovidStudies(CovidFiles):
         test = read_table(run.task.table("test"))
         train = read_table(run.task.table("train"))
         sample = read_covid_sample(run.task.read_input_folder())
-        table = make_submission(sample, test, train, request.answers, request.further_boxes)
+        rule = ImageRule(**request.evaluation.params.get("image_rule", {}))
+        table = make_submission(sample, test, train, request.answers, request.further_boxes, rule)
         sizes = dict(
             zip(test["image_id"], zip(test["width"], test["height"], strict=True), strict=True)
         )
@@ -135,22 +143,32 @@ def make_submission(
     train: pd.DataFrame,
     answers: Mapping[str, np.ndarray],
     opacities: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    rule: ImageRule = PLAIN,
 ) -> pd.DataFrame:
     """Submission in the order of the sample.
 
-    answers: {image_id: probabilities (C,)} of the test images. opacities: {image_id: (boxes (n, 4)
-    in original pixels, scores (n,))}, may be empty.
+    answers: {image_id: probabilities (C,)} of the test images, and behind them that nothing is
+    marked, where that was learned. opacities: {image_id: (boxes (n, 4) in original pixels, scores
+    (n,))}, may be empty. rule: what is made of both.
     """
     if not answers:
         return format_covid_submission(sample["id"], {}, {}, prevalence(train))
-    probabilities = [answers[image_id] for image_id in test["image_id"]]
-    ids, means = study_means(test["study_id"], probabilities)
+    answers_of_images = np.array([answers[image_id] for image_id in test["image_id"]])
+    classes = len(STUDY_CLASSES)
+    learned = np.full(len(test), np.nan)
+    if answers_of_images.shape[1] > classes:
+        learned = answers_of_images[:, classes]
+    ids, means = study_means(test["study_id"], answers_of_images[:, :classes])
     studies = dict(zip(ids, means, strict=True))
-    none = none_of(test.rename(columns={"study_id": "study"}), studies, opacities)
+    table = test.rename(columns={"study_id": "study"})
+    evidence = gather_evidence(table, studies, learned, opacities)
+    answered = answer_images(rule, test["image_id"].tolist(), evidence, opacities)
+    means = with_negatives(ids.tolist(), means, answered.negatives)
+    studies = dict(zip(ids, means, strict=True))
     images = {}
     for image_id in test["image_id"]:
-        boxes, scores = opacities.get(image_id, NO_BOXES)
-        images[image_id] = ImageScores(boxes, scores, none[image_id])
+        boxes, scores = answered.opacities.get(image_id, NO_BOXES)
+        images[image_id] = ImageScores(boxes, scores, answered.none[image_id])
     return format_covid_submission(sample["id"], studies, images, prevalence(train))
 
 

@@ -1,6 +1,7 @@
 """SIIM-FISABIO-RSNA COVID-19 Detection on disk: two csv files and a tree of DICOM files.
 
-The files are <study>/<series>/<image>.dcm in the folders train and test.
+The files are <study>/<series>/<image>.dcm in the folders train and test. In their place may stand
+PNG or JPEG files of a mirror (cxr/datasets/mirrors.py), in the same tree or all in one folder.
 https://www.kaggle.com/competitions/siim-covid19-detection/data
 """
 
@@ -25,6 +26,7 @@ from cxr.data.image_table import (
     note_twins,
 )
 from cxr.datasets.covid.submission import IMAGE, STUDY, read_covid_submission
+from cxr.datasets.mirrors import image_ending, read_originals, with_original_sizes
 from cxr.datasets.prediction_strings import parse_predictions
 from cxr.metrics.studies import ALL_CLASSES, OPACITY
 from cxr.system.errors import InputError
@@ -48,6 +50,7 @@ CLEANING = {
     "C": "images of studies with more than one",
 }
 LABEL_TOLERANCE = 0.01  # pixels by which the boxes of both columns may differ
+DEPTHS = ("*/*/*", "*/*", "*")  # of the images below train and test; a mirror's may be less deep
 
 
 def read_covid(input_dir: Path, cleaning: str = "B") -> Tables:
@@ -64,6 +67,7 @@ def read_covid(input_dir: Path, cleaning: str = "B") -> Tables:
     classes = read_study_classes(input_dir / STUDIES)
     images = read_image_level(input_dir / IMAGES, classes, notes)
     images = clean(images, cleaning, notes)
+    facts = read_originals(input_dir, IMAGE)
     files = find_study_files(input_dir / "train", notes)
     present = images[images["image_id"].isin(files.keys())].sort_values("image_id")
     if present.empty:
@@ -74,15 +78,18 @@ def read_covid(input_dir: Path, cleaning: str = "B") -> Tables:
     note_twins(notes, images["image_id"].to_list(), files)
     moved = 0
     for row in present.itertuples():
-        moved += study_of(files[str(row.image_id)]) != row.study_id
+        study = study_of(files[str(row.image_id)], input_dir / "train")
+        moved += study not in ("", row.study_id)
     note_count(
         notes,
         moved,
         f"images stand in the folder of another study than {IMAGES} says, which counts",
     )
-    patients = read_dicom_patients(present, files, notes)
+    patients = read_patients(present, files, facts, notes)
     train = make_study_table(present.assign(patient=patients), files)
-    return Tables(train, read_test_table(input_dir, notes), notes)
+    test = read_test_table(input_dir, facts, notes)
+    train = with_original_sizes(train, facts, input_dir, notes)
+    return Tables(train, with_original_sizes(test, facts, input_dir, notes), notes)
 
 
 def make_study_table(images: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFrame:
@@ -245,30 +252,48 @@ def clean(images: pd.DataFrame, rule: str, notes: list[str]) -> pd.DataFrame:
 def find_study_files(folder: Path, notes: list[str]) -> dict[str, Path]:
     """{image_id: path} of <folder>/<study>/<series>/<image>.dcm.
 
-    The first of several files of a name counts; the others are noted.
+    Without any the pictures of a mirror, <image>.png or .jpg, in the same tree, below their study
+    or in the folder itself. The first of several files of a name counts; the others are noted.
     """
-    files = list_files(folder, ".dcm", "*/*/*")
-    every_file = [path for path in folder.glob("*/*/*") if path.suffix.lower() == ".dcm"]
-    repeated = len(every_file) - len(files)
-    note_count(
-        notes, repeated, f"files of {folder.name} have the name of another one and were left out"
-    )
-    return files
+    for depth in DEPTHS:
+        ending = image_ending(folder, ".dcm", depth)
+        files = list_files(folder, ending, depth)
+        if not files or (ending == ".dcm" and depth != DEPTHS[0]):
+            continue
+        every_file = [path for path in folder.glob(depth) if path.suffix.lower() == ending]
+        repeated = len(every_file) - len(files)
+        note_count(
+            notes,
+            repeated,
+            f"files of {folder.name} have the name of another one and were left out",
+        )
+        return files
+    return {}
 
 
-def study_of(path: Path) -> str:
-    """Study of the file <study>/<series>/<image>.dcm."""
-    return path.parts[-3]
+def study_of(path: Path, folder: Path) -> str:
+    """Study of the file <folder>/<study>/<series>/<image>.dcm; "" of <folder>/<image>.png."""
+    inside = path.relative_to(folder).parts
+    return inside[0] if len(inside) > 1 else ""
 
 
-def read_dicom_patients(
-    images: pd.DataFrame, files: Mapping[str, Path], notes: list[str]
+def read_patients(
+    images: pd.DataFrame, files: Mapping[str, Path], facts: pd.DataFrame, notes: list[str]
 ) -> list[str]:
-    """PatientID of the file of each row, its study where the file does not tell."""
+    """PatientID of the file of each row, or what a mirror's table says; its study where neither
+    does.
+
+    facts: of `read_originals`.
+    """
+    known = facts["patient"].to_dict()
     patients = []
     unknown = 0
     for row in images.itertuples():
-        patient = read_patient_id(files[str(row.image_id)])
+        image_id = str(row.image_id)
+        path = files[image_id]
+        patient = known.get(image_id, "")
+        if path.suffix.lower() == ".dcm":
+            patient = read_patient_id(path)
         if not patient:
             unknown += 1
             patient = f"study_{row.study_id}"
@@ -296,19 +321,21 @@ def read_covid_sample(input_dir: Path, notes: list[str] | None = None) -> pd.Dat
     path = Path(input_dir) / SAMPLE
     if path.is_file():
         return read_covid_submission(path)
-    files = find_study_files(Path(input_dir) / "test", [])
+    folder = Path(input_dir) / "test"
+    files = find_study_files(folder, [])
     if notes is not None:
         notes.append(f"no {SAMPLE} in {input_dir}: the {len(files)} files of test are the test set")
-    studies = sorted({study_of(path) for path in files.values()})
+    studies = sorted({study_of(path, folder) for path in files.values()} - {""})
     rows = [(f"{study}{STUDY}", "negative 1 0 0 1 1") for study in studies]
     rows += [(f"{image_id}{IMAGE}", "none 1 0 0 1 1") for image_id in sorted(files)]
     return pd.DataFrame(rows, columns=["id", "PredictionString"], dtype=str)
 
 
-def read_test_table(input_dir: Path, notes: list[str]) -> pd.DataFrame:
+def read_test_table(input_dir: Path, facts: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """Table of the test images that the sample submission names, in its order.
 
-    A study counts as a patient.
+    A study counts as a patient. facts: of `read_originals`, which may name the studies of a mirror
+    without a tree; an image whose study nobody names is one of its own.
     """
     sample = read_covid_sample(input_dir, notes)
     wanted = [row_id.removesuffix(IMAGE) for row_id in sample["id"] if row_id.endswith(IMAGE)]
@@ -319,7 +346,19 @@ def read_test_table(input_dir: Path, notes: list[str]) -> pd.DataFrame:
     note_twins(notes, wanted, files)
     unlisted = len(files) - len(present)
     note_count(notes, unlisted, f"files of test are not in {SAMPLE} and were left out")
-    studies = [study_of(files[image_id]) for image_id in present]
+    named = facts["study"].to_dict()
+    studies = []
+    strays = 0
+    for image_id in present:
+        study = study_of(files[image_id], input_dir / "test") or named.get(image_id, "")
+        strays += not study
+        studies.append(study.removesuffix(STUDY) or f"image_{image_id}")
+    note_count(
+        notes,
+        strays,
+        "test images lie in no folder of their study, nor does a csv file name it in a column "
+        "study_id: the studies get a guess, the images their own answer",
+    )
     images = pd.DataFrame({"image_id": present, "study_id": studies, "patient": studies})
     no_boxes: list[list[list[float]]] = [[] for _ in present]
     return make_study_table(images.assign(boxes=no_boxes, label=-1), files)

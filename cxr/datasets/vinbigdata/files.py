@@ -15,6 +15,7 @@ from ensemble_boxes import weighted_boxes_fusion
 from cxr.data import image_table
 from cxr.data.image_table import ImageRow, Tables, make_image_table
 from cxr.datasets import prediction_strings as strings
+from cxr.datasets.mirrors import image_ending, read_originals, with_original_sizes
 from cxr.datasets.submission_ids import check_ids
 from cxr.geometry.detections import Detections, TrueBoxes
 from cxr.system.errors import InputError
@@ -40,6 +41,7 @@ LABEL_WORDS = tuple(str(label) for label in range(len(FINDINGS)))  # of a submis
 NO_FINDING = len(FINDINGS)  # as class_id
 NOTHING_FOUND = f"{NO_FINDING} 1 0 0 1 1"
 CLASSES = (image_table.NO_FINDING, "Finding")
+ENDING = ".dicom"  # of the competition's images; a mirror's are PNG or JPEG
 CORNERS = ["x_min", "y_min", "x_max", "y_max"]
 SAME_FINDING_IOU = 0.4  # from which on the competition takes two boxes for the same finding
 
@@ -54,10 +56,11 @@ def read_vinbigdata(input_dir: Path, fuse: bool) -> Tables:
     notes: list[str] = []
     marks = read_marks(input_dir / "train.csv")
     by_image = dict(list(marks.groupby("image_id")))
-    files = image_table.find_listed_files(input_dir / "train", ".dicom", by_image, notes)
+    image_folder = input_dir / "train"
+    ending = image_ending(image_folder, ENDING)
+    files = image_table.find_listed_files(image_folder, ending, by_image, notes)
     if not files:
-        image_folder = input_dir / "train"
-        present = image_table.list_files(image_folder, ".dicom")
+        present = image_table.list_files(image_folder, ending)
         remedy = "unpack the data there"
         raise image_table.no_image_of("train.csv", by_image, str(image_folder), present, remedy)
     rows = []
@@ -66,9 +69,13 @@ def read_vinbigdata(input_dir: Path, fuse: bool) -> Tables:
         truth = fuse_readings(readings) if fuse else boxes_of(by_image[image_id])
         rows.append(image_table.findings_row(image_id, path, truth, FINDINGS))
     ids = read_sample_order(input_dir)
-    test_files = image_table.find_listed_files(input_dir / "test", ".dicom", ids, notes)
+    ending = image_ending(input_dir / "test", ENDING)
+    test_files = image_table.find_listed_files(input_dir / "test", ending, ids, notes)
     test_rows = [ImageRow(image_id, path) for image_id, path in test_files.items()]
-    return Tables(make_image_table(rows), make_image_table(test_rows), notes)
+    facts = read_originals(input_dir)
+    train = with_original_sizes(make_image_table(rows), facts, input_dir, notes)
+    test = with_original_sizes(make_image_table(test_rows), facts, input_dir, notes)
+    return Tables(train, test, notes)
 
 
 def read_marks(path: Path) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -17,10 +18,12 @@ from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.methods.base import ImageFacts, KnownFindings, Labels, Method, Outputs, View
 from cxr.methods.classifier.export import ClassExport
 from cxr.methods.classifier.losses import classifier_loss
+from cxr.methods.classifier.mixup import check_mixup, draw_mixture
 from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.pseudo_labels import add_classes
 from cxr.methods.segmenter.losses import TERMS, parse_terms
 from cxr.methods.views import show_view, view_frame
+from cxr.metrics.image_rules import mean_of_known
 from cxr.networks.classifier import ImageClassifier
 from cxr.networks.network import STRIDE, Network, check_side
 from cxr.settings import Settings
@@ -37,8 +40,9 @@ class Classifier(Method):
     export = ClassExport()
 
     def check(self, settings: Settings, labels: Labels) -> None:
-        del labels
         check_side(settings.training.image_size)
+        check_marks(settings, labels)
+        check_mixup(settings)
         if settings.method.multilabel and settings.method.pseudo:
             raise InputError("--pseudo is for images of one class each: leave out --multilabel")
         for name in parse_terms(settings.method.mask_loss):
@@ -53,6 +57,7 @@ class Classifier(Method):
             mask="boxes",
             soft_label=bool(settings.method.pseudo) or settings.method.multilabel,
             crop=bool(settings.method.lungs),
+            unmarked=settings.method.none_output,
         )
 
     def valid_content(self, settings: Settings) -> SampleContent:
@@ -85,7 +90,14 @@ class Classifier(Method):
             image_size=training.image_size,
             load_weights=load_weights,
             multilabel=settings.method.multilabel,
+            none_output=settings.method.none_output,
         )
+
+    def prepare_batch(self, batch: Batch, model: Network, settings: Settings) -> Batch:
+        """With --mixup, pairs of its images mixed."""
+        if not settings.method.mixup:
+            return batch
+        return draw_mixture(batch, settings.method.mixup, as_classifier(model).classes)
 
     def loss(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
@@ -119,32 +131,54 @@ class Classifier(Method):
         return show_view(images, view, view_frame(model.image_size, view, STRIDE))
 
     def undo_view(self, outputs: Outputs, view: View, model: Network) -> Tensor:
-        """Probabilities (B, C): there is nothing to turn back in a class."""
+        """Probabilities (B, C), and of `none` behind them where it is learned (B, C + 1): there is
+        nothing to turn back in a class."""
         del view
-        return as_classifier(model).probabilities(outputs["label"].float())
+        probabilities = as_classifier(model).probabilities(outputs["label"].float())
+        if "none" not in outputs:
+            return probabilities
+        return torch.cat([probabilities, outputs["none"].float().sigmoid()[:, None]], 1)
 
     def merge(self, outputs: Iterable[Tensor], settings: Settings) -> list[Tensor]:
-        """Probabilities (C,) of each image, the mean over models and views."""
+        """Probabilities of each image as `undo_view` has them, the mean over models and views.
+
+        Raises InputError where some networks have learned `none` and others have not.
+        """
         del settings
-        return list(torch.stack(list(outputs)).mean(0))
+        of_views = list(outputs)
+        if len({each.shape for each in of_views}) > 1:
+            raise InputError(
+                "--merge has runs with --none-output and such without: merge those of one kind"
+            )
+        return list(torch.stack(of_views).mean(0))
 
     def describe_prediction(self, prediction: ClassPrediction) -> str:
         probabilities = ", ".join(f"{value:.4f}" for value in prediction.category)
-        return f"probabilities of the image classes: {probabilities}"
+        sentence = f"probabilities of the image classes: {probabilities}"
+        if math.isnan(prediction.none):
+            return sentence
+        return f"{sentence}; that nothing is marked: {prediction.none:.4f}"
 
     def to_prediction(
         self, merged: Tensor, image: ImageFacts, model: Network, settings: Settings
     ) -> ClassPrediction:
-        del model, settings
-        return ClassPrediction(image.image_id, image.width, image.height, merged.cpu().numpy())
+        del model
+        category = merged.cpu().numpy()
+        none = math.nan
+        if settings.method.none_output:
+            none = float(category[-1])
+            category = category[:-1]
+        return ClassPrediction(image.image_id, image.width, image.height, category, none)
 
     def mix(
         self, predictions: Sequence[ClassPrediction], weights: np.ndarray, settings: Settings
     ) -> ClassPrediction:
-        """Weighted mean of the probabilities."""
+        """Weighted mean of the probabilities; of `none` over the runs that have learned it."""
         del settings
         category = weights @ np.array([prediction.category for prediction in predictions])
-        return replace(predictions[0], category=category)
+        nones = [np.array([prediction.none]) for prediction in predictions]
+        none = mean_of_known(nones, weights.tolist(), np.array([math.nan]))
+        return replace(predictions[0], category=category, none=float(none[0]))
 
     def from_answer(self, answer: np.ndarray, image: ImageFacts, labels: Labels) -> ClassPrediction:
         """answer: probabilities (C,)."""
@@ -156,6 +190,17 @@ class Classifier(Method):
     ) -> np.ndarray:
         del row, settings
         return prediction.category
+
+
+def check_marks(settings: Settings, labels: Labels) -> None:
+    """Raises InputError for settings of marked boxes where a data set has none."""
+    if labels.classes:
+        return
+    if settings.method.none_output or settings.method.image_rule != "plain":
+        raise InputError(
+            "--none-output and --image-rule are for images with boxes: leave them out of --task "
+            f"{settings.place.task}"
+        )
 
 
 def as_classifier(model: Network) -> ImageClassifier:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,14 @@ from cxr.methods.evaluation import (
 )
 from cxr.methods.wording import describe_fit, describe_images
 from cxr.metrics.bootstrap import Interval
+from cxr.metrics.image_rules import (
+    ImageEvidence,
+    ImageRule,
+    ImageTruth,
+    fit_rule,
+    rule_of_place,
+)
+from cxr.metrics.matching import ranked_hits
 from cxr.metrics.pooled_boxes import ClassRanking, f1
 from cxr.metrics.studies import (
     ALL_CLASSES,
@@ -35,7 +43,6 @@ from cxr.metrics.studies import (
     competition_scores,
     image_answer,
     image_truth,
-    none_scores,
     study_answer,
     study_intervals,
     study_labels,
@@ -52,6 +59,8 @@ FoundBoxes = tuple[np.ndarray, np.ndarray]
 
 # Of an image in which nothing was looked for.
 NO_BOXES: FoundBoxes = (np.zeros((0, 4)), np.zeros(0))
+HIT_IOU = 0.5  # of the competition
+SEARCH = "search"  # of --image-rule
 STUDY_WORDS = {
     "found": "Right: the study is not negative, and was called what it is",
     "misplaced": "Confused: the study is not negative, and was called another class that is not",
@@ -83,12 +92,13 @@ class JudgedStudies:
     """Out-of-fold images.
 
     table: image_id, study, label, fold, group. boxes: {image_id: true ones (n, 4)}. probabilities:
-    (n, C) of the rows.
+    (n, C) of the rows. learned: (n,), how likely nothing is marked; nan where that is not learned.
     """
 
     table: pd.DataFrame
     boxes: Mapping[str, np.ndarray]
     probabilities: np.ndarray
+    learned: np.ndarray
 
     def studies(self) -> tuple[pd.DataFrame, np.ndarray]:
         """Table of the studies by rising id (study, fold, group, label), probabilities (k, C)."""
@@ -152,17 +162,25 @@ class StudyAP(Scorer):
             judging,
             single.table["image_id"].tolist(),
             single.probabilities,
+            single.learned,
             units,
             lambda probabilities, rows: mean_study_ap(single.table[rows], probabilities),
         )
-        judged = JudgedStudies(single.table, single.boxes, mixture.out_of_fold)
+        judged = JudgedStudies(single.table, single.boxes, mixture.out_of_fold, mixture.learned)
+
+        # What --image-rule makes of classes and boxes, fitted on the other folds where it is
+        # searched.
+        studies, means = judged.studies()
+        opacities = judging.further_boxes
+        rule_name = judging.settings.method.image_rule
+        rule, answers = answer_out_of_fold(rule_name, judged, units, opacities)
+        means = with_negatives(studies["study"], means, answers.negatives)
 
         # The four classes of the studies, and all six of the competition.
-        studies, means = judged.studies()
         labels = studies["label"].to_numpy()
         scores = study_scores(labels, means)
         intervals = study_intervals(labels, means, studies["group"])
-        competition = judge_competition(judged, studies, means, judging.further_boxes)
+        competition = judge_competition(judged, studies, means, answers)
         rankings = study_rankings(labels, means)
         rows = []
         curves = {}
@@ -176,7 +194,9 @@ class StudyAP(Scorer):
         if stack:
             names = [judging.run.name, *stack]
             params = {"weights": dict(zip(names, mixture.weights.tolist(), strict=True))}
-        true, predicted = collect_boxes(judged, judging.further_boxes)
+        if rule_name != "plain":
+            params["image_rule"] = rule.plain()
+        true, predicted = collect_boxes(judged, answers.opacities)
         average_precisions = {name: json_number(competition[f"ap_{name}"]) for name in ALL_CLASSES}
         return Evaluation(
             score=scores["metric"],
@@ -193,7 +213,7 @@ class StudyAP(Scorer):
             ],
             sensitivity={},
             folds=study_fold_results(studies, means),
-            figures=study_figures(scores["metric"], competition, bool(judging.further_boxes)),
+            figures=study_figures(scores["metric"], competition, bool(opacities)),
             image_score="accuracy",
             words=STUDY_WORDS,
             class_rows=rows,
@@ -213,6 +233,9 @@ def describe_studies(judging: Judging) -> str:
     if settings.method.stack:
         weights = describe_fit(judging.folds, settings.judging.fit_on, "weights of the mixed runs")
         sentence = f"{sentence}, with {weights}"
+    if settings.method.image_rule == SEARCH:
+        rule = describe_fit(judging.folds, settings.judging.fit_on, "the rule of --image-rule")
+        sentence = f"{sentence}, with {rule}"
     return f"{sentence}; average precision needs no threshold."
 
 
@@ -227,53 +250,134 @@ def collect_studies(cases: Cases) -> JudgedStudies:
     rows = []
     boxes = {}
     probabilities = []
+    learned = []
     for case in cases():
         image_id = case.prediction.image_id
         rows.append((image_id, case.study, case.label, case.fold, case.group))
         boxes[image_id] = case.boxes
         probabilities.append(case.prediction.category)
+        learned.append(case.prediction.none)
     table = pd.DataFrame(rows, columns=["image_id", "study", "label", "fold", "group"])
-    return JudgedStudies(table, boxes, np.array(probabilities, float))
+    return JudgedStudies(table, boxes, np.array(probabilities, float), np.array(learned, float))
 
 
-def judge_competition(
-    judged: JudgedStudies,
-    studies: pd.DataFrame,
-    means: np.ndarray,
-    opacities: Mapping[str, FoundBoxes],
-) -> dict[str, float]:
-    """All six classes of the competition; without boxes nobody looked for, `ap_opacity` is nan."""
-    study_probabilities = dict(zip(studies["study"], means, strict=True))
-    none = none_of(judged.table, study_probabilities, opacities)
-    truth = {}
-    answers: dict[tuple[str, str], Detections] = {}
-    for study, label in zip(studies["study"], studies["label"], strict=True):
-        truth["study", study] = study_truth(label)
-        answers["study", study] = study_answer(study_probabilities[study])
-    for image_id, true_boxes in judged.boxes.items():
-        boxes, scores = opacities.get(image_id, NO_BOXES)
-        truth["image", image_id] = image_truth(true_boxes)
-        answers["image", image_id] = image_answer(boxes, scores, none[image_id])
-    scores_of_all = competition_scores(truth, answers)
-    if not opacities:
-        scores_of_all["ap_opacity"] = math.nan
-    return scores_of_all
+class ImageAnswers(NamedTuple):
+    """What a rule makes of images.
+
+    none: {image_id: how likely it has no box}. opacities: {image_id: its boxes and their scores},
+    empty where nobody looked. negatives: {study: how likely it is negative}, empty where the rule
+    leaves that as it is.
+    """
+
+    none: dict[str, float]
+    opacities: dict[str, FoundBoxes]
+    negatives: dict[str, float]
 
 
-def none_of(
+def gather_evidence(
     table: pd.DataFrame,
     studies: Mapping[str, np.ndarray],
+    learned: np.ndarray,
     opacities: Mapping[str, FoundBoxes],
-) -> dict[str, float]:
-    """{image_id: how likely it has no box}, for the rows (image_id, study) of a table.
+) -> ImageEvidence:
+    """What is known of the rows (image_id, study) of a table.
 
-    studies: {study: probabilities (C,)}. opacities: boxes of a detector; may be empty.
+    studies: {study: probabilities (C,)}. learned: (n,), nan where it was not. opacities: boxes of
+    a detector; may be empty.
     """
-    negative = [studies[study][0] for study in table["study"]]
+    negative = np.array([studies[study][0] for study in table["study"]], float)
     confidences = None
     if opacities:
         confidences = [opacities.get(image_id, NO_BOXES)[1] for image_id in table["image_id"]]
-    return dict(zip(table["image_id"], none_scores(negative, confidences), strict=True))
+    return ImageEvidence(table["study"].to_numpy(), negative, learned, confidences)
+
+
+def answer_images(
+    rule: ImageRule,
+    image_ids: Sequence[str],
+    evidence: ImageEvidence,
+    opacities: Mapping[str, FoundBoxes],
+) -> ImageAnswers:
+    """What a rule makes of the images `image_ids`, of which `evidence` tells in the same order."""
+    none = dict(zip(image_ids, rule.none(evidence).tolist(), strict=True))
+    found = {}
+    if opacities:
+        new_scores = rule.box_confidences(evidence)
+        for image_id, scores in zip(image_ids, new_scores, strict=True):
+            found[image_id] = (opacities.get(image_id, NO_BOXES)[0], scores)
+    negatives = rule.study_negatives(evidence) if rule.share else {}
+    return ImageAnswers(none, found, negatives)
+
+
+def with_negatives(
+    studies: Sequence[str], means: np.ndarray, negatives: Mapping[str, float]
+) -> np.ndarray:
+    """Probabilities (k, C) of studies with the first class as `negatives` has it, if it has."""
+    changed = means.copy()
+    for row, study in enumerate(studies):
+        changed[row, 0] = negatives.get(study, means[row, 0])
+    return changed
+
+
+def answer_out_of_fold(
+    name: str, judged: JudgedStudies, units: np.ndarray, opacities: Mapping[str, FoundBoxes]
+) -> tuple[ImageRule, ImageAnswers]:
+    """The rule of --image-rule for new images, and the judged images' answers.
+
+    units: (n,), what is held out together. A rule that is searched is fitted for each unit on the
+    others, and for new images on all.
+    """
+    studies, means = judged.studies()
+    probabilities = dict(zip(studies["study"], means, strict=True))
+    evidence = gather_evidence(judged.table, probabilities, judged.learned, opacities)
+    image_ids = judged.table["image_id"].tolist()
+    if name != SEARCH:
+        rule = rule_of_place(name, evidence)
+        return rule, answer_images(rule, image_ids, evidence, opacities)
+
+    truth = true_images(judged, opacities)
+    answers = ImageAnswers({}, {}, {})
+    for unit in np.unique(units):
+        held_out = units == unit
+        fitted = fit_rule(evidence.take(~held_out), truth.take(~held_out))
+        ids = judged.table["image_id"][held_out].tolist()
+        of_unit = answer_images(fitted, ids, evidence.take(held_out), opacities)
+        answers.none.update(of_unit.none)
+        answers.opacities.update(of_unit.opacities)
+        answers.negatives.update(of_unit.negatives)
+    return fit_rule(evidence, truth), answers
+
+
+def true_images(judged: JudgedStudies, opacities: Mapping[str, FoundBoxes]) -> ImageTruth:
+    """What a search wants to know of the judged images, in their order."""
+    counts = []
+    hits = []
+    for image_id in judged.table["image_id"]:
+        true_boxes = judged.boxes[image_id]
+        counts.append(len(true_boxes))
+        found = opacities.get(image_id, NO_BOXES)[0]
+        hits.append(ranked_hits(true_boxes, found, HIT_IOU))
+    return ImageTruth((judged.table["label"] == 0).to_numpy(), np.array(counts), hits)
+
+
+def judge_competition(
+    judged: JudgedStudies, studies: pd.DataFrame, means: np.ndarray, answers: ImageAnswers
+) -> dict[str, float]:
+    """All six classes of the competition; without boxes nobody looked for, `ap_opacity` is nan."""
+    truth = {}
+    detections: dict[tuple[str, str], Detections] = {}
+    rows = zip(studies["study"], studies["label"], means, strict=True)
+    for study, label, probabilities in rows:
+        truth["study", study] = study_truth(label)
+        detections["study", study] = study_answer(probabilities)
+    for image_id, true_boxes in judged.boxes.items():
+        boxes, scores = answers.opacities.get(image_id, NO_BOXES)
+        truth["image", image_id] = image_truth(true_boxes)
+        detections["image", image_id] = image_answer(boxes, scores, answers.none[image_id])
+    scores_of_all = competition_scores(truth, detections)
+    if not answers.opacities:
+        scores_of_all["ap_opacity"] = math.nan
+    return scores_of_all
 
 
 def collect_boxes(

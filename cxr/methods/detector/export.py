@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from cxr.methods.base import Labels, Scorer
 
 
+FEWEST_MATCHED = 20  # boxes above a threshold, by which another one can be found
+
+
 class BoxExport(ExportPart):
     """heads: all there are, by the name that a network has."""
 
@@ -86,6 +89,32 @@ class BoxExport(ExportPart):
         del row
         return answer
 
+    def match_thresholds(
+        self,
+        fp32: Sequence[Mapping[str, np.ndarray]],
+        int8: Sequence[Mapping[str, np.ndarray]],
+        rule: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Class by class; those of few boxes stay as they are."""
+        thresholds = []
+        for label, threshold in enumerate(rule["thresholds"]):
+            count = int((scores_of_class(fp32, label) > threshold).sum())
+            descending = np.sort(scores_of_class(int8, label))[::-1]
+            if FEWEST_MATCHED <= count < len(descending):
+                threshold = round(float(descending[count - 1 : count + 1].mean()), 6)
+            thresholds.append(threshold)
+        return {**rule, "thresholds": thresholds}
+
+    def keep_by(
+        self, answer: Mapping[str, np.ndarray], rule: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
+        scores = answer["scores"]
+        kept = scores > np.array(rule["thresholds"])[answer["labels"]]
+        if rule["half"]:  # of the best one, before the gate, which takes a root
+            share = 0.5**0.5 if rule["gate_weights"] else 0.5
+            kept &= scores >= share * scores[:1]
+        return {**answer, "kept": kept}
+
     def score(
         self,
         kept: Sequence[Mapping[str, np.ndarray]],
@@ -102,3 +131,9 @@ class BoxExport(ExportPart):
             truth[row["image_id"]] = boxes_in_frame(row, original)
             detections[row["image_id"]] = answer
         return cast(BoxScorer, scorer).score_exported(truth, detections, labels)
+
+
+def scores_of_class(answers: Sequence[Mapping[str, np.ndarray]], label: int) -> np.ndarray:
+    """(n,) of the boxes of a class in all images, above the thresholds or not."""
+    scores = [answer["scores"][answer["labels"] == label] for answer in answers]
+    return np.concatenate(scores)

@@ -110,6 +110,19 @@ class Segmenter(Method):
         del model
         return mask_loss(outputs, batch.masks, batch.image_labels, settings.method.mask_loss)
 
+    def idle_outputs(self, settings: Settings) -> tuple[str, ...]:
+        """A head without a term in --mask-loss; a mean teacher asks both heads."""
+        if settings.method.unlabelled:
+            return ()
+        terms = parse_terms(settings.method.mask_loss)
+        of_label = [name for name in terms if name.startswith("label")]
+        idle = []
+        if not of_label:
+            idle.append("label")
+        if len(of_label) == len(terms):
+            idle.append("mask")
+        return tuple(idle)
+
     def teacher_decay(self, settings: Settings) -> Callable[[float, int], float] | None:
         return teacher_decay if settings.method.unlabelled else None
 

@@ -21,6 +21,7 @@ from cxr.system.errors import InputError
 from cxr.system.kaggle import (
     SITE,
     KaggleClient,
+    attach_competition,
     connect,
     fetch_archive,
     find_input,
@@ -60,6 +61,11 @@ def obtain(dataset: Dataset, place: PlaceSettings, demo_images: int) -> Path:
         missing = ", ".join(missing_names(folder, dataset.expected_files))
         remedy = dataset.by_hand.format(folder=folder)
         raise InputError(f"{folder} lacks {missing}. {remedy}")
+    if in_kernel():
+        attach_competition(dataset.slug)
+        present = find_input(place.input, name, dataset.expected_files)
+        if present is not None:
+            return present
     refuse_download(dataset, place.input)
     with alone(place.input):
         download(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +19,12 @@ from cxr.inference.checkpoint import fingerprints
 from cxr.inference.predictor import choose_folds, learned_labels
 from cxr.inference.run import as_trained, fold_checkpoints, load_model, views_of
 from cxr.methods.base import VIEW_SETS, Method
-from cxr.methods.evaluation import json_number
-from cxr.methods.export import Difference, ScorePairs
+from cxr.methods.export import Difference
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder, TaskFolder
 from cxr.settings import Settings
+from cxr.steps.export.int8 import ScoreDistance, fit_thresholds, print_int8
+from cxr.steps.export.ncnn_files import EngineCheck, write_ncnn
 from cxr.steps.export.onnx_files import (
     count_flop,
     output_names,
@@ -43,8 +43,6 @@ COMPARED = 4  # of them: where file and PyTorch must agree
 # How much they may differ: in original pixels, and in probability.
 MOST_PIXELS = 0.5
 MOST_SCORE = 1e-3
-# How far int8's scores may be from those of fp32, in the mean, before it is said.
-MOST_INT8_ERROR = 0.01
 # Correlation that an engine must reach with the answers that stand in the file. Right ones had at
 # least 0.99999 with fp32; with int8, which each rounds in its own way, 0.991 of scores and 0.980 of
 # boxes with random weights and 0.9998 with trained ones. Scores that were computed wrongly: 0.972.
@@ -52,6 +50,9 @@ FP32_CORRELATION = 0.999
 INT8_CORRELATION = 0.98
 INT8_BOX_CORRELATION = 0.95
 VIEW_SETS_OF_A_FILE = ("none", "flip", "flips")  # of one image size
+# Two LA264 cores of a Loongson 2K1000LA at 1 GHz, by ncnn's table of benchmarks: ResNet-18 at 224
+# pixels, which are 3.6 GFLOP, in 0.47 s.
+BOARD_GFLOPS = 8
 CPU = torch.device("cpu")
 
 
@@ -107,13 +108,15 @@ class DealtImages:
     judged: pd.DataFrame
 
 
-def export_run(task: Task, settings: Settings, open_file: PredictorFactory) -> None:
+def export_run(
+    task: Task, settings: Settings, open_file: PredictorFactory, why_not_engine: EngineCheck
+) -> None:
     """Write <run>/<name>.onnx, <name>.int8.onnx and <name>.json, what they are worth; print it.
 
     Of each fold only the last checkpoint is taken unless --checkpoints says otherwise: a device
     without PyTorch is slow, and the earlier ones bring little. Nothing is done where the same
     checkpoints and parameters have been written already. `open_file` is open_predictor of
-    edge_predict.py, so that a file is judged by the code that will use it.
+    edge_predict.py, so that a file is judged by the code that will use it; `why_not_engine`, too.
     """
     settings = without_scales(settings)
     run = RunFolder.of(settings.place)
@@ -127,6 +130,8 @@ def export_run(task: Task, settings: Settings, open_file: PredictorFactory) -> N
         print(
             f"{files.fp32} is there, made from the same checkpoints and parameters: nothing to do"
         )
+        if settings.extra.ncnn:
+            write_ncnn(files.fp32, why_not_engine)
         return
 
     files.report.unlink(missing_ok=True)  # without it the files are not known to be whole
@@ -144,6 +149,8 @@ def export_run(task: Task, settings: Settings, open_file: PredictorFactory) -> N
     }
     write_json(files.report, report)
     print_report(files, report)
+    if settings.extra.ncnn:
+        write_ncnn(files.fp32, why_not_engine)
 
 
 def without_scales(settings: Settings) -> Settings:
@@ -354,36 +361,6 @@ class PyTorchComparison:
         return outputs
 
 
-class ScoreDistance:
-    """Mean distance and correlation of two files' scores over any number of images."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.distance = 0.0
-        self.sums = np.zeros(2)
-        self.products = np.zeros((2, 2))
-
-    def add(self, pairs: ScorePairs) -> None:
-        both = np.stack([pairs.fp32, pairs.int8]).astype(np.float64)
-        self.count += both.shape[1]
-        self.distance += float(np.abs(both[0] - both[1]).sum())
-        self.sums += both.sum(1)
-        self.products += both @ both.T
-
-    def describe(self) -> dict[str, float | None]:
-        """{"mean_score_error", "correlation"}; None where they are not defined."""
-        if not self.count:
-            return {"mean_score_error": None, "correlation": None}
-        means = self.sums / self.count
-        covariance = self.products / self.count - np.outer(means, means)
-        spread = math.sqrt(max(0.0, covariance[0, 0] * covariance[1, 1]))
-        correlation = covariance[0, 1] / spread if spread else math.nan
-        return {
-            "mean_score_error": self.distance / self.count,
-            "correlation": json_number(correlation),
-        }
-
-
 def judge_files(
     task: Task,
     settings: Settings,
@@ -395,6 +372,7 @@ def judge_files(
     """{number format: {"score", "bytes"}} on the judged rows, and how far int8 is from fp32.
 
     Each row is predicted only by the networks that never saw it. Without rows there is no score.
+    The int8 file gets thresholds of its own, where boxes are kept by thresholds.
     """
     folder = TaskFolder.of(settings.place)
     part = task.method.export
@@ -429,6 +407,13 @@ def judge_files(
     for name, answers in kept.items():
         worth[name]["score"] = part.score(answers, table, settings, labels, task.dataset.scorer)
     worth["int8"] |= distance.describe()
+    thresholds = fit_thresholds(files.int8, part, kept)
+    if thresholds is not None:
+        worth["fp32"]["thresholds"] = thresholds.fp32
+        worth["int8"]["thresholds"] = thresholds.int8
+        worth["int8"]["score_with_those_of_fp32"] = worth["int8"]["score"]
+        answers = thresholds.int8_answers
+        worth["int8"]["score"] = part.score(answers, table, settings, labels, task.dataset.scorer)
     return worth
 
 
@@ -450,30 +435,15 @@ def print_report(files: ExportFiles, report: Mapping[str, Any]) -> None:
         words = "not defined" if score is None else f"{score:.4f}"
         mebibytes = report[number_format]["bytes"] / 2**20
         print(f"  {number_format} {words}, {mebibytes:.1f} MiB: {path}")
-    print_int8_distance(report["int8"])
+    print_int8(report["int8"], report["fp32"])
     settings = report["settings"]
     views = (1 + settings["flip"]) * (1 + settings["upside_down"])
     networks = settings["models"]
     gflop = settings["gflop"]
+    image_gflop = gflop * networks * views
     print(
-        f"an image takes {gflop * networks * views:.1f} GFLOP: {networks} networks x {views} views "
-        f"x {gflop:.1f}"
+        f"an image takes {image_gflop:.1f} GFLOP: {networks} networks x {views} views x "
+        f"{gflop:.1f}; on a board of two cores at 1 GHz about {image_gflop / BOARD_GFLOPS:.1f} s "
+        "(an estimate)"
     )
     print(f"written to {files.report}; edge_predict.py uses these files without PyTorch")
-
-
-def print_int8_distance(worth: Mapping[str, Any]) -> None:
-    """How far int8 is from fp32, with a warning where that is much."""
-    error = worth["mean_score_error"]
-    if error is None:
-        print("int8 is not compared with fp32, which has no score above 0.01 on these images")
-        return
-    words = f"int8's scores differ from those of fp32 by {error:.4f} in the mean"
-    if worth["correlation"] is not None:
-        words = f"{words}, their correlation is {worth['correlation']:.4f}"
-    print(words)
-    if error > MOST_INT8_ERROR:
-        print(
-            f"warning: that is more than {MOST_INT8_ERROR}: look at both scores before the int8 "
-            "file is used, or use the fp32 file"
-        )

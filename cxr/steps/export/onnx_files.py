@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,14 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxr.methods.export import ExportPart
 from cxr.networks.network import Network
+from cxr.networks.onnx_graph import INPUT, write_graph
 from cxr.system.disk import atomic
 from cxr.system.errors import InputError
 
 KEY = "settings"  # of the metadata
-# The first with an int8 scale for each channel, and plain enough for OpenCV 4.6 (Debian 12).
-# PyTorch's newer exporter writes 18 and later only, which OpenCV before 5 misreads, so the older
-# one is asked for.
-OPSET = 13
 # At the end of a file stands an entry of the metadata (field 14): this, and in 64 characters the
 # SHA-256 of everything before it. Protobuf takes fields in any order, so engines need not know.
 SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
@@ -79,18 +75,9 @@ def write_fp32(
     """
     check_file_size(path, networks)
     side = networks[0].image_size
-    with atomic(path) as temporary, warnings.catch_warnings(), torch.no_grad():
-        # The exporter's age, and len() in the networks, which here is always 1.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Networks(networks, part).eval(),
-            (torch.zeros(1, 1, side, side),),
-            str(temporary),
-            dynamo=False,
-            input_names=["image"],
-            output_names=output_names(part, len(networks)),
-            opset_version=OPSET,
-        )
+    with atomic(path) as temporary:
+        names = output_names(part, len(networks))
+        write_graph(temporary, Networks(networks, part).eval(), side, names)
         fold_constants(temporary)
         add_settings(temporary, settings)
 
@@ -146,6 +133,15 @@ def seal(path: Path) -> None:
         file.write(SEAL + check_sum.encode())
 
 
+def stored_settings(path: Path) -> dict[str, Any]:
+    """What stands in the metadata of a file. KeyError where it is none of ours."""
+    for entry in onnx.load(str(path)).metadata_props:
+        if entry.key == KEY:
+            settings: dict[str, Any] = json.loads(entry.value)
+            return settings
+    raise KeyError(KEY)
+
+
 def replace_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Put other settings into a file that is there."""
     with atomic(path) as temporary:
@@ -164,7 +160,7 @@ class CalibrationPictures:
         picture = next(self.waiting, None)
         if picture is None:
             return None
-        return {"image": picture.astype(np.float32)[None, None]}
+        return {INPUT: picture.astype(np.float32)[None, None]}
 
 
 def write_int8(

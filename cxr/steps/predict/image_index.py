@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from cxr.images.folder import Record, mark_of
 from cxr.images.printable import printable
+from cxr.inference.studies import Study
 from cxr.plots.page import render_page
 from cxr.plots.panels import BRIGHT, colours_of
-from cxr.steps.predict.studies import Study
 from cxr.system.disk import atomic
 
 TEMPLATE = Path(__file__).parent / "templates" / "images.html.jinja"

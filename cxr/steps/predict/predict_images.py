@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from cxr.data.loader import count_workers
 from cxr.images.folder import (
+    ImageFiles,
     Item,
     Record,
     State,
@@ -26,6 +26,7 @@ from cxr.images.folder import (
 from cxr.images.gray import Window
 from cxr.images.isolated import Picture, read_all
 from cxr.images.printable import UnreadableImage
+from cxr.inference.engines import FEW_IMAGES
 from cxr.inference.predictor import Predictor
 from cxr.inference.results import Result
 from cxr.plots.overlay import write_overlay
@@ -33,15 +34,9 @@ from cxr.settings import ImageSettings, Settings
 from cxr.steps.predict.dicom_objects import Statement
 from cxr.steps.predict.dicom_outputs import make_objects, unmade_objects, wanted_outputs
 from cxr.steps.predict.image_index import write_index
-from cxr.steps.predict.studies import (
-    Study,
-    merge_studies,
-    note_lone_images,
-    read_study,
-    write_studies,
-)
+from cxr.steps.predict.out_folder import alone_in, claim_out_folder
+from cxr.steps.predict.studies import note_lone_images, studies_of_records, write_studies
 from cxr.system import distributed
-from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
 from cxr.system.runtime import Runtime, open_runtime
 from cxr.tasks import Task
@@ -99,8 +94,18 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     """The same by the processes of a runtime, which share the images out."""
     images = settings.images
     image_files = find_image_files(images.images, images.out)
-    items = image_files.items
+    settings = choose_for_few(settings, len(image_files.items))
     predictor = open_predictor(task, settings, runtime)
+    with alone_in(images.out):
+        claim_out_folder(images.out, predictor.record(), runtime)
+        return predict_files(predictor, image_files, settings)
+
+
+def predict_files(predictor: Predictor, image_files: ImageFiles, settings: Settings) -> Path:
+    """Predict those that are not done yet, and write the tables and the page of all."""
+    images = settings.images
+    runtime = predictor.runtime
+    items = image_files.items
     waiting = []
     for item in items:
         if not is_done(item, images):
@@ -127,8 +132,15 @@ def predict_with(task: Task, settings: Settings, runtime: Runtime) -> Path:
     return images.out / "index.html"
 
 
+def choose_for_few(settings: Settings, count: int) -> Settings:
+    """The settings; of --engine auto PyTorch, where few images do not pay for another engine."""
+    if settings.machine.engine == "auto" and count < FEW_IMAGES:
+        return settings.replace(engine="torch")
+    return settings
+
+
 def open_predictor(task: Task, settings: Settings, runtime: Runtime) -> Predictor:
-    """The run, to which the folder --out belongs from now on.
+    """The run that answers.
 
     Raises InputError for masks that are wanted of a run that gives none.
     """
@@ -139,25 +151,7 @@ def open_predictor(task: Task, settings: Settings, runtime: Runtime) -> Predicto
             f"--dicom-seg writes masks, and the run {predictor.run.path} gives {result}: leave it "
             "out; --dicom-sr, --dicom-pr and --dicom-sc write what it gives"
         )
-    claim_out_folder(settings.images.out, predictor.record(), runtime)
     return predictor
-
-
-def claim_out_folder(out: Path, record: dict[str, Any], runtime: Runtime) -> None:
-    """Note what decides the predictions. InputError if the folder holds those of other settings."""
-    path = out / "settings.json"
-    record = json.loads(json.dumps(record))  # as it will be read again
-    if path.exists():
-        old = read_json(path)
-        changed = [name for name, value in record.items() if value != old.get(name)]
-        if changed:
-            raise InputError(
-                f"{out} holds predictions made with other {', '.join(changed)}: choose another "
-                "--out, or delete that folder"
-            )
-    distributed.barrier()
-    if runtime.is_main:
-        write_json(path, record)
 
 
 def predict_items(
@@ -240,8 +234,6 @@ def write_image(
         path = item.in_folder(out / "masks", ".png")
         write_overlay(path, mask_picture)
         content["mask"]["file"] = path.relative_to(out).as_posix()
-    if predictor.task.dataset.scorer.of_studies:
-        content["study"] = read_study(item.path) if picture.dicom else ""
     full_range = None
     if picture.deep is not None:
         full_range = Window(picture.deep.centre, picture.deep.width)
@@ -262,12 +254,8 @@ def write_results(
     left_out = sum(failure.what == LEFT_OUT for failure in failures)
     failures = sorted([*failures, *missing_objects(images, records())])
     notes = [*predictor.notes, *note_other_images(records(), left_out, len(items))]
-    studies: dict[str, Study] = {}
-    if predictor.task.dataset.scorer.of_studies:
-        studies = merge_studies(records(), predictor.image_classes)
-        write_studies(out / "studies.csv", studies, predictor.image_classes)
-        notes += note_lone_images(records())
-    page = write_tables(predictor, records, failures, notes, out, studies)
+    notes += note_lone_images(records())
+    page = write_tables(predictor, records, failures, notes, out)
     return Written(page, notes, len(failures))
 
 
@@ -286,12 +274,11 @@ def write_tables(
     failures: Sequence[Failure],
     notes: Sequence[str],
     out: Path,
-    studies: Mapping[str, Study] | None = None,
 ) -> Path:
     """Write the tables and the page of the images that `records` yields; returns the page's path.
 
-    failures: the rows of failed.csv. notes: sentences for the page. studies: what is said of them,
-    for runs whose classes are of studies.
+    failures: the rows of failed.csv. notes: sentences for the page. Runs whose classes are of
+    studies have a table of these, too.
     """
     header = {
         "run": str(predictor.run.path),
@@ -303,7 +290,11 @@ def write_tables(
         "image_classes": list(predictor.image_classes),
     }
     write_prediction_tables(out, records, failures, header)
-    return write_index(out, records(), failures, header, studies or {})
+    studies = {}
+    if predictor.of_studies:
+        studies = studies_of_records(records(), predictor.image_classes)
+        write_studies(out / "studies.csv", studies, predictor.image_classes)
+    return write_index(out, records(), failures, header, studies)
 
 
 def note_other_images(records: Iterable[Record], left_out: int, total: int) -> list[str]:

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
 from cxr.images.folder import Item, Record, record_path
 from cxr.images.isolated import Picture, Reader
 from cxr.images.printable import UnreadableImage, describe_error, printable
@@ -25,20 +23,20 @@ from cxr.inference.predictor import Predictor
 from cxr.settings import ImageSettings, Settings
 from cxr.steps.predict.dicom_outputs import wanted_outputs
 from cxr.steps.predict.dicom_receiver import Receiver, TooManyWaiting, listening
+from cxr.steps.predict.out_folder import alone_in, claim_out_folder
 from cxr.steps.predict.predict_images import (
     LEFT_OUT,
     Failure,
     ReadItem,
     SeenItem,
-    claim_out_folder,
     missing_objects,
     note_other_images,
     predict_read_items,
     write_tables,
 )
 from cxr.steps.predict.report_sender import ReportSender
-from cxr.system.disk import acquire, atomic, read_json, remove_leftovers
-from cxr.system.errors import InputError
+from cxr.steps.predict.studies import note_lone_images
+from cxr.system.disk import atomic, read_json
 
 MOST_WAITING = 1000  # more are refused, so that a sender that goes on does not fill the disk
 READ_SECONDS = 30  # as the page allows
@@ -78,22 +76,6 @@ def receiving(predictor: Predictor, settings: Settings) -> Iterator[None]:
             if sender is not None:
                 sender.stop()
             images.stop()
-
-
-@contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Hold the folder, without what a killed process left half-written in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    if not acquire(lock, 0):
-        raise InputError(f"another serve.py writes into {out}: choose another --out, or end it")
-    try:
-        for folder in (out, *out.iterdir()):
-            if folder.is_dir():
-                remove_leftovers(folder)
-        yield
-    finally:
-        lock.release()
 
 
 class ReceivedImages:
@@ -237,6 +219,7 @@ class ReceivedImages:
         failures.sort(key=lambda failure: (failure.image, failure.what))
         total = left_out + sum(1 for _ in self.records())
         notes = [*self.predictor.notes, *note_other_images(self.records(), left_out, total)]
+        notes += note_lone_images(self.records())
         try:
             write_tables(self.predictor, self.records, failures, notes, self.out)
         except OSError as error:

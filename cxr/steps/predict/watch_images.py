@@ -9,6 +9,7 @@ from cxr.images.arrivals import LOOK_SECONDS, Arrivals, Sight
 from cxr.images.folder import Item, search_image_files
 from cxr.inference.predictor import Predictor
 from cxr.settings import Settings
+from cxr.steps.predict.out_folder import alone_in, claim_out_folder
 from cxr.steps.predict.predict_images import (
     LEFT_OUT,
     Failure,
@@ -38,20 +39,26 @@ def watch_images(task: Task, settings: Settings) -> Path:
             raise InputError("--watch is the work of one process: start it without torchrun")
         search_image_files(images.images, images.out)  # of paths that exist
         predictor = open_predictor(task, settings, runtime)
-        predictor.load()
-        watch = Watch(predictor, settings)
-        runtime.say(
-            f"watching {', '.join(images.images)}; Ctrl-C ends it, and what is done is kept"
-        )
-        try:
-            while True:
-                watch.look(time.monotonic())
-                time.sleep(LOOK_SECONDS)
-        except KeyboardInterrupt:
-            runtime.say("stopped by Ctrl-C: the same command goes on")
-        if not watch.is_lost:  # else every row would be lost with the folder
-            say_results(watch.write(), images.out)
+        with alone_in(images.out):
+            claim_out_folder(images.out, predictor.record(), runtime)
+            predictor.load()
+            watch_until_stopped(Watch(predictor, settings))
         return images.out / "index.html"
+
+
+def watch_until_stopped(watch: Watch) -> None:
+    """Look again and again until Ctrl-C, and write the tables and the page."""
+    images = watch.settings.images
+    say = watch.predictor.runtime.say
+    say(f"watching {', '.join(images.images)}; Ctrl-C ends it, and what is done is kept")
+    try:
+        while True:
+            watch.look(time.monotonic())
+            time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        say("stopped by Ctrl-C: the same command goes on")
+    if not watch.is_lost:  # else every row would be lost with the folder
+        say_results(watch.write(), images.out)
 
 
 class Watch:

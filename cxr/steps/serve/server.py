@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,7 +31,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cxr.images.deep import Deep
 from cxr.images.isolated import Reader
 from cxr.images.printable import UnreadableImage
+from cxr.images.study import LONGEST_UID
 from cxr.inference.predictor import Predictor
+from cxr.inference.studies import Study, StudyImage, merge_studies
 from cxr.plots.panels import BRIGHT, colours_of
 from cxr.steps.serve.door import Door, TokenCheck
 from cxr.steps.serve.uploads import UploadFolder
@@ -55,15 +58,35 @@ HEADERS = {
 MEBIBYTE = 2**20
 
 
+class BodyLimit(NamedTuple):
+    """How many bytes a body may have, and what is said of one that has more."""
+
+    most_bytes: int
+    refusal: str
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an upload may take."""
 
     most_bytes: int = 100 * MEBIBYTE  # an uncompressed X-ray of the largest detectors has 40 MB
+    most_list_bytes: int = MEBIBYTE  # what /studies reads of an image has some 200
     most_uploads: int = 20  # on the disk at a time; the others wait before they are taken in
     upload_seconds: float = 60
     stall_seconds: float = 5  # without a byte, so that clients that stall do not hold up the others
     read_seconds: float = 30
+
+    @property
+    def of_file(self) -> BodyLimit:
+        megabytes = f"{self.most_bytes / MEBIBYTE:.0f}"
+        refusal = f"This file has more than {megabytes} MB, and an X-ray has less."
+        return BodyLimit(self.most_bytes, refusal)
+
+    @property
+    def of_list(self) -> BodyLimit:
+        megabytes = f"{self.most_list_bytes / MEBIBYTE:.0f}"
+        refusal = f"This list has more than {megabytes} MB: send fewer images."
+        return BodyLimit(self.most_list_bytes, refusal)
 
 
 class RequestRefused(Exception):
@@ -85,6 +108,7 @@ def create_app(
     routes = [
         Route("/run", service.about),
         Route("/predict", service.predict, methods=["POST"]),
+        Route("/studies", service.studies, methods=["POST"]),
     ]
     for path, name in PAGE_FILES.items():
         routes.append(Route(path, page_file(name)))
@@ -179,16 +203,31 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         """The body is one image file; answers with `answer_upload`, or {"error": a sentence}."""
+        async with self.upload(request, self.limits.of_file) as path, self.turn:
+            answer = await run_in_threadpool(self.answer_upload, path)
+        return JSONResponse(answer)
+
+    async def studies(self, request: Request) -> Response:
+        """The body is a list of answers of /predict; answers with their studies.
+
+        Nothing is kept here, so the client says again what it was told of each image.
+        """
+        async with self.upload(request, self.limits.of_list) as path:
+            images = await run_in_threadpool(read_study_images, path, self.predictor)
+        studies = merge_studies(images, self.predictor.image_classes)
+        return JSONResponse({"studies": studies_to_json(studies)})
+
+    @asynccontextmanager
+    async def upload(self, request: Request, limit: BodyLimit) -> AsyncIterator[Path]:
+        """The body as a file, which is there inside the block only."""
         check_sender(request)
-        check_size(request, self.limits)
+        check_size(request, limit)
         assert self.uploads is not None
         async with self.places:
             with tempfile.TemporaryDirectory(dir=self.uploads.path) as folder:
                 path = Path(folder) / "upload"
-                await save_body(request, path, self.limits)
-                async with self.turn:
-                    answer = await run_in_threadpool(self.answer_upload, path)
-        return JSONResponse(answer)
+                await save_body(request, path, self.limits, limit)
+                yield path
 
     def answer_upload(self, path: Path) -> dict[str, Any]:
         """What the models say of an image file, with its picture and its deep values."""
@@ -220,21 +259,14 @@ def check_sender(request: Request) -> None:
         raise RequestRefused(403, "Other pages may not use this service.")
 
 
-def check_size(request: Request, limits: Limits) -> None:
+def check_size(request: Request, limit: BodyLimit) -> None:
     """Refuse what is too large by its own word, before it is taken in."""
     stated_size = int(request.headers.get("content-length") or 0)
-    if stated_size > limits.most_bytes:
-        raise too_large(limits)
+    if stated_size > limit.most_bytes:
+        raise RequestRefused(413, limit.refusal)
 
 
-def too_large(limits: Limits) -> RequestRefused:
-    return RequestRefused(
-        413,
-        f"This file has more than {limits.most_bytes / MEBIBYTE:.0f} MB, and an X-ray has less.",
-    )
-
-
-async def save_body(request: Request, path: Path, limits: Limits) -> None:
+async def save_body(request: Request, path: Path, limits: Limits, limit: BodyLimit) -> None:
     """Write the body to `path`; what is too large, too slow or stalls is refused."""
     size = 0
     loop = asyncio.get_running_loop()
@@ -247,8 +279,8 @@ async def save_body(request: Request, path: Path, limits: Limits) -> None:
                 async for chunk in request.stream():
                     stall.reschedule(loop.time() + limits.stall_seconds)
                     size += len(chunk)
-                    if size > limits.most_bytes:
-                        raise too_large(limits)
+                    if size > limit.most_bytes:
+                        raise RequestRefused(413, limit.refusal)
                     file.write(chunk)
     except ClientDisconnect:
         raise RequestRefused(400, "The upload was broken off.") from None
@@ -257,6 +289,53 @@ async def save_body(request: Request, path: Path, limits: Limits) -> None:
         if stall.expired():
             sentence = f"Nothing of this file arrived for {limits.stall_seconds:.0f} seconds."
         raise RequestRefused(408, sentence) from None
+
+
+def read_study_images(path: Path, predictor: Predictor) -> list[StudyImage]:
+    """What /studies is asked. RequestRefused where it is no list of answers of this run."""
+    if not predictor.of_studies:
+        raise RequestRefused(422, "The classes of this run are of images, not of studies.")
+    try:
+        entries = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list):
+        raise RequestRefused(422, "This is no list of images in JSON.")
+    images = []
+    for number, entry in enumerate(entries, start=1):
+        if not is_study_image(entry, predictor.image_classes):
+            raise RequestRefused(
+                422,
+                f"Image {number} has no study and probabilities as /predict gives them here.",
+            )
+        images.append(StudyImage(entry["study"], entry["probabilities"]))
+    return images
+
+
+def is_study_image(entry: object, classes: Sequence[str]) -> bool:
+    """Whether JSON from anywhere is {"study": UID or "", "probabilities": {class: 0 ... 1}}."""
+    if not isinstance(entry, dict):
+        return False
+    study = entry.get("study")
+    probabilities = entry.get("probabilities")
+    if not isinstance(study, str) or len(study) > LONGEST_UID:
+        return False
+    if not isinstance(probabilities, dict) or set(probabilities) != set(classes):
+        return False
+    return all(is_probability(value) for value in probabilities.values())
+
+
+def is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def studies_to_json(studies: Mapping[str, Study]) -> list[dict[str, Any]]:
+    """As JSON's own types, by rising UID."""
+    content = []
+    for uid, study in studies.items():
+        probabilities = {name: round(value, 6) for name, value in study.probabilities.items()}
+        content.append({"study": uid, "images": study.images, "probabilities": probabilities})
+    return content
 
 
 def png_data_uri(picture: np.ndarray) -> str:

@@ -7,12 +7,10 @@ whole, so a run that was killed anywhere ends with the weights of one that was n
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import pandas as pd
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from cxr.data.dataset import XrayDataset
@@ -21,9 +19,9 @@ from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import read_table, split_fold
 from cxr.inference.checkpoint import save_state
 from cxr.inference.lung_crops import with_crops
-from cxr.networks.network import Network
 from cxr.run_folder import FoldFolder, RunFolder
 from cxr.settings import Settings
+from cxr.steps.train import schedules
 from cxr.steps.train.averaging import average_epochs
 from cxr.steps.train.epoch import (
     Evaluated,
@@ -33,8 +31,8 @@ from cxr.steps.train.epoch import (
     train_one_epoch,
 )
 from cxr.steps.train.further_images import FoldTables, with_pseudo_labels
+from cxr.steps.train.joined import JoinedNetwork
 from cxr.steps.train.pretraining import learned_weights, lesson_settings, lesson_table
-from cxr.steps.train.schedules import after_epoch
 from cxr.steps.train.state import TrainingState
 from cxr.system import distributed
 from cxr.system.disk import read_json, write_json
@@ -45,12 +43,15 @@ from cxr.system.runtime import Runtime, open_runtime
 from cxr.system.tracker import TrackedFold, choose_tracker, open_tracker
 from cxr.tasks import Task
 
+AfterEpoch = Callable[[int, float], None]  # of the epoch's number, from 1, and its metric
 LET_GO = 20  # seconds until the loader's processes of a training that was killed have noticed it
 
 
-def train_folds(task: Task, settings: Settings) -> int:
+def train_folds(task: Task, settings: Settings, after_epoch: AfterEpoch | None = None) -> int:
     """Train the wanted folds one after the other.
 
+    after_epoch(number, metric) is called after each epoch of a fold, which is saved by then; what
+    it raises ends the training, and the same settings go on with it later.
     Returns 0, or STOPPED when --max-hours came first.
     """
     if settings.prediction.blend:
@@ -77,7 +78,7 @@ def train_folds(task: Task, settings: Settings) -> int:
         for fold in folds:
             tables = fold_tables(task, settings, table, fold, runtime)
             with distributed.alone_together(run.fold(fold).path, LET_GO):
-                status = train_fold(task, settings, fold, tables, runtime)
+                status = train_fold(task, settings, fold, tables, runtime, after_epoch)
             if status:
                 return status
     return 0
@@ -136,7 +137,12 @@ def fold_tables(
 
 
 def train_fold(
-    task: Task, settings: Settings, fold: int, tables: FoldTables, runtime: Runtime
+    task: Task,
+    settings: Settings,
+    fold: int,
+    tables: FoldTables,
+    runtime: Runtime,
+    after_epoch: AfterEpoch | None = None,
 ) -> int:
     """Train one fold to its end or to the deadline, from scratch or from where it stopped.
 
@@ -164,7 +170,7 @@ def train_fold(
             folder.write_config(settings.plain())
         write_json(folder.manifest, make_manifest(runtime.describe()))
 
-    network = wrap_network(state.model, settings, runtime)
+    joined = JoinedNetwork(state.model, task.method, settings, runtime)
     teacher = task.method.make_teacher(state, settings, sampler)
     stopped = False
     with open_log(folder, state, runtime) as log:
@@ -172,6 +178,8 @@ def train_fold(
             # One pass over the fold's images; a stop in the middle is saved and ends here.
             start = time.monotonic()
             first_step = state.step
+            state.freeze_as_due()
+            network = joined.now()
             finished = train_one_epoch(task, state, network, train_loader, teacher, folder, runtime)
             if finished:
                 # How well the evaluated weights do on images that the fold did not learn from.
@@ -181,6 +189,8 @@ def train_fold(
                 evaluated = evaluate_fold(task, state.evaluated(), settings, valid_loader, runtime)
                 figures = epoch_figures(state, evaluated, sampler, seconds, images)
                 finish_epoch(task, state, figures, folder, log)
+                if after_epoch is not None:
+                    after_epoch(state.epoch, figures.metrics["metric"])
             stopped = not finished or runtime.is_past_deadline()
         distributed.barrier()  # nobody goes on before the first process has written everything
     if state.done:
@@ -271,16 +281,6 @@ def count_updates(sampler: ResumableSampler, settings: Settings) -> int:
     return total
 
 
-def wrap_network(model: Network, settings: Settings, runtime: Runtime) -> nn.Module:
-    """The model as it is called in training: compiled, and joined with those of other processes."""
-    network: nn.Module = model
-    if settings.machine.compile:
-        network = torch.compile(network)  # type: ignore[assignment]
-    if runtime.world > 1:
-        network = DistributedDataParallel(network, find_unused_parameters=True)
-    return network
-
-
 def open_log(
     folder: FoldFolder, state: TrainingState, runtime: Runtime
 ) -> AbstractContextManager[MetricLog | None]:
@@ -333,7 +333,7 @@ def finish_epoch(
     training = state.settings.training
     results = {f"valid_{name}": value for name, value in figures.valid.items()}
     results |= figures.metrics
-    after_epoch(state.scheduler, training, results, task.method.plateau_term)
+    schedules.after_epoch(state.scheduler, training, results, task.method.plateau_term)
     is_best = state.next_epoch(figures.metrics["metric"])
     if log is None:
         return

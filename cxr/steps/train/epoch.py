@@ -58,14 +58,11 @@ def train_one_epoch(
     False if the deadline came first.
     """
     settings = state.settings
-    training = settings.training
     sampler = sampler_of(loader)
     sampler.epoch = state.epoch
     sampler.first_batch = state.step
     steps = sampler.batches()
     state.model.train()
-    if state.model.pretrained:
-        state.model.freeze_encoder(state.epoch < training.freeze_epochs)
     if teacher:
         teacher.start()
 
@@ -84,19 +81,19 @@ def train_one_epoch(
         seed_step(state, runtime)
         state.moment = state.epoch + state.step / steps
         further_inputs = task.method.network_inputs(batch, settings)
-        batch = batch.to(runtime.device)
+        batch = task.method.prepare_batch(batch.to(runtime.device), state.model, settings)
         with runtime.autocast():
             outputs = network(batch.images, *further_inputs)
         terms = task.method.loss(outputs, batch, state.model, settings)
         if teacher:
             terms |= teacher.terms()
         loss = sum_terms(terms)
-        state.scaler.scale(loss / training.accumulate).backward()
+        state.scaler.scale(loss / settings.training.accumulate).backward()
         state.add_step(mean_over_processes({"loss": loss, **terms}))
 
         # An update, as soon as all its gradients are there.
         is_last = state.step == steps
-        is_whole = state.step % training.accumulate == 0
+        is_whole = state.step % settings.training.accumulate == 0
         if is_whole or is_last:
             update_weights(state)
         if state.step % CHECK_STEPS == 0 or is_last:

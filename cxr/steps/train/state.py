@@ -103,6 +103,11 @@ class TrainingState:
             return self.average.module  # type: ignore[return-value]
         return self.model
 
+    def freeze_as_due(self) -> None:
+        """Freeze a pretrained encoder for its first epochs, and let it learn afterwards."""
+        if self.model.pretrained:
+            self.model.freeze_encoder(self.epoch < self.settings.training.freeze_epochs)
+
     def decay(self, updates: int) -> float:
         """Decay of the average after some updates; a teacher has its own way to choose it.
 

@@ -21,6 +21,8 @@ let run = null; // what the service says of itself; run.result is boxes, mask or
 let chosen = null; // the item that is shown
 let threshold = null; // null: those that were fitted, one for each finding
 let working = false; // whether files are being sent
+let studies = {}; // {StudyInstanceUID: {images, probabilities}} of the items that name one
+let studyProblem = ""; // why there are none
 
 function make(tag, text = "", attributes = {}) {
   const element = document.createElement(tag);
@@ -67,6 +69,7 @@ async function work() {
     try {
       item.answer = await predict(item.file);
       item.state = "done";
+      await averageStudies();
     } catch (error) {
       item.error = error.message;
       item.state = "failed";
@@ -86,7 +89,7 @@ async function predict(file) {
     const most = Math.floor(run.most_bytes / MIB);
     throw new Error(`This file has more than ${most} MB, and an X-ray has less.`);
   }
-  const answer = await send(file);
+  const answer = await send("predict", file, "application/octet-stream");
   if (answer.error) throw new Error(answer.error);
   if (answer.deep) {
     const bytes = Uint8Array.from(atob(answer.deep.stored), letter => letter.charCodeAt(0));
@@ -98,11 +101,23 @@ async function predict(file) {
   return answer;
 }
 
-async function send(file) {
-  const headers = {"Content-Type": "application/octet-stream"};
+/** Asks for the classes of the studies whose images are here, where the run knows studies. */
+async function averageStudies() {
+  const images = [];
+  for (const {answer} of items) {
+    if (answer?.study) images.push({study: answer.study, probabilities: answer.probabilities});
+  }
+  studies = {};
+  if (!images.length) return;
+  const reply = await send("studies", JSON.stringify(images), "application/json");
+  studyProblem = reply.error ?? "";
+  for (const study of reply.studies ?? []) studies[study.study] = study;
+}
+
+async function send(path, body, type) {
   let reply;
   try {
-    reply = await fetch("predict", {method: "POST", body: file, headers});
+    reply = await fetch(path, {method: "POST", body, headers: {"Content-Type": type}});
   } catch {
     throw new Error("serve.py does not answer: start it again.");
   }
@@ -206,7 +221,9 @@ function showChosen() {
   drawPicture();
   drawMarks();
   showMarks();
-  showProbabilities();
+  showProbabilities("probabilities", answer.probabilities);
+  $("chances").hidden = !Object.keys(answer.probabilities).length;
+  showStudy();
   $("facts").textContent = `${answer.width} × ${answer.height} pixels`;
   $("window").hidden = !answer.deep;
   if (answer.deep) showWindow();
@@ -333,11 +350,20 @@ function markEntry(finding, score, words) {
   return entry;
 }
 
-function showProbabilities() {
-  const entries = Object.entries(chosen.answer.probabilities);
+/** The mean over the images of the study that are here, as step 05 judges it. */
+function showStudy() {
+  const {study: uid} = chosen.answer;
+  const study = studies[uid];
+  $("study").hidden = !uid;
+  const words = study ? `Study of ${study.images} image${study.images > 1 ? "s" : ""}` : studyProblem;
+  $("study-said").textContent = words;
+  showProbabilities("study-probabilities", study?.probabilities ?? {});
+}
+
+function showProbabilities(list, probabilities) {
+  const entries = Object.entries(probabilities);
   const best = Math.max(...entries.map(([, value]) => value));
-  $("chances").hidden = !entries.length;
-  $("probabilities").replaceChildren(...entries.map(([name, value]) => {
+  $(list).replaceChildren(...entries.map(([name, value]) => {
     const entry = make("li", "", value === best ? {class: "best"} : {});
     const track = make("i");
     const bar = make("i");
@@ -400,6 +426,7 @@ $("as-read").addEventListener("click", () => {
 });
 $("clear").addEventListener("click", () => {
   items.splice(0);
+  studies = {};
   chosen = null;
   show();
   $("files").focus();
