@@ -39,7 +39,45 @@ def share_end_setting() -> Any:
 
 
 @dataclass(frozen=True)
-class DetectorSettings(MethodSettings):
+class PseudoLabelSettings(MethodSettings):
+    """What a run says of images without labels, learned by another."""
+
+    pseudo: str = setting(
+        "",
+        "a run whose boxes, masks or classes of the test images are learned, too; a fold learns "
+        "what that run's models of the same fold say",
+        training=True,
+    )
+    pseudo_ratio: float = setting(
+        0.5,
+        "images of --pseudo in an epoch from the second on, for each other image",
+        training=True,
+        needs="pseudo",
+    )
+    external: tuple[str, ...] = setting(
+        (),
+        "folders of further X-rays, in any tree, which --pseudo labels in place of the test images",
+        training=True,
+        needs="pseudo",
+    )
+    external_labels: tuple[str, ...] = setting(
+        (),
+        "csv files of labels of these, such as the NIH's Data_Entry_2017.csv or CheXpert's "
+        "train.csv: a finding is learned where label and run agree, none where the label says so",
+        training=True,
+        needs="external",
+    )
+    external_columns: tuple[str, ...] = setting(
+        (),
+        "NAME=COLUMN of other such files: image=COLUMN names the file; a finding's own column "
+        "holds 1, 0 or -1, or labels=COLUMN the findings with | between them",
+        training=True,
+        needs="external_labels",
+    )
+
+
+@dataclass(frozen=True)
+class DetectorSettings(PseudoLabelSettings):
     """Boxes: the pyramid, its heads, their losses, and which anchors step 04 keeps."""
 
     head: str = setting(
@@ -124,6 +162,13 @@ class DetectorSettings(MethodSettings):
     sampling: str = sampling_setting("boxes")
     positive_share: float = share_setting()
     positive_share_end: float = share_end_setting()
+    pseudo_score: float = setting(
+        0.4,
+        "boxes of --pseudo above it are learned, images whose best is below its half show none, "
+        "and those between are left out",
+        training=True,
+        needs="pseudo",
+    )
     nms_iou: float = setting(
         0.05, "boxes of a class that overlap more are one finding; opacities hardly overlap"
     )
@@ -165,8 +210,8 @@ class DetectorSettings(MethodSettings):
 
 
 @dataclass(frozen=True)
-class MaskLearningSettings(MethodSettings):
-    """What segmenters and classifiers share: a decoder that draws, sampling, pseudo labels."""
+class MaskLearningSettings(PseudoLabelSettings):
+    """What segmenters and classifiers share: a decoder that draws, and sampling."""
 
     decoder: str = setting(
         "unet",
@@ -186,18 +231,6 @@ class MaskLearningSettings(MethodSettings):
     positive_share_end: float = share_end_setting()
     lungs: str = setting(
         "", "a run of the task lungs; images are cut to the lungs that it finds", training=True
-    )
-    pseudo: str = setting(
-        "",
-        "a run whose masks or classes of the test images are learned, too; a fold learns what "
-        "that run's models of the same fold say",
-        training=True,
-    )
-    pseudo_ratio: float = setting(
-        0.5,
-        "images of --pseudo in an epoch from the second on, for each other image",
-        training=True,
-        needs="pseudo",
     )
     stack: tuple[str, ...] = setting(
         (),

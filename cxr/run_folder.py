@@ -3,6 +3,8 @@
     working/<task>/                     TaskFolder, written by step 02
         train.csv test.csv failed.csv preprocess.json images/<image_id>.png
         plan.json           settings chosen from the data, of --task own
+        images/external/<set>/   pictures of a folder of --external   step 03
+        external/<set>/          table.csv record.json failed.csv
         search-<name>/      SearchFolder: study.db trials.csv best.json     step 03, --search
         <run>/                          RunFolder
             params.json results.json submission.csv                     step 05
@@ -13,6 +15,7 @@
             fold<k>/                    FoldFolder, written by step 03 (of a blend: by 04)
                 config.json manifest.json log.csv last.pt best.pt epoch<N>.pt swa.pt
                 valid_<name>/ test_<name>/ unlabelled_<name>/           step 04
+                external_<set>_<name>/      what teaches another run    step 03
     working/unpacked/<check sum>/       a small --working: a run that came as one file, and
         <task>/<run>/archive.json       what that file held
 
@@ -31,6 +34,7 @@ from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
 
 UNPACKED = "unpacked"  # below working: runs that came as one file
+EXTERNAL = "external"  # images that are not the task's own
 DEFAULT_PREDICTIONS = "predictions"  # --predictions as it usually is
 
 
@@ -86,6 +90,10 @@ class TaskFolder:
                 "run step 02 with the --input where it is now"
             )
         return source
+
+    def external(self, name: str) -> Path:
+        """What is known of a set of further images; `images` holds their pictures."""
+        return self.path / EXTERNAL / name
 
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.path / name)
@@ -301,6 +309,9 @@ class FoldFolder:
     def unlabelled_predictions(self, name: str) -> Path:
         """What this fold alone says of the test images without labels."""
         return self.path / f"unlabelled_{name}"
+
+    def external_predictions(self, external: str, name: str) -> Path:
+        return self.path / f"{EXTERNAL}_{external}_{name}"
 
     def read_config(self) -> dict[str, Any]:
         """The settings that the fold was trained with, as JSON's own types.

@@ -13,7 +13,7 @@ POSITIVE = (
     "encoder_lr",
 )
 SHARES = ("positive_share", "positive_share_end", "paste", "nms_iou")
-BELOW_ONE = ("dropout", "ema", "label_smoothing", "candidate_floor")
+BELOW_ONE = ("dropout", "ema", "label_smoothing", "candidate_floor", "pseudo_score")
 FEWEST_LESSONS = 40  # synthetic X-rays; fewer teach nothing
 
 

@@ -431,6 +431,7 @@ class MethodSettings:
     edge_noise: float = 0.0
     lungs: str = ""
     pseudo: str = ""
+    external: tuple[str, ...] = ()
     stack: tuple[str, ...] = ()
     opacities: tuple[str, ...] = ()
     gate: str = ""
@@ -617,7 +618,9 @@ def run_name(base: Settings, settings: Settings) -> str:
     changed = []
     for name, value in settings.training_values().items():
         if value != old[name]:
-            changed.append(f"{name}={Path(str(value)).name}")
+            words = value if isinstance(value, tuple) else (value,)
+            names = [Path(str(word)).name for word in words]
+            changed.append(f"{name}={'+'.join(names)}")
     name = "-".join([settings.place.preset, *changed])
     if len(name) > LONGEST_NAME:
         raise InputError(

@@ -164,7 +164,8 @@ class ShareSampler(ResumableSampler):
 
     positive: (n,) whether an image shows what is looked for. counts: epoch, counted from 0, to
     whole numbers. pseudo: (n,) images with predicted masks, which are drawn besides,
-    `pseudo_ratio` times as many, from the second epoch on.
+    `pseudo_ratio` times as many, from the second epoch on. sources: (n,) where an image comes from,
+    for the log.
     """
 
     def __init__(
@@ -177,8 +178,11 @@ class ShareSampler(ResumableSampler):
         world: int = 1,
         pseudo: ArrayLike | None = None,
         pseudo_ratio: float = 0.0,
+        sources: ArrayLike | None = None,
     ):
         is_positive = np.asarray(positive, bool)
+        self.is_positive = is_positive
+        self.sources = None if sources is None else np.asarray(sources, str)
         is_pseudo = np.zeros_like(is_positive)
         if pseudo is not None:
             is_pseudo = np.asarray(pseudo, bool)
@@ -233,7 +237,20 @@ class ShareSampler(ResumableSampler):
         for group in self.groups:
             if group.positive:
                 positives += self.number_drawn(group)
-        return {"positive_share": round(positives / max(1, self.total()), 4)}
+        share = {"positive_share": round(positives / max(1, self.total()), 4)}
+        return share | self.drawn_by_source()
+
+    def drawn_by_source(self) -> dict[str, float]:
+        """{images_<source>, positives_<source>: how many the present epoch draws}."""
+        counts: dict[str, float] = {}
+        if self.sources is None:
+            return counts
+        order = self.order()
+        for source in np.unique(self.sources):
+            drawn = self.sources[order] == source
+            counts[f"images_{source}"] = int(drawn.sum())
+            counts[f"positives_{source}"] = int((drawn & self.is_positive[order]).sum())
+        return counts
 
 
 def make_share_sampler(
@@ -248,18 +265,14 @@ def make_share_sampler(
     """Order of the rows of a training table by --sampling.
 
     Positives have a `label` above 0, for detectors a box. With --pseudo, the rows whose column
-    `pseudo` is true have a predicted mask. Raises InputError where a share of positives is asked
-    for and there are none.
+    `pseudo` is true have a predicted mask, class or boxes. Raises InputError where a share of
+    positives is asked for and there are none.
     """
     if sampling.sampling == "all" and not sampling.pseudo:
         return ResumableSampler(len(table), batch_size, seed, True, rank, world)
     pseudo = np.zeros(len(table), bool)
-    pseudo_ratio = 0.0
-    if isinstance(sampling, DetectorSettings):
-        positive = (table["n_boxes"] > 0).to_numpy()
-    else:
-        positive = (table["label"] > 0).to_numpy()
-        pseudo_ratio = sampling.pseudo_ratio
+    marked = "n_boxes" if isinstance(sampling, DetectorSettings) else "label"
+    positive = (table[marked] > 0).to_numpy()
     if sampling.pseudo:
         pseudo = table["pseudo"].to_numpy(bool)
     images = int((~pseudo).sum())
@@ -272,7 +285,10 @@ def make_share_sampler(
     if sampling.sampling == "all" and not pseudo.any():
         return ResumableSampler(images, batch_size, seed, True, rank, world)
     counts = _counts(sampling, images, positives, epochs)
-    return ShareSampler(positive, counts, batch_size, seed, rank, world, pseudo, pseudo_ratio)
+    sources = table["source"] if sampling.pseudo else None
+    return ShareSampler(
+        positive, counts, batch_size, seed, rank, world, pseudo, sampling.pseudo_ratio, sources
+    )
 
 
 def _counts(

@@ -125,6 +125,15 @@ class Dataset(ABC):
         """
         raise NotImplementedError(f"{self.slug} needs no pictures to group its rows")
 
+    def public_names(self, folder: Path) -> dict[str, str]:
+        """{image_id: name, without ending, in the public set that the image comes from}.
+
+        `folder` is input/<slug>. So nothing is learned of an image under another name. Here: none
+        is known.
+        """
+        del folder
+        return {}
+
     def select_rows(self, table: pd.DataFrame, labels: Labels) -> pd.DataFrame:
         """The rows that are learned and judged, after the method's own choice. Here: all."""
         del labels

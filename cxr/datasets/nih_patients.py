@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cxr.data.image_table import note_count, note_twins
+from cxr.system.tables import read_csv
 
 
 def find_mapping(input_dir: Path, names: Collection[str]) -> Path | None:
@@ -19,6 +20,18 @@ def find_mapping(input_dir: Path, names: Collection[str]) -> Path | None:
             if (folder / name).is_file():
                 return folder / name
     return None
+
+
+def read_public_names(path: Path | None, columns: tuple[str, str]) -> dict[str, str]:
+    """{image_id: the NIH's name without ending} of a csv with these two columns; {} without it."""
+    if path is None:
+        return {}
+    table = read_csv(path, columns, may_be_empty=True, remedy="repair or remove it").fillna("")
+    names = {}
+    for image_id, name in table.itertuples(index=False):
+        if name:
+            names[image_id] = Path(name).stem
+    return names
 
 
 def group_by_nih_patient(

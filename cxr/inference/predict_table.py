@@ -78,6 +78,22 @@ def predict_test_by_fold(
     return read_predictions(folder, task.method.prediction_class)
 
 
+def predict_external_by_fold(
+    task: Task, settings: Settings, fold: int, name: str, table: pd.DataFrame, runtime: Runtime
+) -> Iterator[Any]:
+    """Yield what the models of one fold alone say of the images of an external set.
+
+    name: of the set. table: rows with the columns COLUMNS but for fold. It is kept as that of the
+    test images is.
+    """
+    run = RunFolder.of(settings.place)
+    checkpoints = fold_checkpoints(task, settings, fold)
+    table = cut_as_trained(table.filter(COLUMNS), settings, fold, runtime)
+    folder = run.fold(fold).external_predictions(name, settings.prediction.predictions)
+    predict_table(task, settings, checkpoints, table, folder, runtime)
+    return read_predictions(folder, task.method.prediction_class)
+
+
 def predict_table(
     task: Task,
     settings: Settings,

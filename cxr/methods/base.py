@@ -34,6 +34,8 @@ from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings
 from cxr.system.runtime import Runtime
 
+# {image_id: {finding: POSITIVE, NEGATIVE or UNCERTAIN of cxr/data/weak_labels.py}}
+KnownFindings = Mapping[str, Mapping[str, int]]
 Outputs = dict[str, Any]  # of a network or a view: tensors by name
 
 
@@ -231,9 +233,23 @@ class Method(ABC):
     ) -> dict[int, Any]:
         """{row of the table: what the scorer's quick figures after an epoch need of it}."""
 
-    def add_pseudo_labels(self, table: pd.DataFrame, predictions: Iterable[Any]) -> pd.DataFrame:
-        """The training table with what a run says of further images, marked by `pseudo`."""
-        raise NotImplementedError(f"{self.name} learns no pseudo labels")
+    def weak_findings(self, labels: Labels) -> tuple[str, ...]:
+        """What labels of external images are asked for. Here: the classes of boxes or masks."""
+        return labels.classes
+
+    @abstractmethod
+    def add_pseudo_labels(
+        self,
+        table: pd.DataFrame,
+        predictions: Iterable[Any],
+        weak: KnownFindings,
+        settings: Settings,
+        labels: Labels,
+    ) -> pd.DataFrame:
+        """The training table with what a run says of further images, marked by `pseudo`.
+
+        weak: what a table of labels says of them. Raises InputError where nothing is left.
+        """
 
     @abstractmethod
     def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:

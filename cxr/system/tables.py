@@ -39,6 +39,17 @@ def read_csv(
     return table[list(columns)].apply(lambda column: column.str.strip())
 
 
+def read_whole_csv(path: Path, remedy: str = "download it again") -> pd.DataFrame:
+    """All columns of a csv file, whichever it has, as text without blanks, missing values "".
+
+    Raises InputError as `read_csv` does.
+    """
+    table = _read_texts(path, remedy).rename(columns=str.strip)
+    if table.empty:
+        raise InputError(f"{path} has no rows: {remedy}")
+    return table.fillna("").apply(lambda column: column.str.strip())
+
+
 def _read_texts(path: Path, remedy: str) -> pd.DataFrame:
     """All columns of a csv file as text, missing values NaN."""
     try:

@@ -41,5 +41,6 @@ def write_tiny_image(image_id, number, folder, rng):
         "height": 96,
         "boxes": json.dumps(boxes),
         "box_labels": json.dumps([0] * len(boxes)),
+        "n_boxes": len(boxes),
         "label": 2 * (number % 2),
     }

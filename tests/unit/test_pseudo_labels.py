@@ -10,11 +10,15 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import average_precision_score
 
+from cxr.data.external_images import set_name
 from cxr.geometry.masks import EMPTY
 from cxr.inference.checkpoint import save_state
+from cxr.methods.base import Labels
 from cxr.methods.classifier.method import Classifier
 from cxr.methods.classifier.records import ClassPrediction
-from cxr.methods.pseudo_labels import add_classes, add_masks
+from cxr.methods.detector.method import Detector
+from cxr.methods.detector.records import Candidates
+from cxr.methods.pseudo_labels import add_classes, add_masks, describe_rows, mask_row
 from cxr.methods.segmenter.records import MaskPrediction, pack_picture
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
@@ -143,10 +147,12 @@ def write_table(working):
             "box_labels": "[]",
             "label": [0, 1, -1],
             "fold": [0, 1, -1],
+            "group": list("abx"),
             "mask_known": True,
         }
     )
     table[2:].to_csv(working / "constant" / "test.csv", index=False)
+    table[:2].to_csv(working / "constant" / "train.csv", index=False)
     return table[:2]
 
 
@@ -165,9 +171,20 @@ def write_teacher(settings):
         save_state(fold.last, state)
 
 
-def test_a_fold_is_taught_by_its_own_models_only(tmp_path):
-    """Each fold's student gets its own model's word, unmixed, whatever --merge says."""
+@pytest.mark.parametrize("external", [False, True])
+def test_a_fold_is_taught_by_its_own_models_only(tmp_path, external):
+    """Each fold's student gets its own model's word, unmixed, whatever --merge says.
+
+    Of a test image, or of one from elsewhere.
+    """
     table = write_table(tmp_path)
+    further = "x"
+    folder = tmp_path / "elsewhere" / "deep"
+    if external:
+        folder.mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)
+        cv2.imwrite(str(folder / "y.png"), noise)
+        further = f"external/{set_name(folder.parent)}/deep/y.png"
     values = {
         "task": "constant",
         "working": tmp_path,
@@ -179,6 +196,7 @@ def test_a_fold_is_taught_by_its_own_models_only(tmp_path):
         "precision": "fp32",
         "tta": "none",
         "folds": 2,
+        "external": (str(folder.parent),) if external else (),
     }
     settings = TASK.make_settings(values)
     write_teacher(settings.replace(run="teacher", pseudo="", merge=()))
@@ -186,7 +204,7 @@ def test_a_fold_is_taught_by_its_own_models_only(tmp_path):
     for fold, value in enumerate(VALUE_OF_FOLD):
         tables = fold_tables(TASK, settings, table, fold, runtime)
         train = tables.train
-        assert train["image_id"].tolist() == ["ab"[1 - fold], "x"]
+        assert train["image_id"].tolist() == ["ab"[1 - fold], further]
         assert tables.valid["image_id"].tolist() == ["ab"[fold]]
         expected = torch.tensor([value, 0, 0, 0]).softmax(0).numpy()
         np.testing.assert_allclose(json.loads(train["soft"][1]), expected, atol=1e-6)
@@ -225,3 +243,87 @@ def test_only_clear_masks_are_learned():
 def test_nothing_to_learn(add, columns):
     with pytest.raises(InputError, match="--pseudo has nothing to learn from"):
         add(pd.DataFrame(columns), [])
+
+
+# --- what a table of labels says
+
+
+@pytest.mark.parametrize(
+    "weak, lit, label",
+    [
+        (1, 500, 1),  # both say yes
+        (1, 0, None),  # the run finds none
+        (0, 500, 0),  # none, unchecked
+        (-1, 500, None),  # the table does not know
+        (-1, 0, None),
+    ],
+)
+def test_masks_that_a_table_knows(weak, lit, label):
+    row = mask_row(predict_mask("x", lit), weak)
+    assert (row and row["label"]) == label
+    if label == 0:
+        assert row["mask"] == EMPTY
+
+
+def test_classes_that_a_table_knows():
+    table = pd.DataFrame({"image_id": ["own"], "label": [1], "mask_known": [True]})
+    sure = np.array([0.1, 0.9])
+    predictions = [ClassPrediction(name, 10, 10, sure) for name in ("yes", "no", "unknown", "?")]
+    weak = {
+        "yes": {"A": 0, "B": 1},
+        "no": {"A": 1, "B": 0},
+        "?": {"B": -1},
+    }
+    table = add_classes(table, predictions, weak, ("A", "B"))
+    assert table["image_id"].tolist() == ["own", "yes", "unknown"]
+    assert table["source"].tolist() == ["labelled", "test", "test"]
+
+
+def candidates(image_id, scores, category=(0.1, 0.9)):
+    """Boxes that do not overlap, with these scores."""
+    count = len(scores)
+    return Candidates(
+        image_id=image_id,
+        width=100,
+        height=100,
+        category=np.array(category),
+        centre=np.array([(10.0 + 20 * number, 10.0) for number in range(count)]).reshape(-1, 2),
+        size20=np.full((count, 2), 10.0),
+        size80=np.full((count, 2), 10.0),
+        score=np.array(scores, float),
+        label=np.zeros(count, np.int16),
+    )
+
+
+def test_boxes_that_are_sure_and_agree():
+    settings = TASKS["rsna"].make_settings({"pseudo": "teacher", "pseudo_score": 0.4})
+    labels = Labels(("Opacity",), ("none", "opacity"))
+    table = pd.DataFrame(
+        {"image_id": ["a", "b"], "n_boxes": [1, 0], "label": [1, 0], "boxes": ["[]", "[]"]}
+    )
+    predictions = [
+        candidates("two", (0.9, 0.5, 0.1)),
+        candidates("doubtful", (0.3,)),
+        candidates("none", (0.1,), category=(0.9, 0.1)),
+        candidates("odd class", (0.1,)),
+        candidates("denied", (0.9,)),
+        candidates("table says none", (0.9,), category=(0.9, 0.1)),
+        candidates("missed", (0.1,), category=(0.9, 0.1)),
+    ]
+    weak = {
+        "denied": {"Opacity": -1},
+        "table says none": {"Opacity": 0},
+        "missed": {"Opacity": 1},
+    }
+    table = Detector().add_pseudo_labels(table, predictions, weak, settings, labels)
+    assert table["image_id"].tolist() == ["a", "b", "two", "none", "table says none"]
+    assert table["n_boxes"].tolist() == [1, 0, 2, 0, 0]
+    assert table["label"].tolist() == [1, 0, 1, 0, 0]
+    np.testing.assert_allclose(json.loads(table["boxes"][2]), [[5, 5, 15, 15], [25, 5, 35, 15]])
+    assert "2 of class 0 from test" in describe_rows(table)
+
+    # Where the class of the image is not learned, nobody asks for it.
+    settings = settings.replace(global_weight=0.0)
+    table = Detector().add_pseudo_labels(table[:2], predictions[2:4], {}, settings, labels)
+    assert table["image_id"].tolist() == ["a", "b", "none", "odd class"]
+    assert table["label"].tolist() == [1, 0, 0, 0]

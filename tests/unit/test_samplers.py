@@ -99,7 +99,8 @@ def make_table(positives, negatives, pseudo=(0, 0)):
     """Rows with a label above 0 and without, then such rows with predicted masks."""
     labels = [1] * positives + [0] * negatives + [1] * pseudo[0] + [0] * pseudo[1]
     is_pseudo = np.arange(len(labels)) >= positives + negatives
-    return pd.DataFrame({"label": labels, "pseudo": is_pseudo})
+    source = np.where(is_pseudo, "test", "labelled")
+    return pd.DataFrame({"label": labels, "pseudo": is_pseudo, "source": source})
 
 
 def make_sampler(table, seed=42, rank=0, world=1, **changes):
@@ -233,14 +234,22 @@ def test_predicted_masks_come_from_the_second_epoch_on():
     assert sampler.total() == 30
     assert ((order >= 40) & (order < 60)).sum() == 5
     assert (order >= 60).sum() == 5
-    assert sampler.facts() == {"positive_share": 0.5}
+    assert sampler.facts() == {
+        "positive_share": 0.5,
+        "images_labelled": 20,
+        "positives_labelled": 10,
+        "images_test": 10,
+        "positives_test": 5,
+    }
 
 
 def test_predicted_masks_beside_all_images():
     table = make_table(4, 8, pseudo=(3, 0))
     sampler = make_sampler(table, sampling="all", pseudo="a run", pseudo_ratio=0.5)
     assert sorted(rows_of(sampler, 0)) == list(range(12))
-    assert sampler.facts() == {"positive_share": round(4 / 12, 4)}
+    facts = sampler.facts()
+    assert facts["positive_share"] == round(4 / 12, 4)
+    assert (facts["images_labelled"], facts["images_test"]) == (12, 0)
     sampler.epoch = 1
     assert sampler.total() == 12 + 2
     assert (sampler.order() >= 12).sum() == 2

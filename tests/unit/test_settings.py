@@ -236,8 +236,25 @@ def test_settings_that_do_not_change_the_weights_do_not_change_the_run(values):
 
 
 OTHER_VALUES = {
-    **{"pretrain": 40, "dropout": 0.25, "ema": 0.25, "paste": 0.25},
-    **{"positive_share": 0.25, "positive_share_end": 0.25},
+    **{"pretrain": 40, "dropout": 0.25, "ema": 0.25, "paste": 0.25, "pseudo_score": 0.25},
+    **{"positive_share": 0.25, "positive_share_end": 0.25, "edge_noise": 0.25},
+}
+# What must be given beside a setting for anybody to read it.
+BESIDE = {
+    "cycle": {"schedule": "waves"},
+    "lr_min": {"schedule": "waves"},
+    "ema_from": {"ema": 0.25},
+    "positive_share": {"sampling": "share"},
+    "positive_share_end": {"sampling": "share"},
+    "pseudo_ratio": {"pseudo": "teacher"},
+    "pseudo_score": {"pseudo": "teacher"},
+    "external": {"pseudo": "teacher"},
+    "external_labels": {"pseudo": "teacher", "external": ("folder",)},
+    "external_columns": {
+        "pseudo": "teacher",
+        "external": ("folder",),
+        "external_labels": ("file",),
+    },
 }
 
 
@@ -252,20 +269,17 @@ def other_value(name):
         return "other"
     if isinstance(field.default, bool):
         return not field.default
+    if isinstance(field.default, tuple):
+        return ("one", "two")
     return field.default + 2
 
 
 @pytest.mark.parametrize("name", RSNA_TRAINING)
 def test_settings_that_change_the_weights_change_the_run(name):
     value = other_value(name)
-    values = {name: value}
-    if name in ("cycle", "lr_min"):
-        values["schedule"] = "waves"
-    if name == "ema_from":
-        values["ema"] = 0.25
-    if name.startswith("positive_share"):
-        values["sampling"] = "share"
-    assert f"-{name}={value}" in RSNA.settings_of(values).place.run
+    values = {name: value} | BESIDE.get(name, {})
+    words = "one+two" if isinstance(value, tuple) else value
+    assert f"-{name}={words}" in RSNA.settings_of(values).place.run
 
 
 def test_replace_changes_single_settings_wherever_they_stand():

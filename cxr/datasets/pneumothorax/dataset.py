@@ -12,9 +12,12 @@ import pandas as pd
 from cxr.data.image_table import Tables
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.foreign_answers import read_rows
+from cxr.datasets.nih_patients import find_mapping, read_public_names
 from cxr.datasets.pneumothorax.files import (
     CLASSES,
     COLUMNS,
+    MAPPING,
+    MAPPING_COLUMNS,
     TRAIN_IMAGES,
     check_mask_submission,
     format_mask_submission,
@@ -66,6 +69,9 @@ class Pneumothorax(Dataset):
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
         return read_pneumothorax(folder)
+
+    def public_names(self, folder: Path) -> dict[str, str]:
+        return read_public_names(find_mapping(folder, (MAPPING,)), MAPPING_COLUMNS)
 
     def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
         del table

@@ -44,6 +44,7 @@ COLUMNS = ["ImageId", "EncodedPixels"]
 SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
 # Kaggle_ID, NIH_ID; of earhian's 5th place and of the competition's discussion 100941.
 MAPPING = "nih_id.csv"
+MAPPING_COLUMNS = ("Kaggle_ID", "NIH_ID")
 
 
 # ------------------------------------------------------------------------------- tables

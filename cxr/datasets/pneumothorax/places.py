@@ -44,7 +44,9 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
         "five folds, which all answer; the author trained ten and took three by their gain",
         "the epochs of a fold count alike, not 0.5, 0.3 and 0.2, and the last joins the best three",
         "without --external one network learns the predicted masks of the test images in place of "
-        "those of CheXpert and NIH",
+        "those of CheXpert, and of CheXpert and NIH",
+        "images of patients of a fold's validation images and copies of the competition's images "
+        "are left out of the external ones",
         "the lungs are learned from all of input/lung-masks; the author had 138 images",
     ),
     "fourth": ("of a fold the last trough answers beside the four best epochs",),
@@ -71,6 +73,7 @@ DEMO_FOLDS = {"fourth": 4, "fifth": 3}  # the others have two
 DEMO_SIDE = 64  # pixels that a network sees where a place has up to 576
 DEMO_LARGE_SIDE = 96
 DEMO_RATE = 10  # times the published rate, for random weights
+DEMO_LUNG_EPOCHS = 10  # fewer find no lungs
 DEMO_ENCODER = "resnet18"
 DEMO_LARGE_ENCODERS = {"se_resnext101_32x4d": "resnet34"}
 
@@ -257,7 +260,7 @@ def third(plan: Plan) -> None:
     plan.prepare(lungs_preset, LUNGS)
     lungs_values: dict[str, Any] = {"preset": lungs_preset, "run": "lungs", "folds": plan.folds}
     if plan.wishes.demo:
-        lungs_values |= {"epochs": 4, "image_size": DEMO_SIDE}
+        lungs_values |= {"epochs": DEMO_LUNG_EPOCHS, "image_size": DEMO_SIDE}
     plan.add("03_train", LUNGS, lungs_values)
 
     answering: dict[str, Any] = {"lungs": "lungs", "keep": 1, "keep_best": 3}
@@ -277,9 +280,20 @@ def third(plan: Plan) -> None:
 
 
 def further_images(wishes: Wishes) -> dict[str, dict[str, Any]]:
-    """{run: settings} of the 3rd place's networks that learn predicted masks."""
-    del wishes
-    return {"third-test": {}}
+    """{run: settings} of the 3rd place's networks that learn predicted masks.
+
+    One with the first folder of external images and one with all; of two, CheXpert and NIH, these
+    are the author's. Without any, one with the test images.
+    """
+    if not wishes.external:
+        return {"third-test": {}}
+    labels: dict[str, Any] = {}
+    if wishes.external_labels:
+        labels["external_labels"] = wishes.external_labels
+    runs = {"third-one": {"external": wishes.external[:1], **labels}}
+    if len(wishes.external) > 1:
+        runs["third-all"] = {"external": wishes.external, **labels}
+    return runs
 
 
 def fourth(plan: Plan) -> None:

@@ -25,6 +25,7 @@ from cxr.datasets.rsna.files import (
     format_rsna_submission,
     parse_rsna_boxes,
     read_rsna,
+    read_rsna_names,
     read_rsna_sample,
     read_rsna_submission,
 )
@@ -70,6 +71,9 @@ class RsnaFiles(Dataset):
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
         return read_rsna(folder)
+
+    def public_names(self, folder: Path) -> dict[str, str]:
+        return read_rsna_names(folder)
 
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_rsna(folder, n_train=n_train)

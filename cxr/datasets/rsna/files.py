@@ -21,7 +21,7 @@ from cxr.data.image_table import (
     no_image_of,
     note_count,
 )
-from cxr.datasets.nih_patients import find_mapping, group_by_nih_patient
+from cxr.datasets.nih_patients import find_mapping, group_by_nih_patient, read_public_names
 from cxr.datasets.prediction_strings import find_box_fault
 from cxr.datasets.submission_ids import check_ids
 from cxr.system.disk import read_json
@@ -179,21 +179,41 @@ def read_patients(input_dir: Path, image_ids: Collection[str], notes: list[str])
     return group_by_nih_patient(image_ids, read_rsna_mapping(path), path, notes)
 
 
+def read_rsna_names(input_dir: Path) -> dict[str, str]:
+    """{image_id: the NIH's name without ending}, as far as a mapping tells."""
+    path = find_mapping(input_dir, (MAPPING_JSON, MAPPING_CSV))
+    if path is None or path.suffix == ".csv":
+        return read_public_names(path, ("patientId", "nih_image"))
+    return {
+        entry["subset_img_id"]: Path(entry["img_id"]).stem for entry in read_mapping_entries(path)
+    }
+
+
 def read_rsna_mapping(path: Path) -> dict[str, str]:
     """{image_id: NIH patient, "" where it is unknown} of either form of the mapping."""
     if path.suffix == ".csv":
         table = read_csv(path, ["patientId", "nih_patient_id"]).fillna("")
         return dict(zip(table["patientId"], table["nih_patient_id"], strict=True))
     patients = {}
+    for entry in read_mapping_entries(path):
+        patients[entry["subset_img_id"]] = entry["img_id"].split("_")[0]
+    return patients
+
+
+def read_mapping_entries(path: Path) -> list[dict[str, str]]:
+    """The entries of MAPPING_JSON, with subset_img_id and img_id. Raises InputError."""
+    entries = []
     try:
         for entry in read_json(path):
-            patients[entry["subset_img_id"]] = entry["img_id"].split("_")[0]
+            names = {"subset_img_id": entry["subset_img_id"], "img_id": entry["img_id"]}
+            names["img_id"].split("_")
+            entries.append(names)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{path} is not a list of entries with subset_img_id and img_id ({error!r}): "
             "download it again or remove it"
         ) from None
-    return patients
+    return entries
 
 
 # ------------------------------------------------------------------------------- submission

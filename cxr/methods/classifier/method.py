@@ -15,7 +15,7 @@ from torch import Tensor
 from cxr.data.batch import Batch, SampleContent
 from cxr.data.mask_augmentation import AUGMENTATIONS
 from cxr.data.samplers import ResumableSampler, make_share_sampler
-from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
+from cxr.methods.base import ImageFacts, KnownFindings, Labels, Method, Outputs, View
 from cxr.methods.classifier.export import ClassExport
 from cxr.methods.classifier.losses import classifier_loss
 from cxr.methods.classifier.mixup import check_mixup, draw_mixture
@@ -114,10 +114,19 @@ class Classifier(Method):
         probabilities = as_classifier(model).probabilities(outputs["label"].float()).cpu().numpy()
         return dict(zip(batch.rows.tolist(), probabilities, strict=True))
 
+    def weak_findings(self, labels: Labels) -> tuple[str, ...]:
+        return labels.image_classes
+
     def add_pseudo_labels(
-        self, table: pd.DataFrame, predictions: Iterable[ClassPrediction]
+        self,
+        table: pd.DataFrame,
+        predictions: Iterable[ClassPrediction],
+        weak: KnownFindings,
+        settings: Settings,
+        labels: Labels,
     ) -> pd.DataFrame:
-        return add_classes(table, predictions)
+        del settings
+        return add_classes(table, predictions, weak, labels.image_classes)
 
     def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
         return show_view(images, view, view_frame(model.image_size, view, STRIDE))

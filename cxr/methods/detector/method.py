@@ -16,7 +16,7 @@ from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
 from cxr.geometry.detections import Detections
-from cxr.methods.base import ImageFacts, Labels, Method, Outputs, View
+from cxr.methods.base import ImageFacts, KnownFindings, Labels, Method, Outputs, View
 from cxr.methods.detector.blending import fuse_candidates
 from cxr.methods.detector.export import BoxExport
 from cxr.methods.detector.fcos import FcosHead
@@ -29,6 +29,7 @@ from cxr.methods.detector.records import (
     merged_detections,
 )
 from cxr.methods.detector.retinanet import RetinaNetHead
+from cxr.methods.pseudo_labels import add_boxes
 from cxr.methods.views import show_view
 from cxr.metrics.doubt import Doubt, largest_doubt
 from cxr.metrics.matching import scores_at
@@ -105,6 +106,20 @@ class Detector(Method):
             runtime.rank,
             runtime.world,
         )
+
+    def add_pseudo_labels(
+        self,
+        table: pd.DataFrame,
+        predictions: Iterable[Candidates],
+        weak: KnownFindings,
+        settings: Settings,
+        labels: Labels,
+    ) -> pd.DataFrame:
+        method = settings.method
+        wanted = Params(nms_iou=method.nms_iou, score_floor=method.pseudo_score / 2)
+        found = ((each, merged_detections(each, wanted)) for each in predictions)
+        asks_class = self.learns_image_classes(settings)
+        return add_boxes(table, found, weak, labels.classes, method.pseudo_score, asks_class)
 
     def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
         return head_of(settings).build_model(settings, labels, load_weights)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,12 +37,12 @@ IDEAS = (
 class Candidate(NamedTuple):
     """The best rule with no other ideas than some.
 
-    ideas: number of these. score: smoothed, as the search compares it. index: into the grid.
+    ideas: number of these. score: smoothed, as the search compares it. place: index into the grid.
     """
 
     ideas: int
     score: float
-    index: tuple[int, ...]
+    place: tuple[int, ...]
 
 
 def fit_simplest(tally: Tally, units: Collection[FittingUnit] | None = None) -> Params:
@@ -54,9 +54,9 @@ def fit_simplest(tally: Tally, units: Collection[FittingUnit] | None = None) -> 
     for candidate in sorted(
         candidates_of(tally, smooth), key=lambda each: (each.ideas, -each.score)
     ):
-        error = error_of_difference(tally, chosen_units, weights, best, candidate.index)
+        error = error_of_difference(tally, chosen_units, weights, best, candidate.place)
         if smooth[best] - candidate.score <= error:
-            return tally.grid.params(candidate.index)
+            return tally.grid.params(candidate.place)
     return tally.grid.params(best)
 
 
@@ -90,7 +90,8 @@ def error_of_difference(
         return 0.0
     curves = []
     for index in (one, other):
-        of_units = np.array([tally.tables[unit][(slice(None), *index[:-1])] for unit in units])
+        curve: tuple[Any, ...] = (slice(None), *index[:-1])
+        of_units = np.array([tally.tables[unit][curve] for unit in units])
         without_one = of_units.sum(0) - of_units  # (units, 2, thresholds)
         sums = without_one[:, 0]
         counts = without_one[:, 1]

@@ -21,6 +21,7 @@ from cxr.geometry.masks import decode_runs
 from cxr.images.resize import resize
 from cxr.methods.base import (
     ImageFacts,
+    KnownFindings,
     Labels,
     LearningState,
     Method,
@@ -144,9 +145,15 @@ class Segmenter(Method):
         return dict(zip(batch.rows.tolist(), counts, strict=True))
 
     def add_pseudo_labels(
-        self, table: pd.DataFrame, predictions: Iterable[MaskPrediction]
+        self,
+        table: pd.DataFrame,
+        predictions: Iterable[MaskPrediction],
+        weak: KnownFindings,
+        settings: Settings,
+        labels: Labels,
     ) -> pd.DataFrame:
-        return add_masks(table, predictions)
+        del settings, labels
+        return add_masks(table, predictions, weak)
 
     def apply_view(self, images: Tensor, view: View, model: Network) -> Tensor:
         return show_view(images, view, view_frame(model.image_size, view, STRIDE))

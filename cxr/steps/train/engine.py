@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import pandas as pd
 from torch.utils.data import DataLoader
@@ -20,7 +19,6 @@ from cxr.data.samplers import ResumableSampler
 from cxr.data.tables import read_table, split_fold
 from cxr.inference.checkpoint import save_state
 from cxr.inference.lung_crops import with_crops
-from cxr.inference.predict_table import predict_test_by_fold
 from cxr.run_folder import FoldFolder, RunFolder
 from cxr.settings import Settings
 from cxr.steps.train import schedules
@@ -32,6 +30,7 @@ from cxr.steps.train.epoch import (
     sampler_of,
     train_one_epoch,
 )
+from cxr.steps.train.further_images import FoldTables, with_pseudo_labels
 from cxr.steps.train.joined import JoinedNetwork
 from cxr.steps.train.pretraining import learned_weights, lesson_settings, lesson_table
 from cxr.steps.train.state import TrainingState
@@ -46,14 +45,6 @@ from cxr.tasks import Task
 
 AfterEpoch = Callable[[int, float], None]  # of the epoch's number, from 1, and its metric
 LET_GO = 20  # seconds until the loader's processes of a training that was killed have noticed it
-
-
-@dataclass(frozen=True)
-class FoldTables:
-    """The rows that a fold learns, pseudo labels among them, and those that it is judged on."""
-
-    train: pd.DataFrame
-    valid: pd.DataFrame
 
 
 def train_folds(task: Task, settings: Settings, after_epoch: AfterEpoch | None = None) -> int:
@@ -134,11 +125,8 @@ def fold_tables(
 ) -> FoldTables:
     """The fold's rows, with what --pseudo adds and the boxes of --lungs."""
     train, valid = split_fold(table, fold)
-    pseudo = settings.method.pseudo
-    if pseudo:
-        teacher = settings.replace(run=pseudo, merge=()).without_given()
-        predictions = predict_test_by_fold(task, teacher, fold, runtime)
-        train = task.method.add_pseudo_labels(train, predictions)
+    if settings.method.pseudo:
+        train = with_pseudo_labels(task, settings, FoldTables(train, valid), fold, runtime)
     lungs = settings.method.lungs
     if lungs:
         folder = RunFolder.of(settings.place).task

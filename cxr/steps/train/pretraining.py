@@ -46,6 +46,9 @@ NOT_THERE: dict[str, Any] = {
     "edge_noise": 0.0,
     "start": "",
     "pseudo": "",
+    "external": (),
+    "external_labels": (),
+    "external_columns": (),
     "unlabelled": "",
     "lungs": "",
 }
