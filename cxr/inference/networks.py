@@ -21,7 +21,7 @@ from cxr.inference.blend import Blend, blend_settings, member_settings
 from cxr.inference.checkpoint import fingerprints
 from cxr.inference.engines import Engine, choose_engine
 from cxr.inference.lung_crops import LungFinder, cut_to_box, refuse_other_lungs
-from cxr.inference.run import as_trained, fold_checkpoints, load_model, predict_batch, views_of
+from cxr.inference.run import as_trained, fold_checkpoints, load_fused, predict_batch, views_of
 from cxr.methods.base import ImageFacts
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
@@ -99,7 +99,7 @@ class RunNetworks(Networks):
     @cached_property
     def models(self) -> list[Network]:
         """The networks, loaded when they are first needed."""
-        return [load_model(self.task, path, self.runtime.device) for path in self.checkpoints]
+        return load_fused(self.task, self.checkpoints, self.runtime.device)
 
     @cached_property
     def engine(self) -> Engine:
