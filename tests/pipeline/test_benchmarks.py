@@ -73,6 +73,24 @@ def test_scripts_print_their_table(name, monkeypatch, capsys):
     assert all(cells[2] for cells in judged)
 
 
+def test_kinds_of_layers_hold_all_operations_of_a_step():
+    from layers import FORWARD, make_settings, profile_step, spend
+    from reference import random_batch
+    from timing import count_operations
+    from training_step import CPU, OurTraining
+
+    from cxr.system.runtime import Runtime
+
+    flags = {"encoder": "tu-test_resnet", "image_size": 192, "levels": "5-6", "batch_size": 1}
+    settings = make_settings(Namespace(**flags, preset=""))
+    spent = spend(profile_step(settings, "fp32"))
+    assert {"forward 3 x 3", "backward 3 x 3", "optimizer", "activations"} <= spent.keys()
+    assert FORWARD not in spent
+    train = OurTraining(settings, random_batch(settings), Runtime(CPU, "fp32"))
+    expected = count_operations(train)
+    assert sum(each.flop for each in spent.values()) == pytest.approx(expected, rel=0.01)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("first", [False, True])
 def test_operations_of_a_convolution_and_its_gradients(groups, first):
