@@ -249,3 +249,17 @@ def test_what_each_idea_brings(pipeline, tmp_path, monkeypatch, capsys):
     expected = {"as it is", "no gate", "last epoch only", "tiny", "merged with tiny"}
     assert expected <= set(names)
     assert all(row.count("|") == 5 for row in rows)
+
+
+def test_the_waiting_step_and_the_tables_of_scale():
+    """A gradient of the real size for every parameter; a row for each part of a table."""
+    import scale
+    from scale import WaitingNetwork, table_rows
+
+    network = WaitingNetwork(64, parameters=100, seconds=0.0)
+    network(torch.zeros(2, 1, 64, 64))["waited"].sum().backward()
+    assert sum(weight.grad.numel() for weight in network.encoder) == 100
+    names = [row.name for row in table_rows(80)]
+    assert names[0] == "a table of 80 images"
+    assert {"reading it", "dealing patients to folds", "an epoch's order"} <= set(names)
+    assert len(scale.quick_predictions(3)) == 3
