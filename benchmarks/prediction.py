@@ -40,10 +40,12 @@ from training_step import CPU, NETWORK
 
 from cxr.datasets.rsna.dataset import GATE_WEIGHTS
 from cxr.geometry.detections import Detections
+from cxr.inference.engines import Engine, TorchEngine
 from cxr.inference.run import predict_batch
 from cxr.methods.base import VIEW_SETS, ImageFacts
 from cxr.methods.detector.records import Params, detect
 from cxr.networks.detector import DetectorNetwork
+from cxr.networks.fused import fuse_norms
 from cxr.settings import Settings
 from cxr.system.device import FORMATS, choose_precision
 from cxr.system.runtime import Runtime
@@ -77,11 +79,21 @@ class OurPrediction:
     models: Sequence[DetectorNetwork]
     settings: Settings
     runtime: Runtime
+    engine: Engine
+
+    @classmethod
+    def of(
+        cls, models: Sequence[DetectorNetwork], settings: Settings, runtime: Runtime
+    ) -> OurPrediction:
+        """The models' weights are brought into the number format, in place."""
+        return cls(models, settings, runtime, TorchEngine(RSNA.method, runtime, models))
 
     def __call__(self, images: Tensor) -> list[Detections]:
         views = VIEW_SETS["flip"]
         method = RSNA.method
-        merged = predict_batch(self.models, method, views, images, self.settings, self.runtime)
+        merged = predict_batch(
+            self.models, method, views, images, self.settings, self.runtime, self.engine
+        )
         detections = []
         for locations in merged:
             candidates = method.to_prediction(locations, IMAGE, self.models[0], self.settings)
@@ -109,13 +121,17 @@ def main() -> None:
     precision = choose_precision("auto", CPU)
     images = random_batch(settings).images
     plain_models = random_models(settings, args.models, images)
-    models = [channels_last(deepcopy(model)) for model in plain_models]
+    models = [deepcopy(model) for model in plain_models]
+    for model in models:
+        fuse_norms(model)  # as load_fused does
+        channels_last(model)
     expected = plain_predict(plain_models, images)
     for number_format in {"fp32", precision}:
-        predict = OurPrediction(models, settings, Runtime(CPU, number_format))
+        copies = [deepcopy(model) for model in models]
+        predict = OurPrediction.of(copies, settings, Runtime(CPU, number_format))
         check(predict(images), expected, number_format)
 
-    predict = OurPrediction(models, settings, Runtime(CPU, precision))
+    predict = OurPrediction.of(models, settings, Runtime(CPU, precision))
     _, rows = against_limit(
         lambda: predict(images),
         lambda: plain_predict(plain_models, images),

@@ -3,6 +3,8 @@ arithmetic counted?
 
     python benchmarks/training_step.py              the paper's network, minutes
     python benchmarks/training_step.py --compile    and through torch.compile, minutes more
+    python benchmarks/training_step.py --frozen     only what folding brings: batch norms that keep
+                                                    to their statistics, as with pretrained weights
     python benchmarks/training_step.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1
                                                     seconds
 
@@ -33,12 +35,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reference import RSNA, build_network, enliven, network_settings, plain_step, random_batch
 from samples import loader_rate, training_images
-from timing import Row, against_limit, arguments, duration, matmul_rate, measure, show
+from timing import Row, against_limit, arguments, at_least, duration, matmul_rate, measure, show
 
 from cxr.data.batch import Batch
 from cxr.data.loader import count_workers
 from cxr.data.samplers import ResumableSampler
 from cxr.methods.detector.method import as_detector
+from cxr.networks.fused import fold_frozen_norms
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings
 from cxr.steps.train.epoch import train_one_epoch
@@ -159,6 +162,24 @@ def compiled_row(
     )
 
 
+def frozen_rows(settings: Settings, batch: Batch, runtime: Runtime, rounds: int) -> list[Row]:
+    """Seconds of an image with batch norms that keep to their statistics, and with these folded
+    into the convolutions."""
+    trainings = {}
+    for name in ("frozen", "folded"):
+        training = OurTraining(settings, batch, runtime)
+        training.model.pretrained = True
+        trainings[name] = training
+    fold_frozen_norms(trainings["folded"].model)
+    seconds = measure(trainings, rounds)
+    frozen = seconds["frozen"] / settings.training.batch_size
+    folded = seconds["folded"] / settings.training.batch_size
+    return [
+        Row("frozen batch norms", duration(frozen), 1),
+        at_least("folded into the convolutions", duration(folded), frozen / folded, 1),
+    ]
+
+
 def loader_row(args: Namespace, settings: Settings, step: float) -> Row:
     """How many images the loader delivers beside the `step` seconds that the network needs."""
     with tempfile.TemporaryDirectory() as folder:
@@ -174,10 +195,17 @@ def loader_row(args: Namespace, settings: Settings, step: float) -> Row:
 
 
 def main() -> None:
-    args = arguments(__doc__, **NETWORK, rounds=3, compile=False, input="", images=64)
+    args = arguments(__doc__, **NETWORK, rounds=3, compile=False, frozen=False, input="", images=64)
     settings = network_settings(args)
     precision = choose_precision("auto", CPU)
     batch = random_batch(settings)
+    title = (
+        f"Training step of {args.encoder}, {args.image_size} px, P{args.levels}, batch "
+        f"{args.batch_size}, per image"
+    )
+    if args.frozen:
+        show(title, frozen_rows(settings, batch, Runtime(CPU, precision), args.rounds), precision)
+        return
     tolerances = {precision: 0.03, "fp32": 2e-4}  # where they are the same, that of fp32
     for number_format, tolerance in tolerances.items():
         check(settings, batch, number_format, tolerance)
@@ -188,12 +216,7 @@ def main() -> None:
     if args.compile:
         rows.append(compiled_row(settings, batch, ours.runtime, args.rounds, step))
     rows.append(loader_row(args, settings, step))
-    show(
-        f"Training step of {args.encoder}, {args.image_size} px, P{args.levels}, batch "
-        f"{args.batch_size}, per image",
-        rows,
-        f"ours {precision}, reference fp32",
-    )
+    show(title, rows, f"ours {precision}, reference fp32")
 
 
 if __name__ == "__main__":

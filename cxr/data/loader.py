@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from cxr.data.batch import collate
 from cxr.data.dataset import XrayDataset
-from cxr.data.samplers import ResumableSampler
+from cxr.data.samplers import ResumableSampler, RowSampler
 from cxr.system.errors import InputError
 
 PREFETCH = 2  # batches that each process makes in advance; PyTorch's own value
@@ -78,7 +78,7 @@ def make_prediction_loader(
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=[(0, row) for row in rows],
+        sampler=RowSampler(rows),
         num_workers=min(count_workers(workers), len(rows)),
         collate_fn=collate,
         pin_memory=pin,

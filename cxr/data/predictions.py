@@ -47,7 +47,8 @@ def write_part(folder: Path, number: int, predictions: Sequence[Any]) -> None:
 
 def read_predictions(folder: Path, record: type[Any]) -> Iterator[Any]:
     """Yield the predictions of a folder. Raises InputError for a file that is not whole."""
-    for path in sorted(folder.glob("part-*.npz")):
+    # By number: from the 100,000th on their names are longer, and would come first.
+    for path in sorted(folder.glob("part-*.npz"), key=lambda path: (len(path.name), path.name)):
         try:
             with np.load(path, allow_pickle=False) as file:
                 part = dict(file)

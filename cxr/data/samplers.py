@@ -6,7 +6,7 @@ batch, so that a training that was stopped goes on as if nothing had happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,11 +84,26 @@ class ResumableSampler(Sampler):
         positions = range(len(order))[self.rank :: self.world]
         positions = positions[: self.batches() * self.batch_size]
         positions = positions[self.first_batch * self.batch_size :]
-        return iter([self.key(order, position) for position in positions])
+        for position in positions:  # one by one: a list of millions of keys takes a gigabyte
+            yield self.key(order, position)
 
     def key(self, order: np.ndarray, position: int) -> SampleKey:
         """What the dataset is asked for at a position of the epoch's order."""
         return self.epoch, int(order[position])
+
+
+class RowSampler(Sampler):
+    """(0, row) of given rows, in their order."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for row in self.rows:
+            yield 0, row
 
 
 @dataclass(frozen=True)

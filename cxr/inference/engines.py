@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cxr.methods.base import Method, Outputs
 from cxr.networks.network import Network
 from cxr.networks.onnx_graph import INPUT, write_graph
+from cxr.system.device import FORMATS
 from cxr.system.errors import InputError, first_line
 from cxr.system.runtime import Runtime
 
@@ -45,17 +46,33 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """PyTorch, in the number format of the runtime."""
+    """PyTorch, in the number format of the runtime.
+
+    networks: those whose weights are brought into this format now, in place, since autocast would
+    do so again for every batch; the results are the same.
+    """
 
     name = ""
 
-    def __init__(self, method: Method, runtime: Runtime) -> None:
+    def __init__(self, method: Method, runtime: Runtime, networks: Sequence[Network] = ()) -> None:
         self.method = method
         self.runtime = runtime
+        for network in networks:
+            cast_weights(network, FORMATS[runtime.precision])
 
     def __call__(self, network: Network, images: Tensor) -> Outputs:
         with self.runtime.autocast():
             return self.method.raw_outputs(network, images)
+
+
+def cast_weights(network: Network, dtype: torch.dtype) -> None:
+    """Weights of plain convolutions and linear layers, which autocast always computes so.
+
+    Layers that make something else of their weights first are left alone.
+    """
+    for module in network.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):
+            module.to(dtype)
 
 
 class GraphOutputs(nn.Module):
@@ -152,16 +169,15 @@ def choose_engine(
     auto takes OpenVINO where it is installed, the device is a CPU, and it says what PyTorch says.
     Raises InputError where OpenVINO is asked for and cannot be had.
     """
-    plain = TorchEngine(method, runtime)
     if asked == "torch":
-        return ChosenEngine(plain, "")
+        return ChosenEngine(TorchEngine(method, runtime, networks), "")
     reason = ""
     if runtime.device.type != "cpu":
         reason = f"it computes on the CPU, and the device is {runtime.device}"
     elif not is_installed():
         reason = "it is not installed: pip install openvino"
     if reason and asked == "auto":
-        return ChosenEngine(plain, "")
+        return ChosenEngine(TorchEngine(method, runtime, networks), "")
 
     if not reason:
         try:
@@ -175,7 +191,8 @@ def choose_engine(
             reason = f"it cannot run these networks ({type(error).__name__}: {first_line(error)})"
     if asked == "openvino":
         raise InputError(f"--engine openvino cannot be used, since {reason}; take --engine torch")
-    return ChosenEngine(plain, f"OpenVINO is passed over, PyTorch computes: {reason}")
+    note = f"OpenVINO is passed over, PyTorch computes: {reason}"
+    return ChosenEngine(TorchEngine(method, runtime, networks), note)
 
 
 @torch.inference_mode()

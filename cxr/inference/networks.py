@@ -23,7 +23,14 @@ from cxr.inference.blend import Blend, blend_settings, member_settings
 from cxr.inference.checkpoint import fingerprints
 from cxr.inference.engines import Engine, choose_engine
 from cxr.inference.lung_crops import LungFinder, cut_to_box, refuse_other_lungs
-from cxr.inference.run import as_trained, fold_checkpoints, load_model, predict_batch, views_of
+from cxr.inference.run import (
+    as_trained,
+    fold_checkpoints,
+    load_fused,
+    load_model,
+    predict_batch,
+    views_of,
+)
 from cxr.methods.base import ImageFacts
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
@@ -102,6 +109,11 @@ class RunNetworks(Networks):
     @cached_property
     def models(self) -> list[Network]:
         """The networks, loaded when they are first needed."""
+        return load_fused(self.task, self.checkpoints, self.runtime.device)
+
+    @cached_property
+    def plain_models(self) -> list[Network]:
+        """The same with the weights that were learned, as gradients want them."""
         return [load_model(self.task, path, self.runtime.device) for path in self.checkpoints]
 
     @cached_property
@@ -176,7 +188,7 @@ class RunNetworks(Networks):
 
         seen = [self.to_network(picture) for picture in pictures]
         images = self.to_batch(seen)
-        maps = [compute_heat_maps(model, images, labels).maps for model in self.models]
+        maps = [compute_heat_maps(model, images, labels).maps for model in self.plain_models]
         means = np.mean(maps, axis=0)
         placed = []
         for mean, each, picture in zip(means, seen, pictures, strict=True):

@@ -24,11 +24,12 @@ from cxr.data.predictions import (
 )
 from cxr.data.tables import read_table
 from cxr.inference.checkpoint import fingerprints
+from cxr.inference.engines import TorchEngine
 from cxr.inference.lung_crops import with_crops
 from cxr.inference.run import (
     as_trained,
     fold_checkpoints,
-    load_model,
+    load_fused,
     predict_batch,
     views_of,
 )
@@ -116,7 +117,8 @@ def predict_table(
     rows: list[int] = []
     for number in runtime.share(missing):
         rows += range(number * PART, min((number + 1) * PART, len(table)))
-    models = [load_model(task, path, runtime.device) for path in checkpoints]
+    models = load_fused(task, checkpoints, runtime.device)
+    engine = TorchEngine(task.method, runtime, models)
     trained = as_trained(settings, task, FoldFolder(checkpoints[0].parent))
     loader = make_table_loader(table, run.task, models[0], rows, trained, runtime)
     views = views_of(task.method, settings.prediction)
@@ -133,6 +135,7 @@ def predict_table(
                 images,
                 trained,
                 runtime,
+                engine,
                 headers=batch.headers,
             )
             for row, outputs in zip(batch.rows.tolist(), merged, strict=True):

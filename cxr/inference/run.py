@@ -12,6 +12,7 @@ from torch import Tensor
 from cxr.inference.checkpoint import load_state
 from cxr.inference.engines import Engine, TorchEngine
 from cxr.methods.base import VIEW_SETS, Method, View
+from cxr.networks.fused import fuse_norms
 from cxr.networks.network import Network
 from cxr.run_folder import FoldFolder, RunFolder
 from cxr.settings import PredictionSettings, Settings
@@ -165,6 +166,18 @@ def load_model(task: Task, path: Path, device: torch.device) -> Network:
     model.restore_scale(state.get("input_scale"))
     model.prepare_for_prediction()
     return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def load_fused(task: Task, paths: Sequence[Path], device: torch.device) -> list[Network]:
+    """Networks as `load_model` gives them, batch norms folded into the convolutions before them.
+
+    They predict and do nothing else: their state is none that a checkpoint could hold.
+    """
+    networks = [load_model(task, path, device) for path in paths]
+    for network in networks:
+        fuse_norms(network)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return networks
 
 
 @torch.inference_mode()

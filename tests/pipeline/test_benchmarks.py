@@ -73,6 +73,24 @@ def test_scripts_print_their_table(name, monkeypatch, capsys):
     assert all(cells[2] for cells in judged)
 
 
+def test_kinds_of_layers_hold_all_operations_of_a_step():
+    from layers import FORWARD, make_settings, profile_step, spend
+    from reference import random_batch
+    from timing import count_operations
+    from training_step import CPU, OurTraining
+
+    from cxr.system.runtime import Runtime
+
+    flags = {"encoder": "tu-test_resnet", "image_size": 192, "levels": "5-6", "batch_size": 1}
+    settings = make_settings(Namespace(**flags, preset=""))
+    spent = spend(profile_step(settings, "fp32"))
+    assert {"forward 3 x 3", "backward 3 x 3", "optimizer", "activations"} <= spent.keys()
+    assert FORWARD not in spent
+    train = OurTraining(settings, random_batch(settings), Runtime(CPU, "fp32"))
+    expected = count_operations(train)
+    assert sum(each.flop for each in spent.values()) == pytest.approx(expected, rel=0.01)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("first", [False, True])
 def test_operations_of_a_convolution_and_its_gradients(groups, first):
@@ -231,3 +249,17 @@ def test_what_each_idea_brings(pipeline, tmp_path, monkeypatch, capsys):
     expected = {"as it is", "no gate", "last epoch only", "tiny", "merged with tiny"}
     assert expected | {"vote counts, too", "a rule for lone boxes, too"} <= set(names)
     assert all(row.count("|") == 5 for row in rows)
+
+
+def test_the_waiting_step_and_the_tables_of_scale():
+    """A gradient of the real size for every parameter; a row for each part of a table."""
+    import scale
+    from scale import WaitingNetwork, table_rows
+
+    network = WaitingNetwork(64, parameters=100, seconds=0.0)
+    network(torch.zeros(2, 1, 64, 64))["waited"].sum().backward()
+    assert sum(weight.grad.numel() for weight in network.encoder) == 100
+    names = [row.name for row in table_rows(80)]
+    assert names[0] == "a table of 80 images"
+    assert {"reading it", "dealing patients to folds", "an epoch's order"} <= set(names)
+    assert len(scale.quick_predictions(3)) == 3

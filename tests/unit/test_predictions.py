@@ -54,3 +54,11 @@ def test_files_that_are_cut_off_are_refused(tmp_path, share):
 def test_number_of_files(monkeypatch, images, parts):
     monkeypatch.setattr(predictions, "PART", 3)
     assert part_count(images) == parts
+
+
+def test_parts_come_in_the_order_of_their_numbers(tmp_path):
+    """Also where a number is longer than the others."""
+    for number in (100_000, 99_999, 7):
+        write_part(tmp_path, number, [make_candidates(str(number), 1)])
+    ids = [candidates.image_id for candidates in read_candidates(tmp_path)]
+    assert ids == ["7", "99999", "100000"]
