@@ -12,7 +12,7 @@
             test_<name>/                                                step 04
             fold<k>/                    FoldFolder, written by step 03 (of a blend: by 04)
                 config.json manifest.json log.csv last.pt best.pt epoch<N>.pt swa.pt
-                valid_<name>/ test_<name>/                              step 04
+                valid_<name>/ test_<name>/ unlabelled_<name>/           step 04
     working/unpacked/<check sum>/       a small --working: a run that came as one file, and
         <task>/<run>/archive.json       what that file held
 
@@ -297,6 +297,10 @@ class FoldFolder:
 
     def test_predictions(self, name: str) -> Path:
         return self.path / f"test_{name}"
+
+    def unlabelled_predictions(self, name: str) -> Path:
+        """What this fold alone says of the test images without labels."""
+        return self.path / f"unlabelled_{name}"
 
     def read_config(self) -> dict[str, Any]:
         """The settings that the fold was trained with, as JSON's own types.

@@ -235,7 +235,10 @@ def test_settings_that_do_not_change_the_weights_do_not_change_the_run(values):
     assert RSNA.settings_of(values).place.run == "paper"
 
 
-OTHER_VALUES = {"pretrain": 40, "dropout": 0.25, "ema": 0.25, "paste": 0.25}
+OTHER_VALUES = {
+    **{"pretrain": 40, "dropout": 0.25, "ema": 0.25, "paste": 0.25},
+    **{"positive_share": 0.25, "positive_share_end": 0.25},
+}
 
 
 def other_value(name):
@@ -260,6 +263,8 @@ def test_settings_that_change_the_weights_change_the_run(name):
         values["schedule"] = "waves"
     if name == "ema_from":
         values["ema"] = 0.25
+    if name.startswith("positive_share"):
+        values["sampling"] = "share"
     assert f"-{name}={value}" in RSNA.settings_of(values).place.run
 
 

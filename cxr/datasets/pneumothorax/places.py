@@ -132,7 +132,7 @@ class Plan:
         common: dict[str, Any] = {"working": self.working}
         if self.wishes.demo:
             common |= {"demo": True, "input": Path("input/demo/places")}
-        self.calls.append(Call(step, task, common | values))
+        self.calls.append(Call(step, task, {**common, **values}))
 
     def prepare(self, preset: str, task: str = TASK) -> None:
         """The data, their pictures and folds."""

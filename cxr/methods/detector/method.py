@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cxr.data.augmentation import BOX_AUGMENTATIONS
 from cxr.data.batch import Batch, SampleContent, TargetMaker
-from cxr.data.samplers import ResumableSampler
+from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
 from cxr.geometry.detections import Detections
@@ -30,6 +30,8 @@ from cxr.methods.detector.records import (
 )
 from cxr.methods.detector.retinanet import RetinaNetHead
 from cxr.methods.views import show_view
+from cxr.metrics.doubt import Doubt, largest_doubt
+from cxr.metrics.matching import scores_at
 from cxr.networks.detector import DetectorNetwork, check_levels
 from cxr.networks.heads import check_channels
 from cxr.networks.network import Network
@@ -64,6 +66,11 @@ class Detector(Method):
             )
         levels = parse_levels(method.levels)
         check_levels(image_size, levels)
+        if method.header_inputs and not method.global_weight:
+            raise InputError(
+                "--header-inputs go to the head for the whole image, which --global-weight 0 does "
+                "not train: leave one out"
+            )
         check_channels(method.channels, method.head_norm)
 
     def used_labels(self, settings: Settings, labels: Labels) -> Labels:
@@ -78,8 +85,7 @@ class Detector(Method):
         return keep_classes(table, settings.method.classes)
 
     def sample_content(self, settings: Settings) -> SampleContent:
-        del settings
-        return SampleContent()
+        return SampleContent(header=settings.method.header_inputs)
 
     def make_target(self, settings: Settings) -> TargetMaker:
         return head_of(settings).make_target(settings)
@@ -90,13 +96,14 @@ class Detector(Method):
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
     ) -> ResumableSampler:
-        return ResumableSampler(
-            length=len(table),
-            batch_size=settings.training.batch_size,
-            seed=settings.data.seed,
-            shuffle=True,
-            rank=runtime.rank,
-            world=runtime.world,
+        return make_share_sampler(
+            table,
+            settings.method,
+            settings.training.batch_size,
+            settings.training.epochs,
+            settings.data.seed,
+            runtime.rank,
+            runtime.world,
         )
 
     def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
@@ -104,6 +111,11 @@ class Detector(Method):
 
     def network_inputs(self, batch: Batch, settings: Settings) -> tuple[Any, ...]:
         return head_of(settings).network_inputs(batch, settings)
+
+    def add_headers(self, outputs: Outputs, headers: Tensor | None, model: Network) -> Outputs:
+        if headers is None:
+            return outputs
+        return as_detector(model).add_headers(outputs, headers)
 
     def loss(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
@@ -147,6 +159,17 @@ class Detector(Method):
     def kept_boxes(self, prediction: Candidates) -> np.ndarray:
         half = prediction.size80 / 2
         return np.concatenate([prediction.centre - half, prediction.centre + half], axis=1)
+
+    def doubt(
+        self,
+        merged: Candidates,
+        by_fold: Sequence[Candidates],
+        detect: Callable[[Candidates], Detections],
+    ) -> Doubt:
+        """Of the most doubtful box: what its score is, and what each fold says of its place."""
+        boxes = detect(merged)
+        answers = [scores_at(boxes, detect(each)) for each in by_fold]
+        return largest_doubt(boxes.scores, np.array(answers))
 
     def describe_prediction(self, prediction: Candidates) -> str:
         scores = ", ".join(f"{score:.3f}" for score in prediction.score[:10])

@@ -13,6 +13,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,11 @@ from cxr.methods.detector.records import (
 from cxr.metrics.kaggle_map import image_score, prefix_scores
 
 NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
-AXES = ("nms_iou", "percentile_shrink", "scale", "merge", "gate", "half", "threshold")
+OUTER_AXES = ("votes", "lone", "nms_iou")  # each value needs a suppression of its own
+AXES = (
+    *OUTER_AXES,
+    *("percentile_shrink", "scale", "merge", "gate_by", "gate", "half", "threshold"),
+)
 
 # The answer that looks at nothing: (confidence, box x1 y1 x2 y2 in original pixels) for each box.
 ConstantGuess = Sequence[tuple[float, tuple[float, float, float, float]]]
@@ -71,6 +76,9 @@ class Grid:
     threshold: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 81))
     base: Params = field(default_factory=Params)
     nms_iou: tuple[float, ...] = (Params.nms_iou,)
+    votes: tuple[float, ...] = (Params.votes,)
+    lone: tuple[float, ...] = (Params.lone,)
+    gate_by: tuple[str, ...] = (Params.gate_by,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -146,18 +154,22 @@ class Outcome:
         return self.held_out.get(unit_of(case))
 
 
-def kept_counts(scores: np.ndarray, category_gate: float, grid: Grid) -> np.ndarray:
-    """Number of boxes kept for each (gate, half, threshold), of merged scores (n,), descending."""
-    counts = np.empty(grid.shape[-3:], int)
+def kept_counts(scores: np.ndarray, category_gates: Sequence[float], grid: Grid) -> np.ndarray:
+    """Number of boxes kept for each (gate_by, gate, half, threshold).
+
+    scores: merged ones (n,), descending. category_gates: of each `gate_by` of the grid.
+    """
+    counts = np.empty(grid.shape[-4:], int)
     thresholds = np.array(grid.threshold)
     above_half = count_above_half(scores)
-    for g, gate in enumerate(grid.gate):
-        final = gated_scores(scores, category_gate, gate)
-        kept = np.searchsorted(-final, -thresholds, side="left")  # final > threshold, strictly
-        for h, half in enumerate(grid.half):
-            counts[g, h] = kept
-            if half:
-                counts[g, h] = np.minimum(kept, above_half)
+    for b, category_gate in enumerate(category_gates):
+        for g, gate in enumerate(grid.gate):
+            final = gated_scores(scores, category_gate, gate)
+            kept = np.searchsorted(-final, -thresholds, side="left")  # final > threshold, strictly
+            for h, half in enumerate(grid.half):
+                counts[b, g, h] = kept
+                if half:
+                    counts[b, g, h] = np.minimum(kept, above_half)
     return counts
 
 
@@ -166,32 +178,32 @@ def combination_scores(case: BoxCase, grid: Grid, gate_weights: Sequence[float])
 
     One matching per size and merge; gate, half and threshold only say how many of the boxes remain.
     """
-    by_overlap = []
-    for nms_iou in grid.nms_iou:
-        of_overlap = replace(grid, base=replace(grid.base, nms_iou=nms_iou), nms_iou=(nms_iou,))
-        by_overlap.append(scores_of_overlap(case, of_overlap, gate_weights))
-    return np.stack(by_overlap)
+    category_gates = [case.candidates.gate(gate_weights, gate_by) for gate_by in grid.gate_by]
+    by_suppression = []
+    for votes, lone, nms_iou in product(grid.votes, grid.lone, grid.nms_iou):
+        base = replace(grid.base, votes=votes, lone=lone, nms_iou=nms_iou)
+        by_suppression.append(scores_of_suppression(case, replace(grid, base=base), category_gates))
+    return np.stack(by_suppression).reshape(grid.shape)
 
 
-def scores_of_overlap(case: BoxCase, grid: Grid, gate_weights: Sequence[float]) -> np.ndarray:
-    """The same for the one overlap of suppression that the grid's base has, grid.shape[1:]."""
+def scores_of_suppression(case: BoxCase, grid: Grid, category_gates: Sequence[float]) -> np.ndarray:
+    """The same for the one set of OUTER_AXES that the grid's base has, of the other axes."""
     candidates = case.candidates
     true_boxes = case.true.boxes
-    category_gate = candidates.gate(gate_weights)
     scales = np.reshape(grid.scale, (-1, 1, 1))
-    scores = np.empty(grid.shape[1:])
+    scores = np.empty(grid.shape[len(OUTER_AXES) :])
     for s, shrink in enumerate(grid.percentile_shrink):
         usable = usable_detections(candidates, replace(grid.base, percentile_shrink=shrink))
         if not len(true_boxes):
             # Then only the best score counts, and no merge or scale changes it.
-            counts = kept_counts(usable.scores[:1], category_gate, grid)
+            counts = kept_counts(usable.scores[:1], category_gates, grid)
             scores[s] = np.where(counts > 0, 0.0, np.nan)
             continue
         for m, merge in enumerate(grid.merge):
             merged = merge_overlaps(usable, candidates, replace(grid.base, merge=merge))
             scaled = scale_boxes(merged.boxes, scales, candidates.width, candidates.height)
             prefix = prefix_scores(true_boxes, scaled)
-            scores[s, :, m] = prefix[:, kept_counts(merged.scores, category_gate, grid)]
+            scores[s, :, m] = prefix[:, kept_counts(merged.scores, category_gates, grid)]
     return scores
 
 
