@@ -12,8 +12,8 @@ and by numpy, must be those of this machine bit for bit, and boxes those of onnx
 loong64 is a processor as the LA264 of a Loongson 2K1000LA: LSX, but no LASX. Its packages are those
 of Debian sid. arm64 is a Cortex-A53, with Debian 12 and wheels of PyPI.
 
-As root, with a network, 4 GB of disk; not among the tests. What was fetched once stays: delete
-FOLDER to start anew.
+As root, with a network, 4 GB of disk, and ncnn and pnnx installed; not among the tests. What was
+fetched once stays: delete FOLDER to start anew.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MOST_PIXELS = 0.01
 STEPS = (
     ("01_download.py", "--demo", "--demo-images", "16"),
     ("02_preprocess.py", "--demo", "--demo-images", "16", "--folds", "2", "--size", "512"),
-    ("06_export.py", "--run", "starter", "--tta", "none"),
+    ("06_export.py", "--run", "starter", "--tta", "none", "--ncnn"),
 )
 # In there python3 is no program that Linux starts, so that this stands in for it as
 # sys.executable: Linux runs qemu, and qemu the true python3, with this file as its program.
@@ -119,11 +119,11 @@ PLATFORMS = {
     "arm64": Platform(
         "bookworm",
         ("python3", "libgomp1", "libstdc++6"),
-        ("numpy", "opencv-python-headless", "onnxruntime", "pydicom"),
+        ("numpy", "opencv-python-headless", "onnxruntime", "ncnn", "pydicom"),
         "aarch64-linux-gnu",
         "qemu-aarch64",
         "cortex-a53",
-        ("auto", "opencv"),
+        ("auto", "ncnn", "opencv"),
     ),
 }
 # pip's names of systems whose wheels Debian 12 (glibc 2.36) can run.
@@ -220,12 +220,14 @@ def prepare_root(folder: Path, name: str, emulators: Path) -> Path:
     wanted = PLATFORMS[name]
     if not root.exists():
         unpack_whole(folder, root, name, wanted.suite, wanted.packages)
-    if wanted.wheels and not (root / PACKAGES / "numpy").exists():
+    installed = root / "wheels.txt"
+    if wanted.wheels and not (installed.exists() and installed.read_text() == str(wanted.wheels)):
         options = ["--only-binary=:all:", "--python-version", "3.11", "--no-compile", "-q"]
         for system in WHEEL_PLATFORMS:
             options += ["--platform", system]
-        pip = [sys.executable, "-m", "pip", "install", "--target", root / PACKAGES]
+        pip = [sys.executable, "-m", "pip", "install", "--upgrade", "--target", root / PACKAGES]
         run([*pip, *options, *wanted.wheels], stderr=subprocess.DEVNULL)
+        installed.write_text(str(wanted.wheels))
     for empty in ("proc", "dev", "tmp", "work"):
         (root / empty).mkdir(exist_ok=True)
     shutil.copy(emulators / wanted.qemu, root / "qemu")
@@ -239,7 +241,7 @@ def prepare_root(folder: Path, name: str, emulators: Path) -> Path:
 
 
 def prepare_work(folder: Path) -> Path:
-    """The folder with edge_predict.py, three images, fp32.onnx and int8.onnx."""
+    """The folder with edge_predict.py, three images, fp32.onnx with ncnn's files, int8.onnx."""
     work = folder / "work"
     if not work.exists():
         places = ["--input", folder / "input", "--working", folder / "working"]
@@ -251,7 +253,8 @@ def prepare_work(folder: Path) -> Path:
         for image in sorted((folder / "input").glob("*/stage_2_train_images/*.dcm"))[:IMAGES]:
             shutil.copy(image, unfinished / "images")
         [report] = (folder / "working" / "unpacked").glob("*/rsna/*/merged.json")
-        shutil.copy(report.with_suffix(".onnx"), unfinished / "fp32.onnx")
+        for ending in ("onnx", "ncnn.param", "ncnn.bin"):
+            shutil.copy(report.with_suffix(f".{ending}"), unfinished / f"fp32.{ending}")
         shutil.copy(report.with_suffix(".int8.onnx"), unfinished / "int8.onnx")
         unfinished.rename(work)
     shutil.copy(ROOT / "edge_predict.py", work)
@@ -352,6 +355,8 @@ def compare_platform(folder: Path, name: str, emulators: Path, here: dict[str, R
     all_right = True
     for number_format, right in here.items():
         for engine in PLATFORMS[name].engines:
+            if engine == "ncnn" and number_format == "int8":  # it has none
+                continue
             there = predict_there(work, root, name, number_format, engine)
             title = f"{name}, {PLATFORMS[name].processor}"
             if there.passed_over:
