@@ -94,7 +94,7 @@ class WaitingNetwork(Network):
 
     def forward(self, images: Tensor, *_: Any) -> dict[str, Tensor]:
         x = torch.zeros(len(images), requires_grad=True)
-        for weight in self.encoder:
+        for weight in self.encoder.parameters():
             x = WaitingLayer.apply(x, weight, self.seconds / LAYERS)
         return {"waited": x}
 

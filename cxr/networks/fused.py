@@ -145,12 +145,13 @@ def fold_frozen_norms(network: Network) -> int:
         image = gray_image(network)
         watch = Watch(network)
         before = network(image)
-        old = []
+        old: list[tuple[nn.Module, type[nn.Module]]] = []
         for conv, norm in watch.finish():
             if norm.affine and has_plain_forward(conv):
                 old.append((conv, type(conv)))
                 old.append((norm, type(norm)))
-                conv.folded_norm = (norm,)  # a tuple, so that it is no part of the convolution
+                # A tuple, so that it is no part of the convolution.
+                conv.folded_norm = (norm,)  # type: ignore[assignment]
                 put_before(FoldedConv, conv)
                 put_before(FoldedNorm, norm)
         after = network(image)
