@@ -72,6 +72,9 @@ class Dataset(ABC):
     draws_its_classes: ClassVar[bool] = True  # whether the drawn X-rays show its own classes
     groups_by_picture: ClassVar[bool] = False  # whether `group_rows` needs the stored pictures
     box_task: ClassVar[str] = ""  # the task whose runs --opacities names
+    # Of which larger one its images were taken: how groups of patients begin that are known by
+    # their names there, and what it is called.
+    collection: ClassVar[tuple[str, str]] = ("", "")
 
     @property
     @abstractmethod

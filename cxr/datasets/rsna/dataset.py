@@ -13,6 +13,7 @@ import pandas as pd
 from cxr.data.image_table import Tables
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.foreign_answers import read_coco_results, read_rows
+from cxr.datasets.nih_patients import COLLECTION
 from cxr.datasets.rsna.files import (
     BOX_CLASSES,
     CLASSES,
@@ -58,6 +59,7 @@ class Rsna(Dataset):
     extracted_bytes = int(3.8e9)
     takes_submissions = True
     answer_name = "submission"
+    collection = COLLECTION
 
     @cached_property
     def scorer(self) -> Scorer:
