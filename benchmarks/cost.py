@@ -1,15 +1,19 @@
-"""What does the whole competition cost on this CPU, a T4 and an H200: hours and memory?
+"""What does a whole competition cost on this CPU, a T4 and an H200: hours and memory?
 
-    python benchmarks/cost.py           the paper's network, minutes
+    python benchmarks/cost.py           the paper's network of rsna, minutes
+    python benchmarks/cost.py --task covid --preset paper --batch-size 2 --rounds 0
+                                        another system, a minute: nothing is timed, only counted
     python benchmarks/cost.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1
                                         seconds
 
-26,684 training and 3,000 test images, 4 folds, 12 epochs, three kept, the flipped view. This CPU's
-hours are the measured seconds of a training step and of a forward pass times the images that go
-through them. A GPU's are computed: the counted operations at --share of the peak rate of its data
-sheet, where 0.15 is an assumption (the 2nd place's 50 minutes an epoch on a P100 are 0.3 of that
-card's 18.7 TFLOP/s). Memory is this process's highest resident set, for a GPU what is counted:
-weights, gradients, Adam's two moments, and all that a step keeps for its backward pass.
+Images of IMAGES, and of the preset folds, epochs, how many images are drawn in each, kept epochs
+and views. This CPU's hours are the measured seconds of a training step and of a forward pass times
+the images that go through them. A GPU's are computed: the counted operations at --share of the peak
+rate of its data sheet, where 0.15 is an assumption (the RSNA's 2nd place's 50 minutes an epoch on a
+P100 are 0.3 of that card's 18.7 TFLOP/s). Memory is this process's highest resident set, for a GPU
+what is counted: weights, gradients, Adam's two moments, and all that a step of the preset's batch
+keeps for its backward pass, in proportion to that of --batch-size. --patience, unlabelled images
+and networks that teach are not counted.
 """
 
 from __future__ import annotations
@@ -20,27 +24,54 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from prediction import channels_last, random_models
-from reference import RSNA, network_settings, random_batch
+from reference import enliven, random_samples
 from timing import Row, arguments, count_operations, duration, measure, show
-from training_step import CPU, NETWORK, OurTraining
+from training_step import CPU, FOLD, same_batch_loader
 
+from cxr.data.annotated_image import AnnotatedImage
+from cxr.data.batch import Batch, Sample, collate
+from cxr.data.dataset import make_augmentation
+from cxr.geometry.crops import fill_boxes
 from cxr.inference.run import predict_batch
 from cxr.methods.base import VIEW_SETS
+from cxr.methods.detector.method import as_detector
+from cxr.run_folder import RunFolder
+from cxr.settings import Settings
+from cxr.steps.train.engine import train_one_epoch
+from cxr.steps.train.joined import JoinedNetwork
+from cxr.steps.train.schedules import count_epochs
+from cxr.steps.train.state import TrainingState
 from cxr.system.device import choose_precision
 from cxr.system.runtime import Runtime
+from cxr.tasks import TASKS, Task
 
-TRAIN = 26_684  # images
-TEST = 3_000
-FOLDS = 4
-EPOCHS = 12
-KEPT = 3  # checkpoints of a fold
 GIB = 2**30
+
+
+class Images(NamedTuple):
+    """Of a competition: training images, how many of them have a finding, and test images."""
+
+    train: int
+    positive: int
+    test: int
+
+
+# RSNA's of stage 2; the others by the specifications that their readers were written from.
+IMAGES = {
+    "rsna": Images(26_684, 6_012, 3_000),
+    "chestxdet": Images(3_001, 3_001, 542),
+    "vinbigdata": Images(15_000, 4_394, 3_000),
+    "pneumothorax": Images(12_047, 2_669, 3_205),
+    "covid": Images(6_117, 4_294 + 87, 1_263),
+    "covid-boxes": Images(6_030, 4_294, 1_263),
+}
 
 
 class Gpu(NamedTuple):
@@ -68,16 +99,37 @@ class Cost(NamedTuple):
     forward: float
 
 
-def whole_work(views: int = len(VIEW_SETS["flip"])) -> Work:
+def whole_work(task: Task, settings: Settings) -> Work:
     """Work of the whole competition.
 
     Each fold trains on the others, validates itself after each epoch, predicts itself and, with all
     others, the test images.
     """
-    trained = EPOCHS * (FOLDS - 1) * TRAIN
-    validated = EPOCHS * TRAIN
-    predicted = KEPT * views * (TRAIN + FOLDS * TEST)
+    images = IMAGES[task.name]
+    training = settings.training
+    folds = settings.data.folds
+    trained = folds * count_drawn(task, settings)
+    validated = count_epochs(training) * images.train
+    views = len(VIEW_SETS[settings.prediction.tta])
+    predicted = training.keep * views * (images.train + folds * images.test)
     return Work(trained, validated + predicted)
+
+
+def count_drawn(task: Task, settings: Settings) -> int:
+    """Images that one fold draws in all its epochs, by --sampling."""
+    images = IMAGES[task.name]
+    share = 1 - 1 / settings.data.folds
+    rows = round(share * images.train)
+    labels = np.zeros(rows, int)
+    labels[: round(share * images.positive)] = 1
+    sampler = task.method.train_sampler(
+        pd.DataFrame({"label": labels}), settings, Runtime(CPU, "fp32")
+    )
+    drawn = 0
+    for epoch in range(count_epochs(settings.training)):
+        sampler.epoch = epoch
+        drawn += sampler.total()
+    return drawn
 
 
 def count_hours(work: Work, seconds: Cost) -> float:
@@ -124,48 +176,137 @@ def gpu_row(gpu: Gpu, share: float, work: Work, operations: Cost, memory: int) -
     )
 
 
+def task_settings(task: Task, args: Any) -> Settings:
+    """Settings of the preset, with random weights and what else the flags change."""
+    values = {"preset": args.preset, "weights": "none", "save_minutes": 1e9}
+    for name in ("encoder", "image_size", "levels"):
+        if getattr(args, name):
+            values[name] = getattr(args, name)
+    return task.settings_of(values)
+
+
+def make_batch(task: Task, settings: Settings, count: int) -> Batch:
+    """Some images with boxes or masks, as the loader gives them after the augmentation."""
+    content = task.method.sample_content(settings)
+    make_target = task.method.make_target(settings)
+    # The very first has no box, and alone it would leave out what only boxes cost.
+    samples = random_samples(max(count, 2), training_side(settings))[-count:]
+    for sample in samples:
+        sample.label = int(len(sample.boxes) > 0)
+        if content.mask != "none":
+            sample.mask = mask_of(sample)
+        if content.mask == "boxes":
+            sample.mask_known = True
+        if make_target is not None:
+            sample.target = make_target(sample.boxes, sample.labels)
+    return collate(samples)
+
+
+def training_side(settings: Settings) -> int:
+    """Side of the pictures in training, which an augmentation may crop."""
+    side = settings.training.image_size
+    picture = np.zeros((side, side), np.uint8)
+    whole = AnnotatedImage(picture, np.zeros((0, 4)), np.zeros(0, int), picture.copy())
+    augment = make_augmentation(settings.training.augmentation, side)
+    return len(augment(whole, np.random.default_rng(0)).image)
+
+
+def mask_of(sample: Sample) -> Tensor:
+    side = sample.image.shape[-1]
+    return torch.from_numpy(fill_boxes(sample.boxes.numpy(), side, side))[None]
+
+
+class TrainingStep:
+    """A step of a task's training on one batch whenever it is called."""
+
+    def __init__(self, task: Task, settings: Settings, batch: Batch, runtime: Runtime) -> None:
+        self.task = task
+        self.runtime = runtime
+        self.state = TrainingState(task, settings, FOLD, runtime, 1, resuming=False)
+        if task.method_name == "detector":
+            enliven(as_detector(self.state.model), batch.images)
+        joined = JoinedNetwork(self.state.model, task.method, settings, runtime)
+        self.network = joined.now()
+        self.loader = same_batch_loader(batch, 1)
+        self.folder = RunFolder.of(settings.place).fold(FOLD)  # in which nothing is saved so soon
+
+    def __call__(self) -> None:
+        state = self.state
+        state.step = 0
+        state.totals = {}
+        loader = self.loader
+        train_one_epoch(self.task, state, self.network, loader, None, self.folder, self.runtime)
+
+
 def main() -> None:
-    args = arguments(__doc__, **NETWORK | {"batch_size": 4}, rounds=2, share=0.15)
-    settings = network_settings(args)
+    args = arguments(
+        __doc__,
+        task="rsna",
+        preset="paper",
+        encoder="",
+        image_size=0,
+        levels="",
+        batch_size=4,
+        rounds=2,
+        share=0.15,
+    )
+    task = TASKS[args.task]
+    settings = task_settings(task, args)
     runtime = Runtime(CPU, choose_precision("auto", CPU))
-    batch = random_batch(settings)
-    models = [channels_last(random_models(settings, 1, batch.images)[0])]
-    train = OurTraining(settings, batch, runtime)
+    batch = make_batch(task, settings, args.batch_size)
+    train = TrainingStep(task, settings, batch, runtime)
+    model = train.state.model
+    side = settings.training.image_size
+    images = torch.zeros(args.batch_size, 1, side, side, dtype=torch.uint8)
 
     def pass_forward() -> list[Any]:
+        model.eval()
         views = VIEW_SETS["none"]
-        return predict_batch(models, RSNA.method, views, batch.images, settings, runtime)
+        return predict_batch([model], task.method, views, images, settings, runtime)
 
     # Of one image.
     operations = Cost(
         count_operations(train) / args.batch_size,
         count_operations(pass_forward) / args.batch_size,
     )
-    measured = measure({"step": train, "forward": pass_forward}, args.rounds)
-    seconds = Cost(measured["step"] / args.batch_size, measured["forward"] / args.batch_size)
-
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
-    inputs = (batch.images, *RSNA.method.network_inputs(batch, settings))
-    memory = step_memory(train.model, kept_bytes(train.model, inputs, runtime))
-    work = whole_work()
+    inputs = (batch.images, *task.method.network_inputs(batch, settings))
+    kept = kept_bytes(model, inputs, runtime) / args.batch_size * settings.training.batch_size
+    memory = step_memory(model, int(kept))
+    work = whole_work(task, settings)
     rows = [
+        Row(
+            "counted: operations of a training step and of a forward pass of an image",
+            f"{operations.step / 1e9:,.0f} and {operations.forward / 1e9:,.0f} GFLOP",
+        ),
+        Row("counted: images trained, forward passes", f"{work.trained:,}, {work.passed:,}"),
+    ]
+    if args.rounds:
+        measured = measure({"step": train, "forward": pass_forward}, args.rounds)
+        rows += cpu_rows(measured, args.batch_size, work)
+    rows += [gpu_row(gpu, args.share, work, operations, memory) for gpu in GPUS]
+    training = settings.training
+    show(
+        f"The whole competition of {task.name}, preset {args.preset}: {training.encoder}, {side} "
+        f"px, {settings.data.folds} folds, {training.epochs} epochs, batch {training.batch_size} "
+        f"(here {args.batch_size})",
+        rows,
+        runtime.precision,
+    )
+
+
+def cpu_rows(measured: dict[str, float], batch_size: int, work: Work) -> list[Row]:
+    seconds = Cost(measured["step"] / batch_size, measured["forward"] / batch_size)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+    return [
         Row(
             "measured: training step of an image, forward pass of an image",
             f"{duration(seconds.step)}, {duration(seconds.forward)}",
         ),
-        Row("counted: images trained, forward passes", f"{work.trained:,}, {work.passed:,}"),
         Row(
             "this CPU, computed from the measured seconds",
             f"{count_hours(work, seconds):,.0f} hours, {resident / GIB:.1f} GiB measured",
         ),
     ]
-    rows += [gpu_row(gpu, args.share, work, operations, memory) for gpu in GPUS]
-    show(
-        f"The whole competition with {args.encoder}, {args.image_size} px, P{args.levels}, batch "
-        f"{args.batch_size}",
-        rows,
-        runtime.precision,
-    )
 
 
 if __name__ == "__main__":

@@ -111,6 +111,11 @@ class DataSettings:
         512, "side of the stored PNGs in pixels; the paper found 256 too small and 1024 impractical"
     )
     folds: int = setting(4, "number of folds; the 2nd place used 4")
+    folds_of: str = setting(
+        "",
+        "a task whose patients get the same folds here and whose test patients are left out, so "
+        "that an encoder learned here may begin that task (--weights TASK/RUN)",
+    )
     seed: int = setting(
         42,
         "seed of folds, weights, sampling and augmentation; 42 made the published folds",
@@ -133,7 +138,8 @@ class TrainingSettings:
     )
     weights: str = setting(
         "imagenet",
-        "imagenet, pretrainedmodels, wheel, none (random), or a file with a state dict",
+        "imagenet, pretrainedmodels, wheel, none (random), a file with a state dict, or TASK/RUN: "
+        "the encoder of a run, whatever its task",
         training=True,
     )
     image_size: int = setting(512, "side of the network's input in pixels", training=True)

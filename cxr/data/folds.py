@@ -38,6 +38,28 @@ def assign_folds(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     return assigned
 
 
+def follow_folds(table: pd.DataFrame, other: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+    """`assign_folds` where the groups of another table (group, fold) keep their folds there.
+
+    The others are spread evenly by their strata, few as they may be. Raises InputError where the
+    other table has another number of folds.
+    """
+    others_folds = other["fold"].nunique()
+    if others_folds != folds:
+        raise InputError(
+            f"--folds-of names a task of {others_folds} folds: give --folds {others_folds}"
+        )
+    known = other.drop_duplicates("group").set_index("group")["fold"]
+    assigned = table["group"].map(known).fillna(-1).to_numpy(int, copy=True)
+    is_new = assigned < 0
+    new = table[is_new]
+    if len(new):
+        findings = new["stratum"].str.get_dummies("|").to_numpy()
+        rng = np.random.default_rng(seed)
+        assigned[is_new] = spread_evenly(findings, new["group"].to_numpy(), folds, rng)
+    return assigned
+
+
 def stratify(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     """`assign_folds` where each row belongs to one stratum.
 

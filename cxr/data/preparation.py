@@ -11,10 +11,10 @@ import pandas as pd
 
 from cxr.data.conversion import Conversion, convert_all
 from cxr.data.duplicates import leakage_report
-from cxr.data.folds import assign_folds
-from cxr.data.image_table import Tables
+from cxr.data.folds import assign_folds, follow_folds
+from cxr.data.image_table import Tables, note_count
 from cxr.data.loader import count_workers
-from cxr.data.tables import finish_table, in_order, note_unusual_headers
+from cxr.data.tables import finish_table, in_order, note_unusual_headers, read_table
 from cxr.run_folder import TaskFolder
 from cxr.settings import Settings
 from cxr.system import distributed
@@ -80,7 +80,7 @@ def _prepare(
     # Folds are dealt before any file is read, so that images that fail, or are repaired later, do
     # not move the others. That cannot be where one has to see which pictures belong together.
     if not dataset.groups_by_picture:
-        train = _with_folds(train, settings)
+        train = _with_folds(train, settings, notes)
     distributed.barrier()  # all have seen what is finished
     if distributed.rank() == 0:
         write_json(folder.preprocess_record, origin | {"complete": False})
@@ -111,7 +111,7 @@ def _write_tables(
     note_unusual_headers(converted.headers, notes)
     if dataset.groups_by_picture:
         train = dataset.group_rows(train, folder.path, notes)
-        train = in_order(_with_folds(train, settings))
+        train = in_order(_with_folds(train, settings, notes))
 
     sync_all()  # the pictures are on the disk before anything says that they are there
     counts = {"train": len(train), "test": len(test), "failed": len(converted.failed)}
@@ -133,8 +133,27 @@ def _refuse_missing(source: Path) -> None:
         )
 
 
-def _with_folds(train: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    return train.assign(fold=assign_folds(train, settings.data.folds, settings.data.seed))
+def _with_folds(train: pd.DataFrame, settings: Settings, notes: list[str]) -> pd.DataFrame:
+    """The table with its folds; with --folds-of without the patients of that task's test images."""
+    folds = settings.data.folds
+    seed = settings.data.seed
+    if not settings.data.folds_of:
+        return train.assign(fold=assign_folds(train, folds, seed))
+    other = TaskFolder.of(settings.place).sibling(settings.data.folds_of)
+    of_test = train["group"].isin(read_table(other.table("test"))["group"])
+    note_count(
+        notes, int(of_test.sum()), f"images are of test patients of {other.name} and were left out"
+    )
+    train = train[~of_test].reset_index(drop=True)
+    if train.empty:
+        raise InputError(f"--folds-of {other.name}: all patients are test patients there")
+    table = read_table(other.table("train"))
+    shared = train["group"].isin(table["group"])
+    notes.append(
+        f"{shared.sum()} of {len(train)} images are of patients of {other.name} and have their "
+        "folds there (--folds-of)"
+    )
+    return train.assign(fold=follow_folds(train, table, folds, seed))
 
 
 # ------------------------------------------------------- what the folder was made of
@@ -149,6 +168,7 @@ def _describe_origin(dataset: DatasetFiles, source: Path, settings: Settings) ->
         "size": settings.data.size,
         "folds": settings.data.folds,
         "seed": settings.data.seed,
+        "folds_of": settings.data.folds_of or None,  # None: also of folders of earlier versions
         **dataset.table_settings(settings),
     }
 

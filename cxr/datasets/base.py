@@ -75,6 +75,9 @@ class Dataset(ABC):
     groups_by_picture: ClassVar[bool] = False  # whether `group_rows` needs the stored pictures
     box_task: ClassVar[str] = ""  # the task whose runs --opacities names
     gate_task: ClassVar[str] = ""  # the task whose runs --gate names
+    # Of which larger one its images were taken: how groups of patients begin that are known by
+    # their names there, and what it is called.
+    collection: ClassVar[tuple[str, str]] = ("", "")
 
     @property
     @abstractmethod

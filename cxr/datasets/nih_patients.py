@@ -6,11 +6,22 @@ the NIH's 00019124_092.png begins with the patient's number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cxr.data.image_table import note_count, note_twins
 from cxr.system.tables import read_csv
+
+# How the groups of such patients begin, and what the data set of all of them is called.
+COLLECTION = ("nih_", "NIH ChestX-ray14")
+NIH_NAME = re.compile(r"(\d{8})_\d{3}")  # of an image: patient and follow-up
+
+
+def patient_by_name(image_id: str) -> str:
+    """ "nih_<patient>" of an image that is called as the NIH calls it; else ""."""
+    match = NIH_NAME.fullmatch(image_id)
+    return f"{COLLECTION[0]}{match[1]}" if match else ""
 
 
 def find_mapping(input_dir: Path, names: Collection[str]) -> Path | None:
@@ -45,7 +56,7 @@ def group_by_nih_patient(
     for name in names:
         patient = patients.get(name, "")
         if patient:
-            groups[name] = f"nih_{patient}"
+            groups[name] = f"{COLLECTION[0]}{patient}"
     notes.append(f"grouped by {len(set(groups.values()))} NIH patients from {source.name}")
     unknown = len(names) - len(groups)
     note_count(

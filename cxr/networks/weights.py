@@ -68,8 +68,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(
-            f"--weights {path} is not a file: give an existing state dict, or imagenet, "
-            "pretrainedmodels, wheel, none"
+            f"--weights {path} is neither a file nor a run: give an existing state dict, TASK/RUN, "
+            "or imagenet, pretrainedmodels, wheel, none"
         )
     try:
         if path.suffix == ".safetensors":

@@ -190,12 +190,32 @@ def test_memory_of_a_process_is_seen():
 def test_the_cost_of_the_whole_competition(monkeypatch, capsys):
     import cost
 
-    work = cost.whole_work()
+    rsna = cost.TASKS["rsna"]
+    work = cost.whole_work(rsna, rsna.settings_of({"preset": "paper"}))
     assert work == (12 * 3 * 26_684, 12 * 26_684 + 3 * 2 * 26_684 + 3 * 4 * 2 * 3_000)
+    # Of the segmenter that learns from positives only these are drawn, four fifths in each fold.
+    masks = cost.TASKS["pneumothorax"]
+    settings = masks.settings_of({"preset": "second-segmenter"})
+    assert cost.whole_work(masks, settings).trained == 5 * 44 * round(0.8 * 2_669)
     assert cost.count_hours(cost.Work(3600, 7200), cost.Cost(step=2.0, forward=0.5)) == 3.0
     table = read_table("cost", monkeypatch, capsys, *NETWORK.split(), "--share", "0.5")
     names = [what.split(",")[0].split(":")[0] for what in table]
-    assert names == ["what", "---", "measured", "counted", "this CPU", "T4", "H200"]
+    assert names == ["what", "---", "counted", "counted", "measured", "this CPU", "T4", "H200"]
+
+
+def test_the_cost_of_another_system(monkeypatch, capsys):
+    flags = ("--task", "covid", "--preset", "demo", "--batch-size", "2", "--rounds", "0")
+    table = read_table("cost", monkeypatch, capsys, *flags)
+    names = [what.split(",")[0].split(":")[0] for what in table]
+    assert names == ["what", "---", "counted", "counted", "T4", "H200"]
+
+
+def test_the_fourth_place_learns_crops():
+    import cost
+
+    settings = cost.TASKS["pneumothorax"].settings_of({"preset": "fourth"})
+    assert settings.training.image_size == 768
+    assert cost.training_side(settings) == 512
 
 
 def test_what_a_step_keeps_for_its_backward_pass():

@@ -22,6 +22,7 @@ from cxr.datasets.chestxdet.files import CLASSES, FINDINGS, read_chestxdet
 from cxr.datasets.chestxdet.results import above_fitted_thresholds, write_chestxdet_results
 from cxr.datasets.chestxdet.synthetic import write_chestxdet
 from cxr.datasets.foreign_answers import read_coco_results
+from cxr.datasets.nih_patients import COLLECTION
 from cxr.geometry.frames import Frame
 from cxr.methods.base import Labels
 from cxr.methods.detector.class_scorer import ClassAP
@@ -42,6 +43,7 @@ class ChestXDet(Dataset):
     expected_files = ("train.json", "train_data")
     archives = ("train_data", "test_data")
     answer_name = "results"
+    collection = COLLECTION
     by_hand = (
         "ChestX-Det10 is not on Kaggle: download train_data.zip and test_data.zip (addresses in "
         "the README of https://github.com/Deepwise-AILab/ChestX-Det10-Dataset), train.json and "

@@ -61,7 +61,13 @@ class OwnDataset(Dataset):
     def table_settings(self, settings: Settings) -> dict[str, Any]:
         names = ("labels", "id_column", "label_columns", "patient_column", "without_label")
         values = {name: getattr(settings.dataset, name) for name in names}
-        return values | {"label_columns": list(settings.dataset.label_columns)}
+        values |= {"label_columns": list(settings.dataset.label_columns)}
+        # Younger than folders of earlier versions, so only where they say something.
+        if settings.dataset.only_rows:
+            values["only_rows"] = list(settings.dataset.only_rows)
+        if settings.dataset.uncertain != "negative":
+            values["uncertain"] = settings.dataset.uncertain
+        return values
 
     def only_checks(self, source: Path, settings: Settings) -> bool:
         if not settings.dataset.check:

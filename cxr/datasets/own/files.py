@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.data.image_table import NO_FINDING, ImageRow, Tables, make_image_table, note_count
+from cxr.datasets.nih_patients import patient_by_name
 from cxr.datasets.own.coco import read_coco
 from cxr.datasets.own.images import OwnImage, OwnImages
 from cxr.datasets.own.labels import BOXES, CLASSES, MASKS, Annotation, OwnLabels, summarise
@@ -27,6 +29,7 @@ from cxr.system.errors import InputError
 OUTSIDE = "DICOM segmentation objects lie outside a folder masks/ and were left out"
 MOST_NOTES = 20  # of one kind of file on the console
 WITHOUT_LABEL = "images have no label: step 04 predicts them, for labelling (--without-label)"
+PATIENT_FOLDER = re.compile(r"(patient|sub)[-_ ]?\d+")
 COMMON_PATIENT = 0.5  # share of the images from which on a PatientID is no patient's
 
 
@@ -60,7 +63,8 @@ def read_own(folder: Path, working: Path, settings: OwnSettings, kind: str) -> O
     check_kind(source, kind)
     images = OwnImages(folder, working)
     labels = read_labels(source, folder, images, settings, kind)
-    unlabelled = [image for image in images.images if image.image_id not in labels.annotations]
+    seen = labels.annotations.keys() | labels.left_out
+    unlabelled = [image for image in images.images if image.image_id not in seen]
     if settings.without_label == "negative":
         if kind == CLASSES and not labels.several:
             raise InputError(
@@ -73,7 +77,7 @@ def read_own(folder: Path, working: Path, settings: OwnSettings, kind: str) -> O
         unlabelled = []
     note_count(labels.notes, len(unlabelled), WITHOUT_LABEL)
     note_count(labels.notes, images.segmentations, OUTSIDE)
-    find_patients(labels)
+    find_patients(labels, folder)
     return OwnData(source, labels, images, unlabelled)
 
 
@@ -103,8 +107,10 @@ def read_labels(
     return read_masks(source.paths, images, names)
 
 
-def find_patients(labels: OwnLabels) -> None:
-    """The patient of each image: of the sheet, else the DICOM's PatientID, with a warning.
+def find_patients(labels: OwnLabels, folder: Path) -> None:
+    """The patient of each image: of the sheet, else the DICOM's PatientID, else a folder below
+    `folder` such as patient00001, with a warning. Images that are called as the NIH calls them have
+    its patients, whatever the sheet calls these, so that they are known in other data sets, too.
 
     An anonymous PatientID that most images share is none.
     """
@@ -118,6 +124,9 @@ def find_patients(labels: OwnLabels) -> None:
     for each in annotations:
         if not each.patient and each.image.identity.patient not in anonymous:
             each.patient = each.image.identity.patient
+        if not each.patient:
+            each.patient = patient_of_folder(each.image.path.relative_to(folder))
+        each.patient = patient_by_name(each.image.image_id) or each.patient
     unknown = sum(not each.patient for each in annotations)
     if unknown:
         labels.notes.append(
@@ -125,6 +134,17 @@ def find_patients(labels: OwnLabels) -> None:
             "DICOM's PatientID), so images of one patient may fall in different folds, and the "
             "score is flattered"
         )
+
+
+def patient_of_folder(path: Path) -> str:
+    """The lowest folder of a path that is called like a patient, as in CheXpert; "" without one.
+
+    path: below the data set's folder.
+    """
+    for part in reversed(path.parts[:-1]):
+        if PATIENT_FOLDER.fullmatch(part.lower()):
+            return part
+    return ""
 
 
 # ------------------------------------------------------------------------------- tables

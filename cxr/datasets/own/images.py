@@ -74,7 +74,8 @@ class OwnImages:
     def find(self, name: str) -> OwnImage | None:
         """The image that labels call so; None where there is none.
 
-        A path may begin above or below the folder. Raises InputError where several are so called.
+        A path may begin above or below the folder. Raises InputError where several are called just
+        so; a path of which only the end fits several is none of them.
         """
         name = name.strip().replace("\\", "/").removeprefix("./")
         parts = name.split("/")
@@ -82,7 +83,7 @@ class OwnImages:
             called = self._by_name.get("/".join(parts[start:]), [])
             if len(called) == 1:
                 return called[0]
-            if called:
+            if called and not start:
                 raise InputError(
                     f"{called[0].path} and {called[1].path} are both called {name}: give their "
                     "paths below the folder in the labels"

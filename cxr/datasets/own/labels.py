@@ -35,6 +35,7 @@ class OwnLabels:
     """kind: boxes, masks or classes. several: classes may hold together, each by itself.
 
     annotations: {image_id: what is said of it}. notes: sentences on what is unusual.
+    left_out: ids of images that are neither learned nor predicted.
     coco_images, coco_classes: ids of the input file by image_id and for each class; else empty.
     """
 
@@ -43,6 +44,7 @@ class OwnLabels:
     several: bool = False
     annotations: dict[str, Annotation] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    left_out: set[str] = field(default_factory=set)
     coco_images: dict[str, int | str] = field(default_factory=dict)
     coco_classes: list[int] = field(default_factory=list)
 

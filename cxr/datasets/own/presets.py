@@ -34,6 +34,15 @@ class OwnSettings(DatasetSettings):
         "(looked at, and nothing found)",
         choices=("unlabelled", "negative"),
     )
+    uncertain: str = setting(
+        "negative",
+        "what -1 is in columns of 0 and 1, the report's own doubt in CheXpert: negative, positive, "
+        "or leave-out (the image)",
+        choices=("negative", "positive", "leave-out"),
+    )
+    only_rows: tuple[str, ...] = setting(
+        (), "only rows of a sheet with COLUMN=VALUE, such as Frontal/Lateral=Frontal"
+    )
     check: bool = setting(False, "step 02 only says and draws what it understood")
     class_names: tuple[str, ...] = setting(
         (), "names of the classes in their order; step 02 takes them from the labels", training=True

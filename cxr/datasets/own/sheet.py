@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxr.data.image_table import NO_FINDING, note_count
 from cxr.datasets.own.images import TEST, OwnImage, OwnImages
 from cxr.datasets.own.labels import BOXES, CLASSES, OwnLabels
 from cxr.datasets.own.presets import OwnSettings
@@ -28,7 +29,11 @@ SIZES = (
     ("bboxx", "bboxy", "bboxw", "bboxh"),
     ("bboxx", "bboxy", "bboxwidth", "bboxheight"),
 )
-CLASS_NAMES = ("class", "classname", "label", "finding", "findinglabel", "category", "target")
+CLASS_NAMES = (
+    *("class", "classname", "label", "finding", "findinglabel", "findinglabels", "category"),
+    *("target", "labels", "findings"),
+)
+BETWEEN = "|"  # stands between the findings of a cell, as in the NIH's tables
 PATIENT_NAMES = ("patient", "patientid", "subject", "subjectid", "pid", "mrn", "case", "caseid")
 SPLIT_NAMES = ("split", "set", "subset", "partition", "dataset")
 # What a column may be called that is neither label nor place.
@@ -37,7 +42,9 @@ FACT_NAMES = (
     *("width", "height", "date", "studydate", "followup", "modality", "site", "hospital", "index"),
     *("studyinstanceuid", "seriesinstanceuid", "study", "studyid", "series", "seriesid", "fold"),
     *("confidence", "score", "reader", "radid", "radiologist", "comment", "remark", "notes"),
+    *("frontallateral", "appa", "originalimagewidth"),  # CheXpert's, the NIH's
 )
+UNCERTAIN = -1  # in a column of 0 and 1: the report is not sure, as in CheXpert's tables
 FOUND_SHARE = 0.5  # of the rows whose image a column has to name
 MOST_CLASSES = 50  # of one column; more are names or remarks
 FIRST_LINE = 2  # of a file, below the names of the columns
@@ -58,6 +65,9 @@ class Sheet:
         self.notes: list[str] = []
         self.id_column = self.find_id_column()
         self.rows = [self.find_image(text) for text in self.table[self.id_column]]
+        self.missing = [number for number, image in enumerate(self.rows) if image is None]
+        self.left_out: set[str] = set()  # images that nobody wants to see, not as unlabelled either
+        self.choose_rows()
         self.box_columns = self.find_box_columns()
         self.patient_column = self.find_patient_column()
         self.split_column = self.find_column(SPLIT_NAMES, but=[self.id_column])
@@ -144,9 +154,33 @@ class Sheet:
 
     # -- rows
 
+    def choose_rows(self) -> None:
+        """Only the rows of --only-rows; the images of the others are left out."""
+        for condition in self.settings.only_rows:
+            name, _, wanted = condition.partition("=")
+            self.require(name, "--only-rows")
+            others = np.flatnonzero(self.table[name].fillna("") != wanted)
+            if len(others) == len(self.table):
+                there = ", ".join(sorted(self.table[name].dropna().unique())[:5])
+                raise InputError(
+                    f"{self.path}: no row has {wanted!r} as {name} (--only-rows); there are {there}"
+                )
+            self.leave_out(others, f"are not of --only-rows {condition}")
+
+    def leave_out(self, numbers: Iterable[int], words: str) -> None:
+        """Rows whose images are neither learned nor predicted, with a note."""
+        count = 0
+        for number in numbers:
+            image = self.rows[number]
+            if image is not None:
+                self.left_out.add(image.image_id)
+                self.rows[number] = None
+                count += 1
+        note_count(self.notes, count, f"rows of {self.path.name} {words} and were left out")
+
     def missing_images(self) -> None:
         """A note on rows whose image is not there."""
-        missing = [n for n, image in enumerate(self.rows) if image is None]
+        missing = self.missing
         if not missing:
             return
         name = self.table[self.id_column].iloc[missing[0]]
@@ -176,6 +210,7 @@ def read_sheet(path: Path, images: OwnImages, settings: OwnSettings, kind: str) 
     sheet.missing_images()
     labels = boxes_of_sheet(sheet) if kind == BOXES else classes_of_sheet(sheet)
     labels.notes = [*sheet.notes, *labels.notes]
+    labels.left_out = sheet.left_out
     return labels
 
 
@@ -264,6 +299,8 @@ def classes_of_sheet(sheet: Sheet) -> OwnLabels:
     columns = sheet.label_columns() or sheet.label_candidates()
     if not columns:
         raise InputError(f"{sheet.path} has no column of labels beside {sheet.id_column}")
+    if len(columns) == 1 and is_joined(sheet, columns[0]):
+        return read_joined(sheet, columns[0])
     binary = [name for name in columns if is_binary(sheet.table[name])]
     if len(binary) == len(columns):
         return read_findings(sheet, columns)
@@ -271,6 +308,8 @@ def classes_of_sheet(sheet: Sheet) -> OwnLabels:
         return read_one_class(sheet, columns[0])
     named = sheet.find_column(CLASS_NAMES, but=[sheet.id_column])
     if not sheet.settings.label_columns and named and not binary:
+        if is_joined(sheet, named):
+            return read_joined(sheet, named)
         return read_one_class(sheet, named)
     raise InputError(
         f"{sheet.path}: which of {', '.join(columns)} are labels? Name one of classes, or several "
@@ -283,16 +322,65 @@ def describe_binary(binary: Sequence[str]) -> str:
 
 
 def is_binary(column: pd.Series) -> bool:
-    """Whether a column holds 0 and 1 alone, however they are written."""
+    """Whether a column holds 0, 1 and UNCERTAIN alone, however they are written."""
     numbers = to_numbers(column.to_frame())[column.name]
     has_text = (numbers.isna() & column.notna()).any()
-    return not has_text and bool(numbers.dropna().isin([0, 1]).all()) and numbers.notna().any()
+    is_answer = numbers.dropna().isin([0, 1, UNCERTAIN]).all()
+    return not has_text and bool(is_answer) and numbers.notna().any()
+
+
+def is_joined(sheet: Sheet, column: str) -> bool:
+    """Whether a cell of a column may name several findings, such as Mass|Nodule."""
+    return bool(sheet.table[column].fillna("").str.contains(BETWEEN, regex=False).any())
+
+
+def split_findings(text: str) -> list[str]:
+    """The findings of a cell such as Mass|Nodule."""
+    words = [word.strip() for word in text.split(BETWEEN)]
+    return [word for word in words if word and word.lower() != NO_FINDING.lower()]
+
+
+def read_joined(sheet: Sheet, column: str) -> OwnLabels:
+    """A column whose cells name findings with | between them; "No Finding" names none."""
+    texts = sheet.table[column].fillna("").to_numpy(object)
+    findings = [split_findings(text) for text in texts]
+    present = sorted(set().union(*findings))
+    names = sheet.settings.class_names or tuple(present)
+    if len(names) > MOST_CLASSES:
+        raise InputError(
+            f"{sheet.path}: {column} names {len(names)} different findings, such as {names[0]!r}: "
+            "name the column of the classes with --label-columns"
+        )
+    labels = OwnLabels(CLASSES, names, several=True)
+    for number, image in enumerate(sheet.rows):
+        if image is None:
+            continue
+        if not texts[number]:
+            labels.notes.append(f"{sheet.line(number)}: no class, so it counts as unlabelled")
+            continue
+        unknown = [word for word in findings[number] if word not in names]
+        if unknown:
+            raise InputError(
+                f"{sheet.line(number)}: {unknown[0]!r} is none of the classes {', '.join(names)}"
+            )
+        put_classes(sheet, labels, number, image, [int(name in findings[number]) for name in names])
+    return labels
 
 
 def read_findings(sheet: Sheet, columns: Sequence[str]) -> OwnLabels:
-    """Columns of 0 and 1; an empty cell counts as 0, with a note."""
+    """Columns of 0 and 1; an empty cell counts as 0, with a note, and UNCERTAIN as --uncertain
+    says."""
     numbers = to_numbers(sheet.table[list(columns)])
-    empty = int(numbers.isna().sum().sum())
+    is_there = np.array([image is not None for image in sheet.rows])
+    is_uncertain = numbers == UNCERTAIN
+    uncertain = int(is_uncertain[is_there].sum().sum())
+    policy = sheet.settings.uncertain
+    if policy == "leave-out":
+        sheet.leave_out(np.flatnonzero(is_uncertain.any(axis=1)), "hold a -1 (--uncertain)")
+    else:
+        note_count(sheet.notes, uncertain, f"cells hold -1 and count as {policy} (--uncertain)")
+    numbers = numbers.mask(is_uncertain, int(policy == "positive"))
+    empty = int(numbers[is_there].isna().sum().sum())
     labels = OwnLabels(CLASSES, tuple(columns), several=True)
     if empty:
         labels.notes.append(f"{empty} empty cells of {sheet.path.name} count as 0")

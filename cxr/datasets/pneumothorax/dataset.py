@@ -12,7 +12,7 @@ import pandas as pd
 from cxr.data.image_table import Tables
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.foreign_answers import read_rows
-from cxr.datasets.nih_patients import find_mapping, read_public_names
+from cxr.datasets.nih_patients import COLLECTION, find_mapping, read_public_names
 from cxr.datasets.pneumothorax.files import (
     CLASSES,
     COLUMNS,
@@ -45,6 +45,7 @@ class Pneumothorax(Dataset):
     expected_files = (TRAIN_IMAGES,)
     takes_submissions = True
     answer_name = "submission"
+    collection = COLLECTION
     finding = ("region", "regions")
     by_hand = (
         "Kaggle gives the test images and labels of this competition, the training images are on "

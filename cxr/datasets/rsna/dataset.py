@@ -18,6 +18,7 @@ import pandas as pd
 from cxr.data.image_table import Tables
 from cxr.datasets.base import Answer, AnswerRequest, Dataset
 from cxr.datasets.foreign_answers import read_coco_results, read_rows
+from cxr.datasets.nih_patients import COLLECTION
 from cxr.datasets.rsna.files import (
     BOX_CLASSES,
     CLASSES,
@@ -67,6 +68,7 @@ class RsnaFiles(Dataset):
     )
     zip_bytes = int(3.7e9)
     extracted_bytes = int(3.8e9)
+    collection = COLLECTION
 
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings

@@ -95,7 +95,10 @@ def read_rsna(input_dir: Path) -> Tables:
             label=label,
         )
         train_rows.append(row)
-    test_rows = [ImageRow(image_id, path) for image_id, path in test_files.items()]
+    test_patients = read_patients(input_dir, test_files, [])
+    test_rows = []
+    for image_id, path in test_files.items():
+        test_rows.append(ImageRow(image_id, path, group=test_patients.get(image_id, "")))
     train = mark_test_like(make_image_table(train_rows))
     test = mark_test_like(make_image_table(test_rows))
     return Tables(train, test, notes)

@@ -23,6 +23,7 @@ from cxr.run_folder import FoldFolder, RunFolder
 from cxr.settings import Settings
 from cxr.steps.train import schedules
 from cxr.steps.train.averaging import average_epochs
+from cxr.steps.train.encoder_weights import EncoderRun, check_patients
 from cxr.steps.train.epoch import (
     Evaluated,
     check_finite,
@@ -71,11 +72,17 @@ def train_folds(task: Task, settings: Settings, after_epoch: AfterEpoch | None =
     with open_runtime(settings.machine) as runtime:
         runtime.say(f"run {run.path}: {settings.training.encoder}, {runtime.describe()}")
         say_enlarged(settings, run, runtime)
+        if settings.training.pretrain and EncoderRun.of(settings) is not None:
+            raise InputError(
+                f"--pretrain and --weights {settings.training.weights} both say where the weights "
+                "begin: leave one out"
+            )
         if needs_first_lessons(settings, run, folds):
             status = train_first_lessons(task, settings, runtime)
             if status:
                 return status
         for fold in folds:
+            say_pretraining(task, settings, table, fold, runtime)
             tables = fold_tables(task, settings, table, fold, runtime)
             with distributed.alone_together(run.fold(fold).path, LET_GO):
                 status = train_fold(task, settings, fold, tables, runtime, after_epoch)
@@ -94,6 +101,21 @@ def say_enlarged(settings: Settings, run: RunFolder, runtime: Runtime) -> None:
             f"note: pictures are stored with {stored} pixels and enlarged to {image_size}, which "
             f"adds no detail: run step 02 with --size {image_size} into another --working for it"
         )
+
+
+def say_pretraining(
+    task: Task, settings: Settings, table: pd.DataFrame, fold: int, runtime: Runtime
+) -> None:
+    """Before a fold begins: say what the run of --weights has learned.
+
+    Raises InputError where that is what the fold is judged on.
+    """
+    begun = RunFolder.of(settings.place).fold(fold).last.exists()
+    if begun or settings.training.start:
+        return
+    sentence = check_patients(task, settings, table, fold)
+    if sentence:
+        runtime.say(f"fold {fold}: {sentence}")
 
 
 def needs_first_lessons(settings: Settings, run: RunFolder, folds: list[int]) -> bool:

@@ -19,6 +19,7 @@ from cxr.networks.fused import fold_frozen_norms
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings, TrainingSettings
+from cxr.steps.train.encoder_weights import EncoderRun, restore_scale
 from cxr.steps.train.pretraining import learned_weights
 from cxr.steps.train.schedules import count_epochs, kept_epochs, make_scheduler, may_end
 from cxr.system.errors import InputError, first_line
@@ -60,11 +61,16 @@ class TrainingState:
 
         torch.manual_seed(settings.data.seed * 1000 + fold)
         starts_elsewhere = bool(training.start or training.pretrain)
+        loads = not (resuming or starts_elsewhere)
+        encoder_run = EncoderRun.of(settings) if loads else None
+        first = settings
+        if encoder_run is not None:
+            first = settings.replace(weights=str(encoder_run.checkpoint(settings, fold)))
         self.model: Network = task.method.build_model(
-            settings,
-            task.used_labels(settings),
-            load_weights=not (resuming or starts_elsewhere),
+            first, task.used_labels(settings), load_weights=loads
         )
+        if encoder_run is not None:
+            restore_scale(self.model, encoder_run.checkpoint(settings, fold))
         if starts_elsewhere and not resuming:
             load_first_weights(self.model, task, settings, fold)
         self.model.to(runtime.device, memory_format=runtime.training_format)  # type: ignore[call-overload]
