@@ -29,8 +29,9 @@ ENDINGS = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 COLUMNS = {
     "boxes": ("finding", "score", "above_threshold", "x1", "y1", "x2", "y2"),
     "mask": ("finding", "score", "area", "share", "file"),
-    "classes": ("heat_map",),
+    "classes": (),
 }
+HEAT_MAP = "heat_map"  # a further column where any image of a classifier has such a picture
 # Fields of a record that only serve to go on after a stop.
 HIDDEN = ("bytes", "modified", "dicom")
 
@@ -263,7 +264,8 @@ def write_prediction_tables(
     `result` is what an image gets: boxes, mask or classes.
     """
     with open_atomic(out / "predictions.csv") as file:
-        write_rows(file, records(), COLUMNS[header["result"]], list(header["image_classes"]))
+        columns = columns_of(header["result"], records())
+        write_rows(file, records(), columns, list(header["image_classes"]))
 
     with open_atomic(out / "predictions.json") as file:
         file.write(json.dumps(header, indent=1)[:-2] + ',\n "images": [')
@@ -278,6 +280,13 @@ def write_prediction_tables(
         table.writerow(["image", "path", "what", "reason"])
         for row in failed:
             table.writerow([printable(text) for text in row])
+
+
+def columns_of(result: str, records: Iterable[Record]) -> Sequence[str]:
+    """Of predictions.csv, beside those that all results have."""
+    if result == "classes" and any(HEAT_MAP in record for record in records):
+        return (HEAT_MAP,)
+    return COLUMNS[result]
 
 
 @contextmanager
@@ -318,8 +327,8 @@ def findings_of(record: Record) -> Sequence[Mapping[str, Any]]:
     """What has a row in the table: boxes, a mask, or the name of the image's heat map, if any."""
     if "mask" in record:
         return [record["mask"]]
-    if "heat_map" in record:
-        return [{"heat_map": record["heat_map"]["file"]}]
+    if HEAT_MAP in record:
+        return [{HEAT_MAP: record[HEAT_MAP]["file"]}]
     return record["boxes"] or [{}]
 
 
