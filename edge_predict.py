@@ -2125,11 +2125,11 @@ def picture_path(folder: Path, name: str) -> Path:
 
 def try_folder(folder: Path) -> None:
     """Refused where no file can be written into the folder; it is made if it is not there."""
-    trial = folder / f".{os.getpid()}.tmp"
+    trial = folder / ".trial.tmp"  # always the same, so that none is left by a kill
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trial.write_bytes(b"trial")
-        trial.unlink()
+        trial.unlink(missing_ok=True)  # another process may do the same
     except OSError as error:
         raise Refused(
             f"{folder} cannot be written ({error.strerror}): choose another --out"

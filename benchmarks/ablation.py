@@ -5,6 +5,8 @@ at a time.
     python benchmarks/ablation.py --preset small --compare small-seed=43
                                                         and other runs, alone and merged with this
                                                         one, on the folds they share
+    python benchmarks/ablation.py --preset small --gate small
+                                                        and a run of rsna-classes as the gate
 
 Every difference is paired: the same images (patients drawn whole) are drawn again 1,000 times. The
 prediction variants are kept in fold<k>/valid_ablation-<name>/ and read from there the next time.
@@ -26,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cxr.command_line import run_step
 from cxr.data.tables import read_table
 from cxr.inference.checkpoint import load_state, save_state
+from cxr.inference.gate import Gate, out_of_fold_gate
 from cxr.inference.predict_table import predict_table
 from cxr.inference.run import as_trained, fold_checkpoints
 from cxr.methods.detector.image_scorer import RsnaMap, score_images
-from cxr.methods.detector.records import NO_SHRINK
+from cxr.methods.detector.records import GATES, NO_SHRINK
 from cxr.methods.detector.search import Grid, Tally, nested, search
 from cxr.metrics.means import mean_score
 from cxr.run_folder import FoldFolder, RunFolder
@@ -57,6 +60,11 @@ RULES: dict[str, dict[str, Any]] = {
     "boxes fusion only": {"merge": ("wbf",)},
     "no half rule": {"half": (False,)},
 }
+# Searches over more values, of rules that step 05 only tries where it is asked to.
+FURTHER_RULES: dict[str, dict[str, Any]] = {
+    "vote counts, too": {"votes": (0.0, 0.5, 1.0)},
+    "a rule for lone boxes, too": {"lone": (1.0, 1.5, 2.0, 3.0)},
+}
 REDRAWN = 1000  # times that the patients are drawn for an interval
 
 
@@ -77,6 +85,7 @@ class RunAblation:
     scorer: RsnaMap
     table: pd.DataFrame
     runtime: Runtime
+    gate: Gate | None = None  # of --gate
 
     # ------------------------------------------------------------------ what is judged
 
@@ -90,12 +99,15 @@ class RunAblation:
             table=table,
             learned=self.table,
             known_ids=frozenset(self.table.index),
+            gate=self.gate,
         )
 
-    def tally(self, settings: Settings, folds: Sequence[int]) -> Tally:
-        """Sums of scores over the whole grid of parameters."""
+    def tally(
+        self, settings: Settings, folds: Sequence[int], further: Mapping[str, Any] | None = None
+    ) -> Tally:
+        """Sums of scores over the whole grid of parameters, with further values of some."""
         cases = self.out_of_fold(settings, folds).cases()
-        return search(cases, Grid(), self.scorer.gate_weights)
+        return search(cases, Grid(**(further or {})), self.scorer.gate_weights)
 
     def scores(
         self, settings: Settings, folds: Sequence[int], tally: Tally | None = None
@@ -128,6 +140,12 @@ class RunAblation:
         variants = [Variant("as it is", whole, whole)]
         for name, values in RULES.items():
             scores = self.scores(self.settings, folds, tally.only(**values))
+            variants.append(Variant(name, scores, whole))
+        rules = dict(FURTHER_RULES)
+        if self.gate is not None:
+            rules[f"gate by {self.settings.method.gate}, too"] = {"gate_by": GATES}
+        for name, values in rules.items():
+            scores = self.scores(self.settings, folds, self.tally(self.settings, folds, values))
             variants.append(Variant(name, scores, whole))
         return variants
 
@@ -204,8 +222,12 @@ def ablate(task: Task, settings: Settings) -> None:
     folds = finished_folds(run, settings.prediction.predictions, train, None)
     settings = as_trained(settings, task, run.fold(folds[0]))
     table = task.select_rows(train, settings)
+    gate = None
+    if settings.method.gate:
+        judged = table[table["fold"].isin(folds)]
+        gate = out_of_fold_gate(task, run.task, settings.method.gate, judged)
     with open_runtime(settings.machine) as runtime:
-        ablation = RunAblation(task, settings, scorer, table, runtime)
+        ablation = RunAblation(task, settings, scorer, table, runtime, gate)
         variants = ablation.rule_variants(folds)
         variants += ablation.prediction_variants(folds, variants[0].scores)
         variants += ablation.raw_weight_variants(folds)

@@ -46,7 +46,7 @@ import edge_predict  # noqa: E402
 
 IMAGES = 50
 SIDE = 192
-KILLS_PER_BATCH = 10  # about so many, as a batch goes on a tenth of its time between two
+WHEN = 0.8  # of the undisturbed seconds of a batch, at most, until it is killed
 SETTINGS = {
     "encoder": "tu-test_resnet",
     "weights": "none",
@@ -152,7 +152,7 @@ def kill_batches(
         while True:
             process = start(place)
             if done < kills:
-                process.join(rng.uniform(0, 2 * seconds / KILLS_PER_BATCH))
+                process.join(rng.uniform(0, WHEN * seconds))
             else:
                 process.join()
             ended = process.exitcode is not None

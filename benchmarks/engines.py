@@ -18,7 +18,7 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ def main() -> None:
         predict = {name: each.run.predictor.predict for name, each in opened.items()}
         functions = {name: lambda name=name: predict[name](pictures) for name in ENGINES}
         seconds = measure(functions, args.rounds)
-        results = {name: function() for name, function in functions.items()}
+        results: dict[str, list[Any]] = {name: predicted() for name, predicted in functions.items()}
 
     count = len(pictures)
     there = compare(results["torch"], results["openvino"])

@@ -325,8 +325,8 @@ def _add_flag(
     if wanted is bool:
         group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
     elif wanted == tuple[str, ...]:
-        metavar = "PATH" if name == "images" else "NAME"
-        group.add_argument(flag(name), nargs="+", metavar=metavar, help=text)
+        words = "PATH" if name == "images" else "NAME"
+        group.add_argument(flag(name), nargs="+", metavar=words, help=text)
     else:
         value_type = int if wanted == (int | None) else wanted
         choices = setting_field.metadata["choices"]

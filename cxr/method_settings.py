@@ -3,8 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from cxr.settings import MethodSettings, setting
+
+
+def sampling_setting(marks: str) -> Any:
+    """Which images an epoch has, where boxes or masks are learned."""
+    return setting(
+        "all",
+        f"images of an epoch with {marks} to learn: all once; share: all positives and as many "
+        "negatives as --positive-share leaves room for; balanced: as many draws as images, half "
+        "of them positive; positives: these alone",
+        training=True,
+        choices=("all", "share", "balanced", "positives"),
+    )
+
+
+def share_setting() -> Any:
+    return setting(
+        0.8,
+        "share of positives of --sampling share in the first epoch; 1: no negatives",
+        training=True,
+        needs="sampling=share",
+    )
+
+
+def share_end_setting() -> Any:
+    return setting(
+        0.0,
+        "the share moves evenly towards this after the last epoch; 0: it stays",
+        training=True,
+        needs="sampling=share",
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +112,28 @@ class DetectorSettings(PseudoLabelSettings):
         "weight of the anchor class loss; 0 and --global-weight 0: boxes only",
         training=True,
     )
+    box_loss: str = setting(
+        "smooth_l1",
+        "smooth_l1 of the distances from the anchors, as published, or giou: the generalised "
+        "overlap of the boxes themselves",
+        training=True,
+        choices=("smooth_l1", "giou"),
+        needs="head=retinanet",
+    )
+    score_target: str = setting(
+        "one",
+        "what the score of a positive anchor is to say: one, as published, or iou: how well its "
+        "box fits (varifocal loss)",
+        training=True,
+        choices=("one", "iou"),
+        needs="head=retinanet",
+    )
+    edge_noise: float = setting(
+        0.0,
+        "in training each edge of a true box moves by up to this share of the box's side, since "
+        "readers differ by some 10 %",
+        training=True,
+    )
     divide_by: str = setting(
         "image",
         "whose positive anchors divide the detection losses: each image's as published, or their "
@@ -89,11 +142,26 @@ class DetectorSettings(PseudoLabelSettings):
         choices=("image", "running"),
     )
     global_weight: float = setting(0.1, "weight of the image class loss", training=True)
+    header_inputs: bool = setting(
+        False,
+        "age, sex and view (AP or PA) of the DICOM header as inputs of the head for the whole "
+        "image; what a header does not say counts as unknown",
+        training=True,
+    )
     paste: float = setting(
         0.0,
         "probability that an image gets boxes of another training image, too, and what they show",
         training=True,
     )
+    clahe: float = setting(
+        0.0,
+        "clip limit of an adaptive histogram equalisation of the pictures (CLAHE, 8 x 8 tiles), in "
+        "training and prediction; 2 is usual, 0 leaves them as they are",
+        training=True,
+    )
+    sampling: str = sampling_setting("boxes")
+    positive_share: float = share_setting()
+    positive_share_end: float = share_end_setting()
     pseudo_score: float = setting(
         0.4,
         "boxes of --pseudo above it are learned, images whose best is below its half show none, "
@@ -106,6 +174,27 @@ class DetectorSettings(PseudoLabelSettings):
     )
     try_nms_iou: tuple[str, ...] = setting(
         (), "such overlaps that step 05 tries in place of --nms-iou, fitted like the thresholds"
+    )
+    gate: str = setting(
+        "",
+        "step 05: a run of image classes over the same images, whose out-of-fold probabilities "
+        "gate the boxes in place of the detector's own or beside them, as fits best; for rsna a "
+        "run of rsna-classes",
+    )
+    try_votes: tuple[str, ...] = setting(
+        (),
+        "shares of the networks and views that must have a box there, 0 to 1, that step 05 tries; "
+        "0 asks for none, 1 for all",
+    )
+    try_lone: tuple[str, ...] = setting(
+        (),
+        "what step 05 tries to divide the score of a box by that half of the networks and views, "
+        "or fewer, have; 1 changes nothing",
+    )
+    simplest: bool = setting(
+        False,
+        "step 05 takes the rule with the fewest ideas (gate, shrink, fusion) that is within one "
+        "standard error of the best one, since what brings little may be chance",
     )
     candidate_floor: float = setting(
         0.01, "score above which step 04 keeps an anchor for step 05, which uses those above 0.025"
@@ -137,26 +226,9 @@ class MaskLearningSettings(PseudoLabelSettings):
         "mask, label and label_focal of the image",
         training=True,
     )
-    sampling: str = setting(
-        "all",
-        "images of an epoch with masks to learn: all once; share: all positives and as many "
-        "negatives as --positive-share leaves room for; balanced: as many draws as images, half "
-        "of them positive; positives: these alone",
-        training=True,
-        choices=("all", "share", "balanced", "positives"),
-    )
-    positive_share: float = setting(
-        0.8,
-        "share of positives of --sampling share in the first epoch; 1: no negatives",
-        training=True,
-        needs="sampling=share",
-    )
-    positive_share_end: float = setting(
-        0.0,
-        "the share moves evenly towards this after the last epoch; 0: it stays",
-        training=True,
-        needs="sampling=share",
-    )
+    sampling: str = sampling_setting("masks")
+    positive_share: float = share_setting()
+    positive_share_end: float = share_end_setting()
     lungs: str = setting(
         "", "a run of the task lungs; images are cut to the lungs that it finds", training=True
     )

@@ -14,7 +14,7 @@
             test_<name>/                                                step 04
             fold<k>/                    FoldFolder, written by step 03 (of a blend: by 04)
                 config.json manifest.json log.csv last.pt best.pt epoch<N>.pt swa.pt
-                valid_<name>/ test_<name>/                              step 04
+                valid_<name>/ test_<name>/ unlabelled_<name>/           step 04
                 external_<set>_<name>/      what teaches another run    step 03
     working/unpacked/<check sum>/       a small --working: a run that came as one file, and
         <task>/<run>/archive.json       what that file held
@@ -305,6 +305,10 @@ class FoldFolder:
 
     def test_predictions(self, name: str) -> Path:
         return self.path / f"test_{name}"
+
+    def unlabelled_predictions(self, name: str) -> Path:
+        """What this fold alone says of the test images without labels."""
+        return self.path / f"unlabelled_{name}"
 
     def external_predictions(self, external: str, name: str) -> Path:
         return self.path / f"{EXTERNAL}_{external}_{name}"

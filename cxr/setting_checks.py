@@ -10,6 +10,7 @@ from cxr.system.errors import InputError
 POSITIVE = (
     *("folds", "size", "image_size", "epochs", "batch_size", "accumulate", "keep", "lr", "clip"),
     *("channels", "judge_images", "cycle", "unlabelled_batch", "candidates", "trials"),
+    "encoder_lr",
 )
 SHARES = ("positive_share", "positive_share_end", "paste", "nms_iou")
 BELOW_ONE = ("dropout", "ema", "label_smoothing", "candidate_floor", "pseudo_score")
@@ -42,8 +43,15 @@ def check_values(settings: Settings) -> None:
         raise InputError("--frozen-stages keeps random weights as they are: leave it out")
     if values.get("aux_weight", 0) < 0:
         raise InputError(f"--aux-weight must be at least 0, not {values['aux_weight']}")
+    if not 0 <= values.get("edge_noise", 0) < 0.5:
+        raise InputError(
+            f"--edge-noise must be at least 0 and below 0.5, not {values['edge_noise']}: boxes "
+            "would turn inside out"
+        )
     if values.get("mixup", 0) < 0:
         raise InputError(f"--mixup must be at least 0, not {values['mixup']}")
+    if values.get("clahe", 0) < 0:
+        raise InputError(f"--clahe must be at least 0, not {values['clahe']}")
     if values["keep_best"] < 0:
         raise InputError(f"--keep-best must be at least 0, not {values['keep_best']}")
     if values["folds"] < 2:

@@ -151,6 +151,12 @@ class TrainingSettings:
         "learning rate; 1e-5 suits pretrained weights, random ones need 3e-4 to 1e-3",
         training=True,
     )
+    encoder_lr: float = setting(
+        1.0,
+        "the encoder learns at this share of --lr; below 1 where its weights are pretrained and "
+        "those of the heads random",
+        training=True,
+    )
     weight_decay: float = setting(0.0, "weight decay", training=True)
     schedule: str = setting(
         "plateau",
@@ -317,6 +323,12 @@ class ImageSettings:
         "with --images, write a DICOM Secondary Capture of the overlay of each DICOM",
         needs="images",
     )
+    heat_maps: bool = setting(
+        False,
+        "with --images, write where a classifier looked: each image under the heat map (Grad-CAM) "
+        "of its most probable class; takes about three times as long",
+        needs="images",
+    )
     watch: bool = setting(
         False,
         "with --images, go on with whole files that arrive in its folders, until Ctrl-C",
@@ -416,11 +428,15 @@ class MethodSettings:
     """
 
     paste: float = 0.0
+    edge_noise: float = 0.0
     lungs: str = ""
     pseudo: str = ""
     external: tuple[str, ...] = ()
     stack: tuple[str, ...] = ()
     opacities: tuple[str, ...] = ()
+    gate: str = ""
+    clahe: float = 0.0
+    header_inputs: bool = False
 
 
 @dataclass(frozen=True)

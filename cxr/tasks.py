@@ -23,6 +23,7 @@ from cxr.datasets.own.presets import CLASS_PRESETS as OWN_CLASSES
 from cxr.datasets.own.presets import MASK_PRESETS as OWN_MASKS
 from cxr.datasets.own.presets import OwnSettings
 from cxr.datasets.pneumothorax.presets import PRESETS as PNEUMOTHORAX
+from cxr.datasets.rsna.presets import CLASS_PRESETS as RSNA_CLASSES
 from cxr.datasets.rsna.presets import PRESETS as RSNA
 from cxr.datasets.vinbigdata.presets import PRESETS as VINBIGDATA
 from cxr.datasets.vinbigdata.presets import VinBigDataSettings
@@ -34,7 +35,9 @@ from cxr.system.disk import read_json
 from cxr.system.errors import InputError
 
 # Settings of a method that belong to one call of a step and not to a run.
-PER_CALL = ("stack", "opacities")
+PER_CALL = ("stack", "opacities", "gate", "try_votes", "try_lone")
+# Settings of a method that only some scorers read.
+OF_SOME_SCORERS = ("gate", "try_votes", "try_lone")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +114,12 @@ class Task:
                 f"--fit-on {fit_on} is impossible for {self.name}: {scorer.fit_refusal}; choose "
                 f"{', '.join(scorer.fit_choices)}"
             )
+        for name in OF_SOME_SCORERS:
+            if getattr(settings.method, name, ()) and name not in scorer.searched:
+                raise InputError(
+                    f"{areas.flag(name)} is not for {self.name}, whose score has no such rule: "
+                    "leave it out"
+                )
         method.check(settings, self.dataset.labels_of(settings))
 
     def make_settings(self, values: Mapping[str, Any], given: tuple[str, ...] = ()) -> Settings:
@@ -220,6 +229,13 @@ def _load(where: str) -> Any:
 
 _TASKS = (
     Task("rsna", "lung opacities, boxes", "cxr.datasets.rsna.dataset:Rsna", "detector", RSNA),
+    Task(
+        "rsna-classes",
+        "classes of the same images, which can gate the boxes",
+        "cxr.datasets.rsna.dataset:RsnaClasses",
+        "classifier",
+        RSNA_CLASSES,
+    ),
     Task(
         "chestxdet",
         "ChestX-Det10: boxes of ten findings",

@@ -26,6 +26,7 @@ class SampleContent:
     soft_label: the column `soft` holds probabilities of the classes.
     unmarked: the column `n_boxes` says whether anything is marked; where it is empty, nobody knows.
     crop: the columns crop_x1 to crop_y2 (original pixels) say where the lungs are.
+    header: the columns age, sex and view are read, where a table has them.
     """
 
     mask: Literal["none", "runs", "boxes"] = "none"
@@ -33,6 +34,7 @@ class SampleContent:
     unmarked: bool = False
     crop: bool = False
     annotated: bool = True
+    header: bool = False
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Sample:
     mask_known: bool | None = None  # False: the mask may lack findings
     soft_label: Tensor | None = None  # (C,) probabilities of the classes
     unmarked: float | None = None  # 1: nothing is marked, 0: something is; nan: unknown
+    header: Tensor | None = None  # (HEADER_NUMBERS,)
     target: dict[str, Tensor] = field(default_factory=dict)  # of the TargetMaker
 
 
@@ -68,6 +71,7 @@ class Batch:
     mask_known: Tensor | None = None  # (B,) bool
     soft_labels: Tensor | None = None  # (B, C)
     unmarked: Tensor | None = None  # (B,) float
+    headers: Tensor | None = None  # (B, HEADER_NUMBERS)
     target: dict[str, Tensor] = field(default_factory=dict)
     target_image: dict[str, Tensor] = field(default_factory=dict)
 
@@ -117,6 +121,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         batch.soft_labels = _stack([sample.soft_label for sample in samples])
     if first.unmarked is not None:
         batch.unmarked = torch.tensor([sample.unmarked for sample in samples])
+    if first.header is not None:
+        batch.headers = _stack([sample.header for sample in samples])
     for name in first.target:
         tensors = [sample.target[name] for sample in samples]
         lengths = torch.tensor([len(tensor) for tensor in tensors])

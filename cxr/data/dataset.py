@@ -20,10 +20,13 @@ from cxr.data.batch import Sample, SampleContent, TargetMaker
 from cxr.data.copy_paste import draw_findings, paste_findings
 from cxr.data.mask_augmentation import RECIPES, MaskAugmentation
 from cxr.data.samplers import SampleKey
+from cxr.geometry.boxes import move_edges
 from cxr.geometry.crops import crop_at, cut, fill_boxes, shift_boxes
 from cxr.geometry.detections import TrueBoxes
 from cxr.geometry.frames import Frame, convert_boxes
 from cxr.geometry.masks import EMPTY, decode_runs
+from cxr.images.equalize import equalize
+from cxr.images.header_numbers import header_numbers
 from cxr.images.resize import resize
 from cxr.system.errors import InputError
 
@@ -36,7 +39,8 @@ class XrayDataset(Dataset):
     table: a row per image; `content` says which of its columns are read. images: folder of the
     stored PNGs. image_size: side of the network's input. augmentation: a value of --augmentation;
     "1" only resizes. make_target: adds what the losses need of boxes and labels. paste:
-    probability that a picture gets boxes of another row, too, and what they show.
+    probability that a picture gets boxes of another row, too, and what they show. clahe: value of
+    --clahe, by which stored pictures are equalised first. edge_noise: value of --edge-noise.
 
     Asked for (epoch, row), or for (epoch, position, row) where a row comes several times in an
     epoch. The random numbers of a sample depend on the seed and these alone, never on the number
@@ -54,6 +58,8 @@ class XrayDataset(Dataset):
         seed: int = 0,
         make_target: TargetMaker | None = None,
         paste: float = 0.0,
+        clahe: float = 0.0,
+        edge_noise: float = 0.0,
     ):
         self.table = table.reset_index(drop=True)
         self.images = images
@@ -62,6 +68,8 @@ class XrayDataset(Dataset):
         self.make_target = make_target
         self.augment = make_augmentation(augmentation, image_size)
         self.paste = paste
+        self.clahe = clahe
+        self.edge_noise = edge_noise
         self.donors = np.zeros(0, np.int64)  # rows with boxes to paste
         if paste:
             self.donors = np.flatnonzero(self.table["n_boxes"])
@@ -81,11 +89,15 @@ class XrayDataset(Dataset):
         if self.content.crop:
             annotated = crop_annotated(annotated, row)
         annotated = self.augment(annotated, rng)
+        if self.edge_noise:
+            side = len(annotated.image)
+            boxes = move_edges(annotated.boxes, self.edge_noise, side, rng)
+            annotated = replace(annotated, boxes=boxes)
         return self._sample(annotated, label, row, row_number)
 
     def _read(self, row: pd.Series) -> tuple[AnnotatedImage, int]:
         """A row's stored picture with its boxes, and the class of the image."""
-        image = read_png(self.images / f"{row['image_id']}.png")
+        image = equalize(read_png(self.images / f"{row['image_id']}.png"), self.clahe)
         if not self.content.annotated:
             return AnnotatedImage(image, np.zeros((0, 4)), np.zeros(0, np.int64)), -1
         height, width = image.shape
@@ -132,6 +144,9 @@ class XrayDataset(Dataset):
         if self.content.unmarked:
             n_boxes = row["n_boxes"]
             sample.unmarked = float("nan") if pd.isna(n_boxes) else float(n_boxes == 0)
+        if self.content.header:
+            facts = [row.get(name) for name in ("age", "sex", "view")]
+            sample.header = torch.from_numpy(header_numbers(*facts))
         if self.make_target is not None:
             sample.target = self.make_target(sample.boxes, sample.labels)
         return sample

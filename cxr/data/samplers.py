@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
-from cxr.method_settings import MaskLearningSettings
+from cxr.method_settings import DetectorSettings, MaskLearningSettings
 from cxr.system.errors import InputError
 
 # Epoch, counted from 0, from which the 3rd place of SIIM-ACR Pneumothorax added images with
@@ -255,7 +255,7 @@ class ShareSampler(ResumableSampler):
 
 def make_share_sampler(
     table: pd.DataFrame,
-    sampling: MaskLearningSettings,
+    sampling: MaskLearningSettings | DetectorSettings,
     batch_size: int,
     epochs: int,
     seed: int,
@@ -264,13 +264,17 @@ def make_share_sampler(
 ) -> ResumableSampler:
     """Order of the rows of a training table by --sampling.
 
-    Positives have a `label` above 0. With --pseudo, the rows whose column `pseudo` is true have a
-    predicted mask. Raises InputError where a share of positives is asked for and there are none.
+    Positives have a `label` above 0, for detectors a box. With --pseudo, the rows whose column
+    `pseudo` is true have a predicted mask, class or boxes. Raises InputError where a share of
+    positives is asked for and there are none.
     """
+    if sampling.sampling == "all" and not sampling.pseudo:
+        return ResumableSampler(len(table), batch_size, seed, True, rank, world)
     pseudo = np.zeros(len(table), bool)
+    marked = "n_boxes" if isinstance(sampling, DetectorSettings) else "label"
+    positive = (table[marked] > 0).to_numpy()
     if sampling.pseudo:
         pseudo = table["pseudo"].to_numpy(bool)
-    positive = (table["label"] > 0).to_numpy()
     images = int((~pseudo).sum())
     positives = int((positive & ~pseudo).sum())
     if sampling.sampling != "all" and not positives:
@@ -287,28 +291,8 @@ def make_share_sampler(
     )
 
 
-def make_pseudo_sampler(
-    table: pd.DataFrame,
-    positive: np.ndarray,
-    pseudo_ratio: float,
-    batch_size: int,
-    seed: int,
-    rank: int,
-    world: int,
-) -> ResumableSampler:
-    """All labelled rows once, and from the second epoch on those of --pseudo besides.
-
-    positive: (n,) whether a row shows what is looked for.
-    """
-    pseudo = table["pseudo"].to_numpy(bool)
-    counts = SameCounts(int((positive & ~pseudo).sum()), int((~positive & ~pseudo).sum()))
-    return ShareSampler(
-        positive, counts, batch_size, seed, rank, world, pseudo, pseudo_ratio, table["source"]
-    )
-
-
 def _counts(
-    sampling: MaskLearningSettings, images: int, positives: int, epochs: int
+    sampling: MaskLearningSettings | DetectorSettings, images: int, positives: int, epochs: int
 ) -> CountsOfEpoch:
     """What --sampling draws of so many images, of which so many are positive."""
     if sampling.sampling == "positives":

@@ -16,6 +16,7 @@ import pandas as pd
 from cxr.data.image_table import Tables
 from cxr.methods.base import Judging, Labels, Scorer
 from cxr.methods.evaluation import Boxes, Evaluation
+from cxr.metrics.doubt import Doubt
 from cxr.settings import Settings
 from cxr.system.errors import InputError
 
@@ -26,8 +27,8 @@ class AnswerRequest:
 
     answers: {image_id: what the rule says of a test image}, or None without test predictions.
     cases: yields the out-of-fold cases. judging: settings, run folder, labels, judged rows.
-    further_boxes: of --opacities for the test images. warnings: sentences for the report, to be
-    added to.
+    further_boxes: of --opacities for the test images. doubts: {image_id: how doubtful the answer
+    is} of `unlabelled_rows`. warnings: sentences for the report, to be added to.
     """
 
     answers: Mapping[str, Any] | None
@@ -35,6 +36,7 @@ class AnswerRequest:
     evaluation: Evaluation
     judging: Judging
     further_boxes: Mapping[str, Any] = field(default_factory=dict)
+    doubts: Mapping[str, Doubt] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -72,6 +74,7 @@ class Dataset(ABC):
     draws_its_classes: ClassVar[bool] = True  # whether the drawn X-rays show its own classes
     groups_by_picture: ClassVar[bool] = False  # whether `group_rows` needs the stored pictures
     box_task: ClassVar[str] = ""  # the task whose runs --opacities names
+    gate_task: ClassVar[str] = ""  # the task whose runs --gate names
 
     @property
     @abstractmethod
@@ -135,6 +138,11 @@ class Dataset(ABC):
         """The rows that are learned and judged, after the method's own choice. Here: all."""
         del labels
         return table
+
+    def unlabelled_rows(self, test: pd.DataFrame) -> pd.DataFrame:
+        """The rows of test.csv that somebody may label next: step 04 keeps what each fold alone
+        says of them, and step 05 says how doubtful they are. Here: none."""
+        return test.iloc[:0]
 
     @abstractmethod
     def write_answer(self, request: AnswerRequest) -> Answer:

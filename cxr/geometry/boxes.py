@@ -26,10 +26,25 @@ def box_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
     return intersection / (_area(anchors) + _area(boxes) - intersection)
 
 
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union (n,) of each of boxes (n, 4) with the same row of others (n, 4)."""
+    low = torch.maximum(boxes[:, :2], others[:, :2])
+    high = torch.minimum(boxes[:, 2:], others[:, 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    return intersection / (_area(boxes) + _area(others) - intersection)
+
+
 def _area(boxes: Tensor) -> Tensor:
     """Areas (...) of boxes (..., 4)."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return (x2 - x1) * (y2 - y1)
+
+
+def move_edges(boxes: np.ndarray, share: float, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Boxes (n, 4) in a picture side x side, each edge moved by up to `share` of the box's side."""
+    size = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    moved = boxes + rng.uniform(-share, share, boxes.shape) * size
+    return clip_boxes(moved, side, side)
 
 
 def warp_boxes(boxes: ArrayLike, matrix: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ ENDINGS = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 COLUMNS = {
     "boxes": ("finding", "score", "above_threshold", "x1", "y1", "x2", "y2"),
     "mask": ("finding", "score", "area", "share", "file"),
-    "classes": (),
+    "classes": ("heat_map",),
 }
 # Fields of a record that only serve to go on after a stop.
 HIDDEN = ("bytes", "modified", "dicom")
@@ -293,7 +293,7 @@ def write_rows(
     columns: Sequence[str],
     image_classes: Sequence[str],
 ) -> None:
-    """A row for each box or mask; an image without one has a row with empty cells.
+    """A row for each box or mask, or the image; one without has a row with empty cells.
 
     columns: what is written of a box or mask. The last column, not_frontal_chest, says why an
     image is no frontal chest X-ray.
@@ -303,17 +303,24 @@ def write_rows(
     table.writerow(
         ["image", "path", "width", "height", *columns, *probability_columns, "not_frontal_chest"]
     )
-    nothing = dict.fromkeys(columns, "")
     for record in records:
         image = printable(record["image"])
         path = printable(record["source"])
         facts = [image, path, record["width"], record["height"]]
         probabilities = [record["probabilities"][name] for name in image_classes]
         mark = mark_of(record)
-        findings = record["boxes"] or [record.get("mask", nothing)]
-        for finding in findings:
-            cells = [finding[column] for column in columns]
+        for finding in findings_of(record):
+            cells = [finding.get(column, "") for column in columns]
             table.writerow([*facts, *cells, *probabilities, mark])
+
+
+def findings_of(record: Record) -> Sequence[Mapping[str, Any]]:
+    """What has a row in the table: boxes, a mask, or the name of the image's heat map, if any."""
+    if "mask" in record:
+        return [record["mask"]]
+    if "heat_map" in record:
+        return [{"heat_map": record["heat_map"]["file"]}]
+    return record["boxes"] or [{}]
 
 
 def mark_of(record: Record) -> str:

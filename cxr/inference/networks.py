@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from cxr.images.equalize import equalize
+from cxr.images.header_numbers import header_numbers
 from cxr.images.isolated import Picture
 from cxr.images.resize import resize
 from cxr.inference.blend import Blend, blend_settings, member_settings
@@ -47,12 +50,20 @@ class Networks(ABC):
         """Sides of the squares that a picture becomes on its way to `predict`.
 
         The first is that of step 02's PNGs. The second, of the network's input, is missing where
-        the lungs are cut out in between, or where networks of several sides see the picture.
+        the lungs are cut out or the picture is equalised in between, or where networks of several
+        sides see it.
         """
 
     @abstractmethod
     def predict(self, pictures: Sequence[Picture]) -> list[Any]:
         """What step 04 keeps of each picture, which was read with these sides."""
+
+    @abstractmethod
+    def heat_maps(self, pictures: Sequence[Picture], labels: Sequence[int]) -> list[np.ndarray]:
+        """Where a classifier's networks looked: the mean of their maps of a class of each picture.
+
+        labels: the classes. Maps (s, s) in 0 ... 1 of whole pictures, s as in `Picture.network`.
+        """
 
     @abstractmethod
     def record(self, run: RunFolder) -> dict[str, Any]:
@@ -122,7 +133,7 @@ class RunNetworks(Networks):
         record = self.run.task.preprocess_record
         prepared = read_json(record) if record.exists() else self.first_config  # of a moved run
         stored_side = int(prepared["size"])
-        if self.lung_finder is not None:
+        if self.lung_finder is not None or self.settings.method.clahe:
             return [stored_side]
         return [stored_side, self.models[0].image_size]
 
@@ -141,15 +152,15 @@ class RunNetworks(Networks):
     def predict(self, pictures: Sequence[Picture]) -> list[Any]:
         method = self.task.method
         seen = [self.to_network(picture) for picture in pictures]
-        images = torch.from_numpy(np.stack([each.image for each in seen]))[:, None]
         merged = predict_batch(
             self.models,
             method,
             self.views,
-            images.to(self.runtime.device),
+            self.to_batch(seen),
             self.settings,
             self.runtime,
             self.engine,
+            self.headers_of(pictures),
         )
         predictions = []
         for picture, outputs, each in zip(pictures, merged, seen, strict=True):
@@ -158,13 +169,45 @@ class RunNetworks(Networks):
             predictions.append(prediction)
         return predictions
 
+    def heat_maps(self, pictures: Sequence[Picture], labels: Sequence[int]) -> list[np.ndarray]:
+        """Of the plain view, as step 07 looks."""
+        # Imported with it are scikit-learn and two thousand further modules.
+        from cxr.inference.heat_maps import compute_heat_maps, put_back
+
+        seen = [self.to_network(picture) for picture in pictures]
+        images = self.to_batch(seen)
+        maps = [compute_heat_maps(model, images, labels).maps for model in self.models]
+        means = np.mean(maps, axis=0)
+        placed = []
+        for mean, each, picture in zip(means, seen, pictures, strict=True):
+            side = len(picture.network)
+            placed.append(put_back(mean, each.crop, picture.width, picture.height, side))
+        return placed
+
+    def to_batch(self, seen: Sequence[NetworkImage]) -> Tensor:
+        """The images (B, 1, S, S) on the device."""
+        images = np.stack([each.image for each in seen])
+        return torch.from_numpy(images)[:, None].to(self.runtime.device)
+
+    def headers_of(self, pictures: Sequence[Picture]) -> torch.Tensor | None:
+        """What the files' headers say, (B, n), where the networks were trained to read them."""
+        if not self.settings.method.header_inputs:
+            return None
+        rows = []
+        for picture in pictures:
+            header = picture.header
+            rows.append(header_numbers(header.age, header.sex, header.view))
+        return torch.from_numpy(np.stack(rows))
+
     def to_network(self, picture: Picture) -> NetworkImage:
-        """The picture as the networks see it, cut to its lungs where they were trained so."""
+        """The picture as the networks see it, equalised and cut to its lungs where they were
+        trained so."""
         side = self.models[0].image_size
+        shown = equalize(picture.network, self.settings.method.clahe)
         if self.lung_finder is None:
-            return NetworkImage(resize(picture.network, side), None)
+            return NetworkImage(resize(shown, side), None)
         box = self.lung_finder.find_box(picture.network, picture.width, picture.height)
-        cut = cut_to_box(picture.network, box, picture.width, picture.height)
+        cut = cut_to_box(shown, box, picture.width, picture.height)
         return NetworkImage(resize(cut, side), box)
 
 
@@ -216,3 +259,8 @@ class BlendNetworks(Networks):
         for predictions in zip(*by_member, strict=True):
             mixed.append(self.task.method.mix(predictions, self.shares, self.settings))
         return mixed
+
+    def heat_maps(self, pictures: Sequence[Picture], labels: Sequence[int]) -> list[np.ndarray]:
+        """The mean over the runs by their weights."""
+        by_member = [member.heat_maps(pictures, labels) for member in self.members]
+        return list(np.tensordot(self.shares, np.array(by_member), axes=1))

@@ -73,16 +73,21 @@ def fused_boxes(
 
 def check_folds(folder: TaskFolder, table: pd.DataFrame) -> None:
     """InputError where an image is in another fold of the detectors, whose models may know it."""
-    path = folder.table("train")
-    detector_folds = read_table(path).set_index("image_id")["fold"]
-    differs = table["image_id"].map(detector_folds).to_numpy() != table["fold"].to_numpy()
-    wrong = table["image_id"][differs]
-    if len(wrong):
+    wrong = images_of_other_folds(folder, table)
+    if wrong:
+        path = folder.table("train")
         raise InputError(
-            f"{len(wrong)} images, such as {wrong.iloc[0]}, are not in the same fold in {path}, so "
+            f"{len(wrong)} images, such as {wrong[0]}, are not in the same fold in {path}, so "
             "its models may have learned them: run 02_preprocess.py of both tasks with the same "
             "--input, --size, --folds, --seed and --cleaning, and train the detector again"
         )
+
+
+def images_of_other_folds(folder: TaskFolder, table: pd.DataFrame) -> list[str]:
+    """Ids of the rows of a table that are in another fold of the task in `folder`, or in none."""
+    folds = read_table(folder.table("train")).set_index("image_id")["fold"]
+    differs = table["image_id"].map(folds).to_numpy() != table["fold"].to_numpy()
+    return table["image_id"][differs].tolist()
 
 
 def read_out_of_fold(run: RunFolder, table: pd.DataFrame, predictions: str) -> dict[str, RunBoxes]:

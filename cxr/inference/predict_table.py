@@ -43,7 +43,7 @@ from cxr.system.runtime import Runtime
 from cxr.tasks import Task
 
 # Columns of step 02's tables that prediction reads; each loader process copies what it is given.
-COLUMNS = ["image_id", "fold", "width", "height"]
+COLUMNS = ["image_id", "fold", "width", "height", "age", "sex", "view"]
 
 
 def read_images(path: Path) -> pd.DataFrame:
@@ -126,7 +126,15 @@ def predict_table(
     with tqdm(total=len(rows), desc=name, disable=not runtime.is_main, mininterval=5) as bar:
         for batch in loader:
             images = batch.images.to(runtime.device)
-            merged = predict_batch(models, task.method, views, images, trained, runtime)
+            merged = predict_batch(
+                models,
+                task.method,
+                views,
+                images,
+                trained,
+                runtime,
+                headers=batch.headers,
+            )
             for row, outputs in zip(batch.rows.tolist(), merged, strict=True):
                 image = ImageFacts.of_row(table.iloc[row])
                 prediction = task.method.to_prediction(outputs, image, models[0], trained)
@@ -181,8 +189,11 @@ def make_table_loader(
     runtime: Runtime,
 ) -> DataLoader:
     """Batches of the given rows in their order, at the size that the network was trained with."""
-    content = SampleContent(annotated=False, crop="crop_x1" in table)
-    dataset = XrayDataset(table, folder.images, model.image_size, content)
+    content = SampleContent(
+        annotated=False, crop="crop_x1" in table, header=settings.method.header_inputs
+    )
+    clahe = settings.method.clahe
+    dataset = XrayDataset(table, folder.images, model.image_size, content, clahe=clahe)
     return make_prediction_loader(
         dataset,
         rows,

@@ -6,11 +6,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cxr.images.isolated import Picture
 from cxr.inference.blend import Blend
-from cxr.inference.networks import open_networks
+from cxr.inference.gate import open_gated_networks
 from cxr.inference.result_makers import RESULT_MAKERS
-from cxr.inference.results import Result
+from cxr.inference.results import ClassResult, Result
 from cxr.inference.run import as_trained
 from cxr.methods.base import Labels
 from cxr.methods.evaluation import Rule
@@ -34,7 +36,6 @@ class Predictor:
         self.run = RunFolder.of(settings.place)
         folds = choose_folds(settings)
         self.runtime = runtime or single_runtime(settings.machine)
-        self.networks = open_networks(task, settings, folds, self.runtime)
         self.settings = as_trained(settings, task, self.run.fold(folds[0]))
 
         self.labels = learned_labels(task, self.settings)
@@ -52,6 +53,7 @@ class Predictor:
             self.params = read_json(judged.params)
         elif maker_class.has_thresholds:
             self.notes.append(without_params(judged))
+        self.networks = open_gated_networks(task, settings, folds, self.runtime, self.params)
         self.rule = make_rule(task, self.params, self.settings, self.labels)
         self.result_maker = maker_class(self.rule, self.labels, task.dataset.scorer.of_studies)
         self.turn = threading.Lock()
@@ -102,6 +104,21 @@ class Predictor:
         for picture, prediction in zip(pictures, predictions, strict=True):
             results.append(self.result_maker.make(prediction, picture))
         return results
+
+    def heat_maps(self, pictures: Sequence[Picture], results: Sequence[Result]) -> list[np.ndarray]:
+        """Where a classifier looked for the most probable class of each of its results.
+
+        Maps (s, s) in 0 ... 1 of the whole pictures, squeezed to squares (Grad-CAM, the mean over
+        the networks).
+        """
+        if not pictures:
+            return []
+        labels = []
+        for result in results:
+            assert isinstance(result, ClassResult)
+            labels.append(self.image_classes.index(result.best_class))
+        with self.turn:
+            return self.networks.heat_maps(pictures, labels)
 
 
 def learned_labels(task: Task, settings: Settings) -> Labels:

@@ -51,7 +51,7 @@ class Result(ABC):
         A box is {finding, score, above_threshold, x1, y1, x2, y2}, in original pixels.
         """
         probabilities = {name: round(value, 6) for name, value in self.probabilities.items()}
-        content = {
+        content: dict[str, Any] = {
             "probabilities": probabilities,
             "not_frontal_chest": self.not_frontal_chest,
             "boxes": [],

@@ -20,7 +20,7 @@ from cxr.system.runtime import Runtime
 from cxr.tasks import Task
 
 # Settings of networks whose outputs can be merged.
-SHARED = ("image_size", "levels", "classes", "lungs", "head")
+SHARED = ("image_size", "levels", "classes", "lungs", "head", "clahe", "header_inputs")
 SHARED_DEFAULTS = {"head": "retinanet"}  # of runs that are older than the setting
 
 
@@ -176,13 +176,15 @@ def predict_batch(
     settings: Settings,
     runtime: Runtime,
     engine: Engine | None = None,
+    headers: Tensor | None = None,
 ) -> list[Any]:
     """What the method keeps of each image (B, 1, S, S), merged over models x views.
 
-    engine: what computes the models; by default PyTorch.
+    engine: what computes the models; by default PyTorch. headers: (B, HEADER_NUMBERS), where the
+    networks were trained with --header-inputs.
     """
     compute = engine or TorchEngine(method, runtime)
-    outputs = _all_outputs(models, method, views, images, compute)
+    outputs = _all_outputs(models, method, views, images, compute, headers)
     return method.merge(outputs, settings)
 
 
@@ -192,9 +194,11 @@ def _all_outputs(
     views: Sequence[View],
     images: Tensor,
     compute: Engine,
+    headers: Tensor | None,
 ) -> Iterator[Any]:
     """Yield what each model says of each view, brought back to the unchanged images."""
     for view in views:
         shown = method.apply_view(images, view, models[0])
         for model in models:
-            yield method.undo_view(compute(model, shown), view, model)
+            raw = method.add_headers(compute(model, shown), headers, model)
+            yield method.undo_view(raw, view, model)

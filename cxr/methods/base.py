@@ -28,6 +28,7 @@ from cxr.data.batch import Batch, SampleContent, TargetMaker
 from cxr.data.samplers import ResumableSampler
 from cxr.methods.evaluation import Evaluation, Rule
 from cxr.methods.export import ExportPart
+from cxr.metrics.doubt import Doubt
 from cxr.networks.network import Network
 from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings
@@ -203,6 +204,11 @@ class Method(ABC):
         del model, settings
         return batch
 
+    def add_headers(self, outputs: Outputs, headers: Tensor | None, model: Network) -> Outputs:
+        """Outputs of images with what the headers (B, n) of their files add. Here: nothing."""
+        del headers, model
+        return outputs
+
     @abstractmethod
     def loss(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
@@ -277,6 +283,14 @@ class Method(ABC):
         return np.zeros((0, 4))
 
     @abstractmethod
+    def doubt(self, merged: Any, by_fold: Sequence[Any], detect: Callable[[Any], Any]) -> Doubt:
+        """How doubtful what step 04 kept of an image is.
+
+        by_fold: what the networks of each fold alone say of it, as `merged` is kept; [] where that
+        is not known. detect: as `Rule.detect`.
+        """
+
+    @abstractmethod
     def describe_prediction(self, prediction: Any) -> str:
         """What step 04 kept of an image, in words for someone who looks for a mistake."""
 
@@ -333,6 +347,8 @@ class Scorer(ABC):
     score_meaning: str  # for someone who has never heard of it
     fit_choices: ClassVar[tuple[str, ...]] = ("folds",)  # values of --fit-on that make sense
     fit_refusal: ClassVar[str] = ""  # why the others make none
+    # Settings of the method that only some scorers read.
+    searched: ClassVar[tuple[str, ...]] = ()
     logged: tuple[str, ...] = ("metric",)  # what step 03 prints of `quick_score`
     of_studies: ClassVar[bool] = False  # what is judged is the mean over a study's images
 

@@ -53,7 +53,7 @@ class ImageEvidence:
         """Of some images, (n,) bool."""
         confidences = None
         if self.confidences is not None:
-            confidences = [self.confidences[row] for row in np.flatnonzero(rows)]
+            confidences = [self.confidences[row] for row in np.flatnonzero(rows).tolist()]
         return ImageEvidence(
             self.studies[rows], self.negative[rows], self.learned[rows], confidences
         )
@@ -148,7 +148,7 @@ class ImageTruth:
 
     def take(self, rows: np.ndarray) -> ImageTruth:
         """Of some images, (n,) bool."""
-        hits = [self.hits[row] for row in np.flatnonzero(rows)]
+        hits = [self.hits[row] for row in np.flatnonzero(rows).tolist()]
         return ImageTruth(self.is_negative[rows], self.true_counts[rows], hits)
 
 

@@ -10,6 +10,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from cxr.geometry.boxes import box_iou
+from cxr.geometry.detections import Detections
+
+SAME_PLACE = 0.5  # IoU from which on two networks speak of one finding
 
 
 def pairwise_iou(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
@@ -18,6 +21,16 @@ def pairwise_iou(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
     predicted_boxes = torch.from_numpy(np.asarray(predicted, np.float64).reshape(-1, 4))
     true_boxes = torch.from_numpy(np.asarray(true, np.float64).reshape(-1, 4))
     return np.nan_to_num(box_iou(predicted_boxes, true_boxes).numpy())
+
+
+def scores_at(asked: Detections, answer: Detections) -> np.ndarray:
+    """What `answer` says of each box (n,) that is asked: the best score of its boxes of the same
+    class whose IoU with it is at least SAME_PLACE, 0 without any."""
+    if not len(answer):
+        return np.zeros(len(asked))
+    is_same = pairwise_iou(asked.boxes, answer.boxes) >= SAME_PLACE
+    is_same &= asked.labels[:, None] == answer.labels
+    return np.where(is_same, answer.scores, 0.0).max(axis=1)
 
 
 def greedy_hits(overlap: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -59,6 +59,7 @@ class DetectorNetwork(Network):
         image_classes: int,
         image_size: int,
         load_weights: bool = True,
+        header_numbers: int = 0,
     ) -> None:
         super().__init__(image_size, weights != "none", input_scale(encoder))
         self.levels = parse_levels(levels)
@@ -75,7 +76,7 @@ class DetectorNetwork(Network):
         self.score_head = build_tower(channels, head_convs, scores, head_norm, dropout)
         box_outputs = self.per_cell * self.box_numbers
         self.box_head = build_tower(channels, head_convs, box_outputs, head_norm)
-        self.global_head = GlobalHead(widths[5], image_classes, dropout)
+        self.global_head = GlobalHead(widths[5], image_classes, dropout, header_numbers)
         fill_bias(cast(nn.Conv2d, self.score_head[-1]), -math.log((1 - PRIOR) / PRIOR))
 
         self.register_buffer("positives", torch.tensor(10.0))
@@ -96,6 +97,15 @@ class DetectorNetwork(Network):
             "category": self.global_head(features[5]).float(),
         }
         return outputs, maps
+
+    def add_headers(self, outputs: dict[str, Tensor], headers: Tensor | None) -> dict[str, Tensor]:
+        """Outputs with what the headers (B, n) of the files say of the whole image, where this
+        network has learned to read them."""
+        if headers is None or self.global_head.of_header is None:
+            return outputs
+        category = outputs["category"]
+        added = self.global_head.header_logits(headers.to(category.device, non_blocking=True))
+        return outputs | {"category": category + added.float()}
 
     def box_outputs(self, maps: list[Tensor]) -> Tensor:
         """What the box head says of all locations, (B, A, box_numbers)."""

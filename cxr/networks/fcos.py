@@ -51,10 +51,13 @@ class Fcos(DetectorNetwork):
         return make_point_squares(self.image_size, self.levels)
 
     def forward(
-        self, images: Tensor, selected: tuple[Tensor, Tensor] | None = None
+        self,
+        images: Tensor,
+        selected: tuple[Tensor, Tensor] | None = None,
+        headers: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """With `selected`, image (n,) and point (n,) on the CPU, 'distances' (n, 4) and
-        'centreness' (n, 1) are theirs."""
+        'centreness' (n, 1) are theirs. headers: see `add_headers`."""
         outputs, maps = self.forward_scores(images)
         if selected is None:
             points = self.read_maps(maps)
@@ -64,7 +67,7 @@ class Fcos(DetectorNetwork):
             level = point_levels(self.image_size, self.levels)[point].to(numbers.device)
             scale = self.level_scales[level - self.levels[0], None]
             points = read_numbers(numbers, scale, (2.0**level)[:, None])
-        return outputs | points._asdict()
+        return self.add_headers(outputs | points._asdict(), headers)
 
     def read_maps(self, maps: list[Tensor]) -> PointOutputs:
         """Outputs of all points; the maps may be those of an image of another size."""

@@ -59,13 +59,31 @@ def fill_bias(conv: nn.Conv2d, value: float) -> None:
 
 
 class GlobalHead(nn.Module):
-    """C5 (B, C, h, w) -> logits of the image classes (B, n). Needs h, w >= 6."""
+    """C5 (B, C, h, w) -> logits of the image classes (B, n). Needs h, w >= 6.
 
-    def __init__(self, in_channels: int, classes: int, dropout: float) -> None:
+    header_numbers: how many numbers of a file's header its last layer takes in beside the maps; 0:
+    none.
+    """
+
+    def __init__(
+        self, in_channels: int, classes: int, dropout: float, header_numbers: int = 0
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, 256, 3)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(512, classes)
+        self.of_header: nn.Linear | None = None
+        if header_numbers:
+            self.of_header = nn.Linear(header_numbers, classes, bias=False)
+            nn.init.zeros_(self.of_header.weight)
+
+    def header_logits(self, headers: Tensor) -> Tensor:
+        """What headers (B, header_numbers) add to the logits, (B, n); nothing where they are 0.
+
+        As if their numbers stood beside those of the maps in front of the last layer.
+        """
+        assert self.of_header is not None
+        return self.of_header(headers)
 
     def forward(self, features: Tensor) -> Tensor:
         x = F.relu(self.conv(F.max_pool2d(features, 2)))

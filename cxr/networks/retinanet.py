@@ -23,16 +23,20 @@ class RetinaNet(DetectorNetwork):
         return make_anchors(self.image_size, self.levels)
 
     def forward(
-        self, images: Tensor, selected: tuple[Tensor, Tensor] | None = None
+        self,
+        images: Tensor,
+        selected: tuple[Tensor, Tensor] | None = None,
+        headers: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """With `selected`, image (n,) and anchor (n,) on the CPU, 'deltas' are theirs, (n, 4)."""
+        """With `selected`, image (n,) and anchor (n,) on the CPU, 'deltas' are theirs, (n, 4).
+        headers: see `add_headers`."""
         outputs, maps = self.forward_scores(images)
         if selected is None:
             outputs["deltas"] = self.box_outputs(maps)
         else:
             image, anchor = selected
             outputs["deltas"] = self.deltas_at(maps, image, anchor)
-        return outputs
+        return self.add_headers(outputs, headers)
 
     def deltas_at(self, maps: list[Tensor], image: Tensor, anchor: Tensor) -> Tensor:
         """Deltas (n, 4) of anchors (n,) of images (n,), both on the CPU, as from the whole maps."""

@@ -6,19 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from pytorch_grad_cam.utils.image import show_cam_on_image
 
+from cxr.plots.overlay import (
+    NOTICE,
+    NOTICE_COLOUR,
+    NOTICE_SIZE,
+    enlarge_small,
+    line_thickness,
+    write_label,
+)
 from cxr.plots.panels import LABEL_COLOUR, PICTURE_STYLE, TRUE_COLOUR, draw_box
 from cxr.system.disk import atomic
 
 ACROSS = 4  # cases beside each other in a sheet
 DPI = 80  # a picture is 2 inches wide
 LUNG_COLOUR = "#4cc9f0"
-NOTICE = "not for diagnosis"
+WORDS_COLOUR = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,21 @@ def blend_heat(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """(s, s, 3) uint8 RGB: warm colours where the map is high."""
     colour = np.repeat(picture[..., None], 3, axis=2).astype(np.float32) / 255
     return show_cam_on_image(colour, heat, use_rgb=True)
+
+
+def draw_heat_map(picture: np.ndarray, heat: np.ndarray, words: str) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a gray picture (h, w) under its map.
+
+    heat (s, s) in 0 ... 1: of the picture squeezed to a square. words: of the upper left corner.
+    """
+    shown = enlarge_small(picture)
+    height, width = shown.shape
+    stretched = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
+    canvas = blend_heat(shown, stretched)
+    thickness = line_thickness(canvas)
+    write_label(canvas, words, 0, 0, WORDS_COLOUR, thickness)
+    write_label(canvas, NOTICE, 0, height, NOTICE_COLOUR, thickness, NOTICE_SIZE)
+    return canvas
 
 
 def write_heat_map_sheet(path: Path, cases: Sequence[HeatMapCase]) -> None:

@@ -11,26 +11,30 @@ import torch
 import torch.nn.functional as F
 from reports import image_table, report_input
 from test_images import make_dataset, save
+from tiny_task import TINY_TASK
 from torch import nn
+from untrained import write_untrained_run
+from xrays import png, xray
 
 from cxr.data.predictions import write_part
+from cxr.images.isolated import Reader
 from cxr.inference.checkpoint import save_state
+from cxr.inference.heat_maps import compute_heat_maps
 from cxr.inference.lung_crops import LungFinder
+from cxr.inference.networks import BlendNetworks
+from cxr.inference.predictor import Predictor
 from cxr.methods.base import Labels
 from cxr.methods.classifier.method import Classifier
 from cxr.methods.classifier.records import ClassPrediction
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
 from cxr.steps.grad_cam import heat_maps
-from cxr.steps.grad_cam.grad_cam import (
-    compute_heat_maps,
-    energy_share_of_box,
-    energy_share_of_mask,
-)
+from cxr.steps.grad_cam.shares import energy_share_of_box, energy_share_of_mask
 from cxr.steps.postprocess.report import write_report
+from cxr.steps.predict.predict_images import predict_images
 from cxr.system.disk import read_json
 from cxr.system.errors import InputError
-from cxr.tasks import Task
+from cxr.tasks import TASKS, Task
 
 SIDE = 64
 CPU = torch.device("cpu")
@@ -300,3 +304,92 @@ def test_a_network_without_cam_layer(task, settings, monkeypatch):
     monkeypatch.setattr(BrightMethod, "network", WithoutMap)
     with pytest.raises(InputError, match="choose another --task"):
         heat_maps.look(task, settings)
+
+
+# --------------------------------------------------------------------- step 04 --heat-maps
+
+
+@pytest.fixture(scope="module")
+def study_settings(tmp_path_factory):
+    """Of an untrained classifier, with two X-rays of 96 x 128 and 70 x 50 pixels."""
+    folder = tmp_path_factory.mktemp("looked")
+    settings = write_untrained_run(folder, "covid")
+    png(folder / "in" / "a b.png", xray())
+    png(folder / "in" / "b.png", xray(70, 50, seed=1))
+    return settings.replace(images=(str(folder / "in"),), out=folder / "out")
+
+
+def read_images(out):
+    """{name: record} of predictions.json."""
+    content = read_json(out / "predictions.json")
+    return {record["image"]: record for record in content["images"]}
+
+
+def test_heat_maps_of_own_images(study_settings):
+    """They are asked for later, and then stay, named by tables and page."""
+    task = TASKS["covid"]
+    out = study_settings.images.out
+    page = predict_images(task, study_settings)
+    assert not (out / "heat_maps").exists()
+    assert "heat_map" not in read_images(out)["b.png"]
+    assert pd.read_csv(out / "predictions.csv")["heat_map"].isna().all()
+
+    predict_images(task, study_settings.replace(heat_maps=True))
+    for name, record in read_images(out).items():
+        probabilities = record["probabilities"]
+        assert record["heat_map"]["class"] == max(probabilities, key=probabilities.get)
+        shown = cv2.imread(str(out / record["heat_map"]["file"]))
+        assert shown.shape == cv2.imread(str(out / "overlays" / f"{name}.png")).shape
+        assert shown[..., 0].min() < shown[..., 0].max()
+    files = pd.read_csv(out / "predictions.csv")["heat_map"]
+    assert files.tolist() == ["heat_maps/a b.png.png", "heat_maps/b.png.png"]
+    assert 'href="heat_maps/a%20b.png.png"' in page.read_text()
+
+    before = (out / "heat_maps" / "b.png.png").read_bytes()
+    predict_images(task, study_settings.replace(heat_maps=True))
+    assert (out / "heat_maps" / "b.png.png").read_bytes() == before
+
+
+def test_a_heat_map_of_an_image_that_was_replaced_goes(study_settings, tmp_path):
+    task = TASKS["covid"]
+    settings = study_settings.replace(images=(str(tmp_path / "in"),), out=tmp_path / "out")
+    path = png(tmp_path / "in" / "a.png", xray())
+    predict_images(task, settings.replace(heat_maps=True))
+    assert (tmp_path / "out" / "heat_maps" / "a.png.png").exists()
+    png(path, xray(64, 80, seed=3))
+    predict_images(task, settings)
+    assert not (tmp_path / "out" / "heat_maps" / "a.png.png").exists()
+
+
+def test_the_map_of_several_networks_is_their_mean(study_settings):
+    """Each as step 07 makes it."""
+    predictor = Predictor(TASKS["covid"], study_settings)
+    reader = Reader()
+    [folder] = study_settings.images.images
+    pictures = [reader.read(f"{folder}/{name}", predictor.sides) for name in ("a b.png", "b.png")]
+    reader.close()
+    results = predictor.predict(pictures)
+    maps = predictor.heat_maps(pictures, results)
+    assert [heat.shape for heat in maps] == [(64, 64), (64, 64)]
+    images = torch.from_numpy(np.stack([picture.network for picture in pictures]))[:, None]
+    classes = [predictor.image_classes.index(result.best_class) for result in results]
+    by_model = [compute_heat_maps(m, images, classes).maps for m in predictor.networks.models]
+    assert np.stack(maps) == pytest.approx(np.mean(by_model, axis=0), abs=1e-6)
+
+
+def test_a_blend_weighs_the_maps_of_its_runs():
+    members = []
+    for value in (0.0, 1.0):
+        maps = [np.full((2, 2), value), np.full((2, 2), 1 - value)]
+        members.append(SimpleNamespace(heat_maps=lambda *_, maps=maps: maps))
+    blend = SimpleNamespace(members=members, shares=np.array([0.25, 0.75]))
+    first, second = BlendNetworks.heat_maps(blend, [], [])
+    assert (first == 0.75).all()
+    assert (second == 0.25).all()
+
+
+def test_runs_of_boxes_have_no_heat_maps(tiny_run, tmp_path):
+    settings = tiny_run.replace(images=(str(tmp_path),), out=tmp_path / "out", heat_maps=True)
+    png(tmp_path / "a.png", xray())
+    with pytest.raises(InputError, match="gives boxes and no classes alone"):
+        predict_images(TINY_TASK, settings)

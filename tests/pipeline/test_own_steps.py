@@ -54,10 +54,10 @@ def test_the_five_steps(kind, tmp_path):
     plan = json.loads((task / "plan.json").read_text())
     assert config["class_names"] == plan["settings"]["class_names"]
     assert "Own" in (run / "report.html").read_text(encoding="utf-8")
-    if kind != "masks":
-        doubts = pd.read_csv(run / "to_label.csv")
-        assert set(doubts["image_id"]) == set(unlabelled["image_id"])
-        assert (doubts["doubt"].diff().dropna() <= 0).all()
+    doubts = pd.read_csv(run / "to_label.csv")
+    assert set(doubts["image_id"]) == set(unlabelled["image_id"])
+    assert (doubts["disagreement"].diff().dropna() <= 0).all()
+    assert doubts[["disagreement", "entropy"]].stack().between(0, 1).all()
     CHECKS[kind](run, results, answered)
 
 

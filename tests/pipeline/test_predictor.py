@@ -2,19 +2,23 @@
 
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
 import torch
+from steps import link_tree
 from test_images import make_dataset, save
 from tiny_task import TINY_TASK
 from untrained import write_untrained_run
 from xrays import png, xray
 
 import cxr
+from cxr.data.batch import SampleContent
+from cxr.data.dataset import XrayDataset
+from cxr.data.tables import read_table
 from cxr.geometry.masks import decode_runs
 from cxr.images.isolated import Reader
 from cxr.images.resize import resize
@@ -285,3 +289,32 @@ def test_importing_the_package_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", script], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = cxr.nothing
+
+
+# --- what networks see beside the plain picture
+
+
+def test_pictures_are_equalised_and_headers_read_as_in_training(tiny_run, tmp_path):
+    """Of a stored picture as `--images` sees it, and as step 04 reads it from its table."""
+    working = link_tree(tiny_run.place.working, tmp_path / "working")
+    settings = tiny_run.replace(working=working)
+    run = RunFolder.of(settings.place)
+    for number in range(2):
+        fold = run.fold(number)
+        config = fold.read_config() | {"clahe": 2.0, "header_inputs": True}
+        fold.config.unlink()
+        write_json(fold.config, config)
+    predictor = Predictor(TINY_TASK, settings)
+    assert predictor.sides == [64]
+    networks = predictor.networks
+    [picture] = read_pictures(predictor, [run.task.image("test000")])
+    seen = networks.to_network(picture).image
+    content = SampleContent(annotated=False)
+    table = read_table(run.task.table("test"))
+    dataset = XrayDataset(table, run.task.images, len(seen), content, clahe=2.0)
+    assert np.array_equal(seen, dataset[(0, 0)].image[0].numpy())
+
+    header = replace(picture.header, age=25.0, sex="F", view="PA")
+    [numbers] = networks.headers_of([replace(picture, header=header)])
+    assert numbers.tolist() == [-0.5, 1, -1, -1]
+    assert not networks.headers_of([picture]).any()

@@ -67,6 +67,15 @@ def test_a_box_that_one_run_misses_sinks():
     np.testing.assert_allclose(mixed.centre, [[50, 40], [150, 60]], rtol=1e-6)
 
 
+def test_votes_for_mixed_boxes():
+    """Both runs have the first, with 1 and 1/2 of their votes; only one has the second."""
+    one = candidates((0.8, 50, 40, 20, 20, 1.0), (0.6, 150, 60, 30, 30, 1.0))
+    two = candidates((0.4, 50, 40, 20, 20, 1.0))
+    two.votes = np.array([0.5])
+    mixed = fuse_candidates([one, two], np.array([0.5, 0.5]), 0.05)
+    assert mixed.votes.tolist() == pytest.approx([0.75, 0.5])
+
+
 def test_each_run_first_suppresses_its_own_overlaps():
     """Anchors around one finding are one box of that run, not many votes."""
     one = candidates((0.8, 50, 40, 20, 20, 1.0), (0.7, 51, 40, 20, 20, 1.0))

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr.geometry.boxes import box_iou, centre_size, clip_boxes, warp_boxes
+from cxr.geometry.boxes import (
+    box_iou,
+    centre_size,
+    clip_boxes,
+    move_edges,
+    paired_iou,
+    warp_boxes,
+)
 
 EIGHTHS = st.integers(0, 8000).map(lambda k: k / 8)
 SIDES = st.integers(8, 4000).map(lambda k: k / 8)
@@ -22,6 +29,24 @@ def test_centres_and_sizes():
     centre, size = centre_size(torch.tensor([[10.0, 20, 30, 60]]))
     assert centre.tolist() == [[20, 40]]
     assert size.tolist() == [[20, 40]]
+
+
+@given(st.lists(st.tuples(BOX, BOX), min_size=1, max_size=4))
+def test_overlap_in_pairs_is_the_diagonal(pairs):
+    boxes = torch.tensor([pair[0] for pair in pairs], dtype=torch.float64)
+    others = torch.tensor([pair[1] for pair in pairs], dtype=torch.float64)
+    assert torch.allclose(paired_iou(boxes, others), box_iou(boxes, others).diagonal())
+
+
+@given(BOX, st.sampled_from([0.0, 0.05, 0.2]), st.integers(0, 9))
+def test_edges_move_by_their_share(box, share, seed):
+    boxes = np.array([box])
+    moved = move_edges(boxes, share, 20_000, np.random.default_rng(seed))
+    width, height = box[2] - box[0], box[3] - box[1]
+    assert (np.abs(moved - boxes) <= share * np.array([width, height] * 2) + 1e-9).all()
+    assert (moved != boxes).any() == (share > 0)
+    inside = move_edges(boxes, share, 100, np.random.default_rng(seed))
+    assert inside.min() >= 0 and inside.max() <= 100
 
 
 def test_iou_by_hand():

@@ -110,7 +110,7 @@ def test_every_flag_of_a_task_is_understood():
     [
         (
             ("--decoder", "scse"),
-            "--decoder is read by --task pneumothorax, lungs, covid, own-masks",
+            "--decoder is read by --task rsna-classes, pneumothorax, lungs, covid, own-masks",
         ),
         (("--cleaning", "A"), "--cleaning is read by --task covid, covid-boxes and not by rsna"),
         (("--task", "lungs", "--paste", "0.1"), "--paste is read by --task rsna, chestxdet"),

@@ -60,6 +60,19 @@ def test_sample_without_augmentation(tiny):
     assert sample.image[0, :, : x1 - 1].max() < 100
 
 
+def test_edges_of_boxes_move_in_training_only_as_asked(tiny):
+    """Anew in each epoch, by at most a tenth of the side; the picture stays as it is."""
+    plain = make_dataset(tiny)
+    noisy = make_dataset(tiny, edge_noise=0.1)
+    size = plain[0, 1].boxes[:, 2:] - plain[0, 1].boxes[:, :2]
+    for epoch in range(5):
+        sample = noisy[epoch, 1]
+        assert torch.equal(sample.image, plain[epoch, 1].image)
+        moved = (sample.boxes - plain[epoch, 1].boxes).abs()
+        assert (moved > 0).any() and (moved <= 0.1 * size.repeat(1, 2) + 1e-4).all()
+    assert not torch.equal(noisy[0, 1].boxes, noisy[1, 1].boxes)
+
+
 @pytest.mark.parametrize("augmentation", ["1", "20"])
 def test_sample_without_boxes(tiny, augmentation):
     sample = make_dataset(tiny, augmentation=augmentation)[(0, 0)]

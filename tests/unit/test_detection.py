@@ -22,6 +22,7 @@ from cxr.methods.detector.records import (
     suppress_overlaps,
     usable_detections,
 )
+from cxr.system.errors import InputError
 
 GATE_WEIGHTS = (0.0, 0.1, 1.0)
 
@@ -249,3 +250,64 @@ def test_result_lies_in_the_image_with_descending_scores_below_one(
     assert set(detections.labels) <= set(candidates.label)
     if half and not gate and len(scores):
         assert scores[-1] >= scores[0] / 2 - 1e-9
+
+
+def voted(scores, votes, category=None):
+    """Squares side by side with shares of votes; category: what a run that gates says."""
+    centres = [[100 + 200 * i, 400] for i in range(len(scores))]
+    several = squares(centres, 100, scores)
+    gate_category = None if category is None else np.array(category)
+    return replace(several, votes=np.array(votes, np.float32), gate_category=gate_category)
+
+
+def test_boxes_that_too_few_vote_for():
+    """Two of three networks and views are enough for 0.6, not for 0.7."""
+    several = voted([0.9, 0.8, 0.7], [1 / 3, 2 / 3, 1])
+    expected = {0.0: [0.9, 0.8, 0.7], 1 / 3: [0.9, 0.8, 0.7], 0.6: [0.8, 0.7], 0.7: [0.7], 1: [0.7]}
+    for share, scores in expected.items():
+        params = Params(votes=share, threshold=0.05)
+        found = detect(several, params, GATE_WEIGHTS)
+        np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
+
+
+def test_lone_boxes_need_a_higher_score():
+    """Half of the networks or fewer: 0.9 / 3 = 0.3, which no longer passes 5 * 0.35."""
+    several = voted([0.9, 0.6, 0.5], [0.5, 0.75, 1])
+    found = detect(several, Params(lone=3.0, threshold=1.25), GATE_WEIGHTS)
+    np.testing.assert_allclose(found.scores, [0.6, 0.5, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(found.boxes[2], [50, 350, 150, 450])
+    found = detect(several, Params(lone=3.0, threshold=1.75), GATE_WEIGHTS)
+    np.testing.assert_allclose(found.scores, [0.6, 0.5], rtol=1e-6)
+    found = detect(several, Params(lone=1.0, threshold=1.75), GATE_WEIGHTS)
+    assert len(found) == 3
+
+
+def test_a_lone_box_suppresses_none_that_others_confirm():
+    several = replace(squares([[300, 300], [310, 300]], 100, [0.9, 0.5]), votes=np.array([0.25, 1]))
+    assert detect(several, Params(), GATE_WEIGHTS).boxes[0, 0] == 250
+    assert detect(several, Params(lone=2.0), GATE_WEIGHTS).boxes[0, 0] == 260
+
+
+def test_records_without_votes_count_as_agreed():
+    several = squares([[300, 300]], 100, [0.9])
+    assert len(detect(several, Params(votes=1.0, lone=10.0), GATE_WEIGHTS)) == 1
+
+
+def test_the_gate_by_a_run():
+    """Own: 0.5 + 0.03 = 0.53; the run's 0.2 + 0.05 = 0.25; both 0.1325; 5 * sqrt(0.8 * that)."""
+    one = voted([0.8], [1], category=[0.3, 0.5, 0.2])
+    gates = {"own": 0.53, "run": 0.25, "both": 0.1325}
+    for gate_by, gate in gates.items():
+        params = Params(gate=True, gate_by=gate_by, threshold=0.05)
+        score = detect(one, params, GATE_WEIGHTS).scores[0]
+        assert score == pytest.approx(np.sqrt(0.8 * gate), rel=1e-6)
+    with pytest.raises(InputError, match="fitted with --gate"):
+        detect(voted([0.8], [1]), Params(gate=True, gate_by="run"), GATE_WEIGHTS)
+
+
+def test_params_say_only_what_is_used():
+    """So params.json is what it was where nobody asked for votes, lone boxes or a run."""
+    assert not {"votes", "lone", "gate_by", "gate_run"} & Params(gate_run="c").record().keys()
+    used = Params(gate=True, gate_by="both", gate_run="c", votes=0.5).record()
+    assert (used["gate_by"], used["gate_run"], used["votes"]) == ("both", "c", 0.5)
+    assert Params(**used) == Params(gate=True, gate_by="both", gate_run="c", votes=0.5)

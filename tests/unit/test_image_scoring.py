@@ -22,6 +22,7 @@ from cxr.metrics.kaggle_map import image_score
 from cxr.run_folder import RunFolder
 from cxr.settings import make_settings
 from cxr.system.errors import InputError
+from cxr.tasks import TASKS
 
 GRID = Grid(
     (-0.5, 1.6), (1.0, 0.8), ("nms", "wbf"), (False, True), (False, True), (0.1, 0.6, 1.0, 2.0)
@@ -142,6 +143,27 @@ def test_scores_after_an_epoch():
     scores = SCORER.quick_score(predictions, pd.DataFrame([row]), settings_with(), LABELS)
     assert scores["metric"] == 1
     assert 0.3 <= scores["threshold"] < 0.9
+
+
+def test_rules_that_are_tried():
+    """A run of --gate is searched beside the detector's own gate, or alone where it has none."""
+    grid = grid_of(judging_of(1, gate="c", try_votes=("0", "0.5"), try_lone=("1", "3")))
+    assert (grid.votes, grid.lone, grid.gate_by) == ((0, 0.5), (1, 3), ("own", "run", "both"))
+    assert grid.params((0,) * len(grid.shape)).gate_run == "c"
+    grid = grid_of(judging_of(1, gate="c", global_weight=0.0))
+    assert (grid.gate, grid.gate_by) == ((False, True), ("run",))
+    assert (grid.votes, grid.lone) == ((0,), (1,))
+    with pytest.raises(InputError, match=r"--try-lone takes numbers between 1 and 100, not 0.5"):
+        grid_of(judging_of(1, try_lone=("0.5",)))
+    with pytest.raises(InputError, match="--gate is not for chestxdet, whose score has no such"):
+        TASKS["chestxdet"].settings_of({"gate": "c"})
+        TASKS["chestxdet"].check(TASKS["chestxdet"].settings_of({"gate": "c"}))
+
+
+def test_rules_that_a_file_does_not_have():
+    for params in (Params(votes=0.5), Params(gate=True, gate_by="run", gate_run="c")):
+        with pytest.raises(InputError, match="a file of step 06 has no rule"):
+            SCORER.export_rule(params.record(), settings_with(), LABELS)
 
 
 def test_overlaps_that_are_tried():

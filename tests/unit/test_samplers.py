@@ -17,7 +17,7 @@ from cxr.data.samplers import (
     make_share_sampler,
     negatives_for,
 )
-from cxr.method_settings import MaskLearningSettings
+from cxr.method_settings import DetectorSettings, MaskLearningSettings
 from cxr.system.errors import InputError
 
 SAMPLING = MaskLearningSettings(sampling="share")
@@ -165,6 +165,18 @@ def test_the_share_falls_and_epochs_grow():
 def test_positives_only():
     sampler = make_sampler(make_table(8, 50), sampling="positives")
     assert sorted(rows_of(sampler)) == list(range(8))
+
+
+@pytest.mark.parametrize("sampling, epoch_rows", [("balanced", 20), ("share", 5), ("positives", 4)])
+def test_images_with_boxes_are_a_detectors_positives(sampling, epoch_rows):
+    """Of 20 images four have boxes, whatever their class is; four of five are 0.8."""
+    table = pd.DataFrame({"n_boxes": [1, 2, 1, 3] + [0] * 16, "label": [0, 1, 2, 0] * 5})
+    settings = DetectorSettings(sampling=sampling)
+    sampler = make_share_sampler(table, settings, 1, 12, 42, 0, 1)
+    rows = rows_of(sampler)
+    assert len(rows) == epoch_rows
+    drawn = sum(row < 4 for row in rows)
+    assert drawn == {"balanced": 10, "share": 4, "positives": 4}[sampling]
 
 
 def test_all_is_the_usual_order():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cxr.geometry.detections import TrueBoxes
-from cxr.methods.detector.records import BoxCase, Candidates, Params, detect
+from cxr.methods.detector.records import GATES, BoxCase, Candidates, Params, detect
 from cxr.methods.detector.search import (
     AXES,
     FittingUnit,
@@ -37,6 +37,14 @@ SMALL = Grid(
     nms_iou=(0.05, 0.5),
 )
 PLAIN = FittingUnit(0, 0, False)
+MOVED = ("percentile_shrink", "scale", "merge", "gate", "half", "threshold")
+PLAINEST = (0,) * len(AXES)
+
+
+def index_of(*values, other=0):
+    """One entry for each axis: these for those of MOVED, `other` for the rest."""
+    by_axis = dict(zip(MOVED, values, strict=True))
+    return tuple(by_axis.get(axis, other) for axis in AXES)
 
 
 def make_case(i, positive, fold=0, test_like=False, group="", count=30):
@@ -115,7 +123,7 @@ def test_combinations_of_some_units_only(cases, tally):
 def test_base_reaches_the_detection(cases):
     grid = replace(SMALL, base=Params(score_floor=0.3, wbf_iou=0.7), nms_iou=(0.6,))
     means = search(cases, grid, GATE_WEIGHTS).means()
-    for index in ((0,) * 7, (0, 1, 1, 1, 1, 1, 2), (0, 0, 1, 1, 0, 0, 1)):
+    for index in (PLAINEST, index_of(1, 1, 1, 1, 1, 2), index_of(0, 1, 1, 0, 0, 1)):
         params = grid.params(index)
         assert params.nms_iou == 0.6
         assert means[index] == pytest.approx(plain_score(cases, params), abs=1e-9)
@@ -127,8 +135,8 @@ def test_default_grid_is_the_promised_one():
     assert grid.threshold[0] == 0.05
     assert grid.threshold[-1] == 4.0
     assert np.prod(grid.shape) >= 500
-    assert grid.params((0,) * 7) == Params(threshold=0.05)
-    for index in ((0,) * 7, (0, 4, 5, 1, 1, 1, 39), (0, 2, 3, 0, 1, 0, 17)):
+    assert grid.params(PLAINEST) == Params(threshold=0.05)
+    for index in (PLAINEST, index_of(4, 5, 1, 1, 1, 39), index_of(2, 3, 0, 1, 0, 17)):
         assert grid.index(grid.params(index)) == index
     with pytest.raises(ValueError):
         grid.index(Params(threshold=0.51))
@@ -141,7 +149,7 @@ def hand_tally(scores, count=10):
     """
     tables = {}
     for unit, of_unit in scores.items():
-        table = np.array(of_unit, float).reshape(1, 2, 1, 1, 1, 1, -1)
+        table = np.array(of_unit, float).reshape(*index_of(2, 1, 1, 1, 1, -1, other=1))
         tables[unit] = np.stack([table * count, np.full(table.shape, count)])
         thresholds = tuple(1.15 ** np.arange(table.shape[-1]))
     grid = Grid((-0.5, 1.6), (1.0,), ("nms",), (False,), (False,), thresholds)
@@ -174,7 +182,7 @@ def test_the_end_of_the_thresholds_is_no_worse_than_their_middle():
 
 def test_a_score_equal_to_the_threshold_is_not_kept():
     grid = Grid((-0.5,), (1.0,), ("nms",), (False, True), (False, True), (1.25, 2.5, 3.75))
-    counts = kept_counts(np.array([0.75, 0.5, 0.25]), 0.75, grid)
+    counts = kept_counts(np.array([0.75, 0.5, 0.25]), [0.75], grid)[0]
     np.testing.assert_array_equal(counts[0], [[2, 1, 0], [2, 1, 0]])
     # 5 * sqrt(score * 0.75) = 3.75, 3.06, 2.17
     np.testing.assert_array_equal(counts[1], [[3, 2, 0], [2, 2, 0]])
@@ -182,7 +190,7 @@ def test_a_score_equal_to_the_threshold_is_not_kept():
 
 def test_fit_on_nothing_is_the_plainest():
     nothing = search([], SMALL, GATE_WEIGHTS)
-    assert fit(nothing) == SMALL.params((0, 0, 0, 0, 0, 0, 3))
+    assert fit(nothing) == SMALL.params(index_of(0, 0, 0, 0, 0, 3))
     outcome = nested(nothing)
     assert outcome.score == 0.0
     assert outcome.counted == 0
@@ -236,18 +244,20 @@ def test_one_fold_is_split_in_halves_by_group():
     for one, other in zip(cases[::2], cases[1::2], strict=True):
         assert unit_of(one) == unit_of(other)
     tally = search(cases, SMALL, GATE_WEIGHTS)
-    halves = [FittingUnit(0, 0, False), FittingUnit(0, 1, False)]
-    assert set(tally.tables) == set(halves)
+    halves: dict[int, list[FittingUnit]] = {0: [], 1: []}
+    for unit in tally.tables:
+        halves[unit.part % 2].append(unit)
+    assert halves[0] and halves[1]
     outcome = nested(tally)
-    assert outcome.held_out[halves[0]] == fit(tally, [halves[1]])
-    assert outcome.held_out[halves[1]] == fit(tally, [halves[0]])
+    for unit, params in outcome.held_out.items():
+        assert params == fit(tally, halves[1 - unit.part % 2])
 
 
 def test_halves_do_not_depend_on_the_process():
     for i in range(4):
         alone = make_case(i, True)
         assert unit_of(alone) == unit_of(make_case(i, True, group=f"image{i}"))
-    halves = [unit_of(make_case(0, True, group=group)).half for group in "abcd"]
+    halves = [unit_of(make_case(0, True, group=group)).part % 2 for group in "abcd"]
     assert set(halves) == {0, 1}
     assert halves[0] == 0xE8B7BE43 % 2  # CRC-32 of "a"
 
@@ -291,11 +301,12 @@ def test_a_restricted_tally_is_the_tally_of_the_smaller_grid(cases, tally):
 def test_sensitivity_moves_one_parameter_at_a_time(cases, tally):
     best = fit(tally)
     lines = sensitivity(tally, best)
-    assert list(lines) == list(AXES)
+    several = [axis for axis in AXES if len(SMALL.values(axis)) > 1]
+    assert list(lines) == several
     assert list(sensitivity(tally.only(merge=("nms",)), replace(best, merge="nms"))) == [
-        axis for axis in AXES if axis != "merge"
+        axis for axis in several if axis != "merge"
     ]
-    assert [len(line) for line in lines.values()] == list(SMALL.shape)
+    assert [len(line) for line in lines.values()] == [len(SMALL.values(axis)) for axis in several]
     for axis, line in lines.items():
         for value, score in line:
             expected = plain_score(cases, replace(best, **{axis: value}))
@@ -308,3 +319,50 @@ def test_constant_guess():
     guess = [(0.4, (0, 0, 10, 8.2)), (0.6, (0, 0, 10, 10))]
     np.testing.assert_allclose(constant_scores(true, guess), [0.5, 0.0, 0.0])
     assert np.isnan(constant_scores([np.zeros((0, 4))], [])).all()
+
+
+def with_votes(case, seed):
+    """The case with shares of votes in quarters, and classes by a run that gates."""
+    generator = np.random.default_rng(seed)
+    candidates = replace(
+        case.candidates,
+        votes=generator.integers(5, size=len(case.candidates.score)) / 4,
+        gate_category=generator.dirichlet([1, 1, 1]),
+    )
+    return replace(case, candidates=candidates)
+
+
+def test_rules_that_are_only_tried_where_asked(cases):
+    """Vote counts, lone boxes and the gate by a run, against detection image by image."""
+    grid = Grid(
+        percentile_shrink=(-0.5,),
+        scale=(0.875,),
+        merge=("nms",),
+        half=(False,),
+        threshold=(0.6, 1.5),
+        votes=(0.0, 0.5, 1.0),
+        lone=(1.0, 3.0),
+        gate_by=GATES,
+    )
+    voted = [with_votes(case, seed) for seed, case in enumerate(cases[:7])]
+    means = search(voted, grid, GATE_WEIGHTS).means()
+    for index in product(*map(range, grid.shape)):
+        params = grid.params(index)
+        assert means[index] == pytest.approx(plain_score(voted, params), abs=1e-9), params
+    for axis in ("votes", "lone", "gate_by"):
+        moved = np.moveaxis(means, AXES.index(axis), 0)
+        assert not np.allclose(moved[0], moved[1])
+
+
+def test_a_run_that_knows_the_classes_gates():
+    """The detector's own classes are drawn at random, the run's are right."""
+    cases = []
+    for i in range(8):
+        case = make_case(i, i % 2 == 0, fold=i // 2 % 2)
+        classes = np.eye(3)[2 if i % 2 == 0 else 0]
+        cases.append(replace(case, candidates=replace(case.candidates, gate_category=classes)))
+    grid = Grid(merge=("nms",), gate_by=GATES, base=Params(gate_run="c"))
+    outcome = nested(search(cases, grid, GATE_WEIGHTS))
+    record = outcome.final.record()
+    assert (record["gate"], record["gate_by"], record["gate_run"]) == (True, "run", "c")
+    assert outcome.counted == 4  # nothing is predicted where nothing is

@@ -235,12 +235,17 @@ def test_settings_that_do_not_change_the_weights_do_not_change_the_run(values):
     assert RSNA.settings_of(values).place.run == "paper"
 
 
-OTHER_VALUES = {"pretrain": 40, "dropout": 0.25, "ema": 0.25, "paste": 0.25, "pseudo_score": 0.25}
+OTHER_VALUES = {
+    **{"pretrain": 40, "dropout": 0.25, "ema": 0.25, "paste": 0.25, "pseudo_score": 0.25},
+    **{"positive_share": 0.25, "positive_share_end": 0.25, "edge_noise": 0.25},
+}
 # What must be given beside a setting for anybody to read it.
 BESIDE = {
     "cycle": {"schedule": "waves"},
     "lr_min": {"schedule": "waves"},
     "ema_from": {"ema": 0.25},
+    "positive_share": {"sampling": "share"},
+    "positive_share_end": {"sampling": "share"},
     "pseudo_ratio": {"pseudo": "teacher"},
     "pseudo_score": {"pseudo": "teacher"},
     "external": {"pseudo": "teacher"},

@@ -12,7 +12,7 @@ from cxr.data.batch import Sample, collate
 from cxr.data.samplers import ResumableSampler
 from cxr.steps.train.engine import count_updates
 from cxr.steps.train.schedules import make_scheduler
-from cxr.steps.train.state import TrainingState, moving_average
+from cxr.steps.train.state import TrainingState, make_optimizer, moving_average
 from cxr.system.metric_log import EpochFigures, MetricLog
 from cxr.tasks import TASKS
 
@@ -21,6 +21,24 @@ RSNA = TASKS["rsna"]
 
 def training(**values):
     return RSNA.make_settings(values).training
+
+
+def test_the_encoder_may_learn_more_slowly():
+    model = torch.nn.Module()
+    model.encoder = torch.nn.Linear(2, 3)
+    model.head = torch.nn.Linear(3, 1)
+    for optimizer in ("adam", "adamw", "sgd"):
+        slow = training(optimizer=optimizer, lr=0.5, encoder_lr=0.1, schedule="cosine", epochs=10)
+        made = make_optimizer(model, slow, torch.device("cpu"))
+        assert [group["lr"] for group in made.param_groups] == [0.5, pytest.approx(0.05)]
+        head, encoder = (group["params"] for group in made.param_groups)
+        assert {*map(id, head)} == {*map(id, model.head.parameters())}
+        assert {*map(id, encoder)} == {*map(id, model.encoder.parameters())}
+        make_scheduler(made, slow, 100)
+        rates = [group["lr"] for group in made.param_groups]
+        assert rates[1] == pytest.approx(0.1 * rates[0])
+    alike = make_optimizer(model, training(), torch.device("cpu"))
+    assert len(alike.param_groups) == 1
 
 
 def test_cosine_schedule_by_hand():

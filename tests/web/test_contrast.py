@@ -6,6 +6,7 @@ import pytest
 from steps import ROOT
 
 REPORTS = ROOT / "cxr" / "plots" / "templates" / "page.html.jinja"
+REPORT = ROOT / "cxr" / "steps" / "postprocess" / "templates" / "report.html.jinja"
 SERVED = ROOT / "cxr" / "steps" / "serve" / "web" / "page.css"
 IMAGES = ROOT / "cxr" / "steps" / "predict" / "templates" / "images.html.jinja"
 TEXT, CONTROL = 4.5, 3.0  # least ratios of small text, and of what shows where a control is
@@ -67,6 +68,19 @@ def test_words_and_controls_stand_out(path, front, behind, least):
             assert word in text or word == "#fff", "no longer in the style: mend this list"
         colours.append(named.get(word, word))
     assert contrast(*colours) >= least
+
+
+def test_the_darkest_cell_of_a_confusion_table_can_be_read():
+    """Its tint is the accent, mixed with the paper."""
+    text = REPORT.read_text(encoding="utf-8")
+    least, more = re.search(r"\(([\d.]+) \+ ([\d.]+) \* part\)", text).groups()
+    share = float(least) + float(more)
+    accent = variables(REPORTS)["accent"]
+    channels = [int(accent[start : start + 2], 16) for start in (1, 3, 5)]
+    mixed = [round(share * channel + (1 - share) * 255) for channel in channels]
+    assert f"rgba({', '.join(map(str, channels))}," in text
+    tint = "#" + "".join(f"{channel:02x}" for channel in mixed)
+    assert contrast(variables(REPORTS)["ink"], tint) >= TEXT
 
 
 def test_reports_are_made_for_paper():

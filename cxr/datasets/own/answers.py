@@ -20,6 +20,7 @@ from cxr.geometry.masks import decode_runs, dice
 from cxr.methods.classifier.image_scorer import class_scores
 from cxr.methods.detector.class_scorer import ClassAP
 from cxr.methods.evaluation import Boxes, json_number
+from cxr.metrics.doubt import Doubt
 from cxr.system.disk import atomic, read_json, write_json
 from cxr.system.tables import write_csv
 
@@ -31,16 +32,28 @@ PRE_ANNOTATIONS = "pre_annotations.json"
 CORNERS = ("x1", "y1", "x2", "y2")
 
 
-def entropy(probability: np.ndarray | float) -> np.ndarray:
-    """Doubt of a yes or no, 0 (sure) to 1 (one half), in bits."""
-    p = np.clip(np.asarray(probability, float), 1e-9, 1 - 1e-9)
-    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+ONE_ANSWER = (
+    f"{TO_LABEL} is in the order of the entropy of the merged answer, since there are no answers "
+    "of several folds that could disagree: 04_predict.py keeps them without --fold, but of no blend"
+)
 
 
-def write_to_label(folder: Path, ids: Sequence[str], doubts: Sequence[float]) -> None:
-    """Images without label, the most doubtful first."""
-    table = pd.DataFrame({"image_id": list(ids), "doubt": np.round(doubts, 4)})
-    write_csv(folder / TO_LABEL, table.sort_values("doubt", ascending=False, kind="stable"))
+def write_to_label(request: AnswerRequest) -> None:
+    """Images without label, those first on which the folds disagree most.
+
+    Where the answers of several folds are not known, the entropy of the merged one decides, and a
+    warning says so.
+    """
+    rows = [[image_id, *doubt] for image_id, doubt in request.doubts.items()]
+    table = pd.DataFrame(rows, columns=["image_id", *Doubt._fields])
+    order = ["disagreement", "entropy"]
+    if table["disagreement"].isna().any():
+        order = ["entropy"]
+        request.warnings.append(f"{ONE_ANSWER}.")
+        print(f"note: {ONE_ANSWER}")
+    table = table.sort_values(order, ascending=False, kind="stable")
+    table = table[["image_id", "disagreement", "entropy"]].astype({"disagreement": float})
+    write_csv(request.judging.folder.path / TO_LABEL, table.round(6))
 
 
 def test_rows(request: AnswerRequest) -> pd.DataFrame:
@@ -75,8 +88,7 @@ def write_box_answer(request: AnswerRequest) -> Answer:
     write_coco(folder, table, request.answers, labels.classes, plan)
     unlabelled = table[table["label"] < 0]
     write_pre_annotations(folder, unlabelled, request.answers, labels.classes, thresholds)
-    best = [request.answers[name].scores.max(initial=0) for name in unlabelled["image_id"]]
-    write_to_label(folder, unlabelled["image_id"].tolist(), entropy(np.array(best)).tolist())
+    write_to_label(request)
     return score_boxes(request, table, path, predicted)
 
 
@@ -213,7 +225,8 @@ def score_boxes(
 
 
 def write_mask_answer(request: AnswerRequest) -> Answer:
-    """predictions.csv (area of each mask) and masks/<image_id>.png in original pixels."""
+    """predictions.csv (area of each mask), masks/<image_id>.png in original pixels, and
+    to_label.csv."""
     if not request.answers:
         return Answer(None)
     folder = request.judging.folder.path
@@ -231,6 +244,7 @@ def write_mask_answer(request: AnswerRequest) -> Answer:
             scores.append(dice(mask, true_mask(row)))
     path = folder / PREDICTIONS
     write_csv(path, pd.DataFrame(rows, columns=["image_id", "area", "share", "file"]))
+    write_to_label(request)
     if not scores:
         return Answer(path)
     test = {"score": json_number(float(np.mean(scores))), "n_images": len(scores)}
@@ -253,15 +267,13 @@ def write_class_answer(request: AnswerRequest) -> Answer:
         columns[name] = np.round(probabilities[:, number], 6)
     path = folder / PREDICTIONS
     write_csv(path, pd.DataFrame(columns))
-    unlabelled = (table["label"] < 0).to_numpy()
-    ids = table["image_id"][unlabelled].tolist()
-    doubts = entropy(probabilities[unlabelled]).max(axis=1, initial=0)
-    write_to_label(folder, ids, doubts.tolist())
-    labelled = table[~unlabelled]
+    write_to_label(request)
+    is_labelled = (table["label"] >= 0).to_numpy()
+    labelled = table[is_labelled]
     if labelled.empty:
         return Answer(path)
     findings = np.array([json.loads(text) for text in labelled["findings"]], bool)
-    scores = class_scores(names, findings, probabilities[~unlabelled])
+    scores = class_scores(names, findings, probabilities[is_labelled])
     test = {"score": json_number(scores["metric"]), "n_images": len(labelled)}
     test |= {name: json_number(value) for name, value in scores.items() if name != "metric"}
     return Answer(path, {"test": test})

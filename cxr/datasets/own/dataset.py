@@ -82,6 +82,9 @@ class OwnDataset(Dataset):
             write_json(folder.plan, plan)
         print("\n".join(describe_plan(plan, settings.given)))
 
+    def unlabelled_rows(self, test: pd.DataFrame) -> pd.DataFrame:
+        return test[test["label"] < 0]
+
     def write_synthetic(self, folder: Path, n_train: int) -> bool:
         return write_own(folder, self.kind, n_train=n_train)
 

@@ -1,7 +1,12 @@
-"""RSNA Pneumonia Detection Challenge (Kaggle 2018): boxes of lung opacities, classes of images."""
+"""RSNA Pneumonia Detection Challenge (Kaggle 2018), as two data sets over the same files.
+
+The boxes of lung opacities, and the classes of the images, whose runs can gate the boxes. The folds
+of both are the same, as they are dealt by the same rows, patients and classes.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +32,7 @@ from cxr.datasets.rsna.files import (
 from cxr.datasets.rsna.synthetic import write_rsna
 from cxr.geometry.detections import Detections
 from cxr.methods.base import Scorer
+from cxr.methods.classifier.image_scorer import ImageAP
 from cxr.methods.detector.image_scorer import RsnaMap
 from cxr.methods.evaluation import Boxes
 from cxr.settings import Settings
@@ -38,9 +44,13 @@ GATE_WEIGHTS = (0.0, 0.1, 1.0)
 CONSTANT_GUESS = ((0.6, (203, 335, 439, 694)), (0.5, (594, 328, 844, 724)))
 
 
-class Rsna(Dataset):
+PROBABILITIES = "test_classes.csv"
+
+
+class RsnaFiles(Dataset):
+    """What both have in common: files, folds, names."""
+
     slug = "rsna-pneumonia-detection-challenge"
-    title = "RSNA Pneumonia Detection"
     terms = (
         "RSNA Pneumonia Detection Challenge, "
         "https://www.kaggle.com/competitions/rsna-pneumonia-detection-challenge: images and labels "
@@ -57,12 +67,6 @@ class Rsna(Dataset):
     )
     zip_bytes = int(3.7e9)
     extracted_bytes = int(3.8e9)
-    takes_submissions = True
-    answer_name = "submission"
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        return RsnaMap(GATE_WEIGHTS, CONSTANT_GUESS)
 
     def read_tables(self, folder: Path, settings: Settings) -> Tables:
         del settings
@@ -71,13 +75,26 @@ class Rsna(Dataset):
     def public_names(self, folder: Path) -> dict[str, str]:
         return read_rsna_names(folder)
 
+    def write_synthetic(self, folder: Path, n_train: int) -> bool:
+        return write_rsna(folder, n_train=n_train)
+
+
+class Rsna(RsnaFiles):
+    """The boxes of the opacities."""
+
+    title = "RSNA Pneumonia Detection"
+    takes_submissions = True
+    answer_name = "submission"
+    gate_task = "rsna-classes"
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return RsnaMap(GATE_WEIGHTS, CONSTANT_GUESS)
+
     def read_answers(self, path: Path, table: pd.DataFrame) -> Mapping[str, Any]:
         if path.suffix == ".json":
             return read_coco_results(path, table["image_id"].tolist(), self.classes)
         return read_rows(path, read_rsna_submission(path), read_detections)
-
-    def write_synthetic(self, folder: Path, n_train: int) -> bool:
-        return write_rsna(folder, n_train=n_train)
 
     def write_answer(self, request: AnswerRequest) -> Answer:
         """submission.csv, checked against the sample submission."""
@@ -100,6 +117,36 @@ class Rsna(Dataset):
             )
         write_csv(request.judging.folder.submission, table)
         return Answer(request.judging.folder.submission, predicted=predicted)
+
+
+class RsnaClasses(RsnaFiles):
+    """The class of each image, three of them: for runs that gate the boxes (--gate)."""
+
+    title = "RSNA Pneumonia Detection classes"
+    answer_name = "classes"
+    finding = ("class", "classes")
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return ImageAP()
+
+    def read_tables(self, folder: Path, settings: Settings) -> Tables:
+        """The same rows; what each image has, class by class, and that its boxes are all there
+        is."""
+        tables = super().read_tables(folder, settings)
+        one_of_them = np.eye(len(CLASSES), dtype=int).tolist()
+        findings = [json.dumps(one_of_them[label]) for label in tables.train["label"]]
+        train = tables.train.assign(findings=findings, mask_known=True)
+        return tables._replace(train=train)
+
+    def write_answer(self, request: AnswerRequest) -> Answer:
+        """test_classes.csv: the probability of each class."""
+        if request.answers is None:
+            return Answer(None)
+        table = pd.DataFrame.from_dict(dict(request.answers), orient="index", columns=list(CLASSES))
+        path = request.judging.folder.path / PROBABILITIES
+        write_csv(path, table.round(6).rename_axis("image_id").reset_index())
+        return Answer(path)
 
 
 def read_detections(text: str) -> Detections:

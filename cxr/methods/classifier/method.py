@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -23,6 +23,7 @@ from cxr.methods.classifier.records import ClassPrediction
 from cxr.methods.pseudo_labels import add_classes
 from cxr.methods.segmenter.losses import TERMS, parse_terms
 from cxr.methods.views import show_view, view_frame
+from cxr.metrics.doubt import Doubt, largest_doubt
 from cxr.metrics.image_rules import mean_of_known
 from cxr.networks.classifier import ImageClassifier
 from cxr.networks.network import STRIDE, Network, check_side
@@ -151,6 +152,16 @@ class Classifier(Method):
                 "--merge has runs with --none-output and such without: merge those of one kind"
             )
         return list(torch.stack(of_views).mean(0))
+
+    def doubt(
+        self,
+        merged: ClassPrediction,
+        by_fold: Sequence[ClassPrediction],
+        detect: Callable[[ClassPrediction], np.ndarray],
+    ) -> Doubt:
+        """Of the most doubtful class, each a question of its own."""
+        del detect
+        return largest_doubt(merged.category, [each.category for each in by_fold])
 
     def describe_prediction(self, prediction: ClassPrediction) -> str:
         probabilities = ", ".join(f"{value:.4f}" for value in prediction.category)

@@ -32,11 +32,13 @@ class MemberBoxes:
     """What one run's own suppression leaves of an image, at most FUSED_AT_MOST boxes of a class.
 
     detections: of the middle of the sizes, in shares of the image's width and height. log_spread:
-    (n, 2), log of size80 / size20: how far the votes for a width and height lie apart.
+    (n, 2), log of size80 / size20: how far the votes for a width and height lie apart. votes: (n,)
+    share of the run's networks and views that vote for a box.
     """
 
     detections: Detections
     log_spread: np.ndarray
+    votes: np.ndarray
 
 
 def fuse_candidates(
@@ -59,7 +61,8 @@ def fuse_candidates(
     )
     order = np.argsort(-scores, kind="stable")
     fused = Detections(corners[order], scores[order], labels[order].astype(np.int16))
-    half_spread = np.exp(fused_spreads(fused, found, weights) / 2)
+    nearest = [nearest_boxes(member.detections, fused) for member in found]
+    half_spread = np.exp(fused_spreads(fused, found, nearest, weights) / 2)
 
     first = members[0]
     boxes = fused.boxes * np.array([first.width, first.height] * 2)
@@ -74,6 +77,7 @@ def fuse_candidates(
         size80=(middle_size * half_spread).astype(np.float32),
         score=fused.scores.astype(np.float32),
         label=fused.labels,
+        votes=fused_votes(fused, found, nearest, weights).astype(np.float32),
     )
 
 
@@ -91,29 +95,52 @@ def best_boxes(candidates: Candidates, nms_iou: float) -> MemberBoxes:
     best = detections.take(kept)
     shares = np.clip(best.boxes / frame, 0, 1)
     log_spread = np.log(candidates.size80 / candidates.size20)[visible][kept]
-    return MemberBoxes(Detections(shares, best.scores, best.labels), log_spread)
+    votes = candidates.vote_shares[visible][kept]
+    return MemberBoxes(Detections(shares, best.scores, best.labels), log_spread, votes)
+
+
+def nearest_boxes(detections: Detections, fused: Detections) -> np.ndarray:
+    """Number (n,) of the fused box of its class that each of n boxes overlaps most.
+
+    The package does not tell which boxes it fused; that is the one. Empty where nothing was.
+    """
+    overlaps = box_iou(torch.from_numpy(detections.boxes), torch.from_numpy(fused.boxes)).numpy()
+    overlaps[detections.labels[:, None] != fused.labels] = -1.0
+    if not overlaps.size:
+        return np.zeros(0, int)
+    return overlaps.argmax(axis=1)
+
+
+def fused_votes(
+    fused: Detections,
+    found: Sequence[MemberBoxes],
+    nearest: Sequence[np.ndarray],
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Votes (m,) of fused boxes: the weighted mean over the runs, 0 for a run without the box."""
+    votes = np.zeros(len(fused))
+    for member, numbers, weight in zip(found, nearest, weights, strict=True):
+        of_member = np.zeros(len(fused))
+        np.maximum.at(of_member, numbers, member.votes[: len(numbers)])
+        votes += weight * of_member
+    return votes
 
 
 def fused_spreads(
-    fused: Detections, found: Sequence[MemberBoxes], weights: np.ndarray
+    fused: Detections,
+    found: Sequence[MemberBoxes],
+    nearest: Sequence[np.ndarray],
+    weights: np.ndarray,
 ) -> np.ndarray:
-    """Spreads (m, 2) of fused boxes: means over the boxes that lie nearest to each, weighted.
-
-    The package does not tell which boxes it fused; that is the one that a box overlaps most.
-    """
+    """Spreads (m, 2) of fused boxes: means over the boxes that lie nearest to each, weighted."""
     totals = np.zeros((len(fused), 2))
     shares = np.zeros((len(fused), 1))
-    for member, weight in zip(found, weights, strict=True):
-        overlaps = box_iou(
-            torch.from_numpy(member.detections.boxes), torch.from_numpy(fused.boxes)
-        ).numpy()
-        overlaps[member.detections.labels[:, None] != fused.labels] = -1.0
-        if not overlaps.size:
+    for member, numbers, weight in zip(found, nearest, weights, strict=True):
+        if not len(numbers):
             continue
-        nearest = overlaps.argmax(axis=1)
         share = weight * member.detections.scores[:, None]
-        np.add.at(totals, nearest, share * member.log_spread)
-        np.add.at(shares, nearest, share)
+        np.add.at(totals, numbers, share * member.log_spread)
+        np.add.at(shares, numbers, share)
     return np.divide(totals, shares, out=np.zeros_like(totals), where=shares > 0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,25 +14,30 @@ from cxr.geometry.detections import TrueBoxes
 from cxr.images.header import to_number
 from cxr.methods.base import Labels, Scorer
 from cxr.methods.detector.records import BoxCase, Candidates
-from cxr.settings import Settings
+from cxr.settings import Settings, flag
 from cxr.system.errors import InputError
 
 
 def tried_overlaps(settings: Settings) -> list[float]:
-    """The overlaps of suppression that are searched: --try-nms-iou, or the one of --nms-iou.
-
-    Raises InputError for what is none.
-    """
+    """The overlaps of suppression that are searched: --try-nms-iou, or the one of --nms-iou."""
     method = settings.method
-    if not method.try_nms_iou:
-        return [method.nms_iou]
-    overlaps = []
-    for text in method.try_nms_iou:
+    return tried_values("try_nms_iou", method.try_nms_iou, 0, 1) or [method.nms_iou]
+
+
+def tried_values(name: str, words: Sequence[str], lowest: float, highest: float) -> list[float]:
+    """The numbers of a setting of this name that lists values to search.
+
+    Raises InputError for what is no number in these bounds.
+    """
+    values = []
+    for text in words:
         number = to_number(text)
-        if number is None or not 0 <= number <= 1:
-            raise InputError(f"--try-nms-iou takes numbers between 0 and 1, not {text}")
-        overlaps.append(number)
-    return overlaps
+        if number is None or not lowest <= number <= highest:
+            raise InputError(
+                f"{flag(name)} takes numbers between {lowest} and {highest}, not {text}"
+            )
+        values.append(number)
+    return values
 
 
 class BoxScorer(Scorer):

@@ -4,7 +4,6 @@ for each class."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -312,7 +311,7 @@ class ClassAP(BoxScorer):
         self, params: Mapping[str, Any], settings: Settings, labels: Labels
     ) -> dict[str, Any]:
         del settings
-        rule = asdict(params_of(params["nms_iou"]))
+        rule = params_of(params["nms_iou"]).record()
         del rule["gate"]
         del rule["threshold"]
         rule["gate_weights"] = []

@@ -20,6 +20,7 @@ from cxr.methods.export import Difference, ExportPart, ScorePairs, scores_above_
 from cxr.networks.detector import DetectorNetwork
 from cxr.networks.network import Network
 from cxr.settings import Settings
+from cxr.system.errors import InputError
 
 if TYPE_CHECKING:
     from cxr.methods.base import Labels, Scorer
@@ -49,6 +50,7 @@ class BoxExport(ExportPart):
         labels: Labels,
         scorer: Scorer,
     ) -> dict[str, Any]:
+        refuse_inputs(settings)
         detector = cast(DetectorNetwork, network)
         return {
             "size_votes": settings.method.size_votes,
@@ -137,3 +139,17 @@ def scores_of_class(answers: Sequence[Mapping[str, np.ndarray]], label: int) -> 
     """(n,) of the boxes of a class in all images, above the thresholds or not."""
     scores = [answer["scores"][answer["labels"] == label] for answer in answers]
     return np.concatenate(scores)
+
+
+def refuse_inputs(settings: Settings) -> None:
+    """Raises InputError for what a network sees and `edge_predict.py` cannot make."""
+    if settings.method.clahe:
+        raise InputError(
+            "a run with --clahe cannot be a file of step 06, since edge_predict.py equalises no "
+            "pictures: write it with --zip, or train a run without --clahe"
+        )
+    if settings.method.header_inputs:
+        raise InputError(
+            "a run with --header-inputs cannot be a file of step 06, since edge_predict.py tells "
+            "the network no header: write it with --zip, or train a run without --header-inputs"
+        )

@@ -16,12 +16,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 from cxr.data.batch import Batch, TargetMaker
 from cxr.geometry.anchors import decode_boxes
 from cxr.geometry.boxes import centre_size
 from cxr.geometry.detections import Detections
+from cxr.images.header_numbers import HEADER_NUMBERS
 from cxr.methods.base import ImageFacts, Labels, Outputs, View
 from cxr.methods.detector.records import Candidates, QuickDetections
 from cxr.methods.views import ViewFrame, view_frame
@@ -31,6 +32,10 @@ from cxr.settings import Settings
 
 QUICK_FLOOR = 0.005  # score of a location for the figures after an epoch
 QUICK_CANDIDATES = 100  # of an image and class
+# A network and view votes for a box where it has one of its own with a higher score than this (the
+# 3rd place's thresholds were 0.04 and 0.05) ...
+VOTE_SCORE = 0.05
+VOTE_IOU = 0.4  # ... and this overlap, from which on boxes are views of one finding
 SMALLEST_VIEW = 192  # pixels that the network's head for the whole image needs
 
 # Deltas (n, 4) of locations (n,) of images (n,), both int on the CPU.
@@ -58,7 +63,7 @@ class MergedLocations:
 
     score: (n,) mean probability. label: (n,) class. location: (n,) its number. deltas: (N, n, 4) of
     all models and views, of whose folds are `folds`. category: (C,) mean probabilities of the image
-    classes.
+    classes. voter_scores: (N, n), what each model and view says of these locations.
     """
 
     score: Tensor
@@ -67,6 +72,7 @@ class MergedLocations:
     deltas: Tensor
     category: Tensor
     folds: tuple[int, ...] = ()
+    voter_scores: Tensor | None = None
 
 
 class BestPairs(NamedTuple):
@@ -108,6 +114,7 @@ class Head(ABC):
             image_classes=len(labels.image_classes),
             image_size=training.image_size,
             load_weights=load_weights,
+            header_numbers=HEADER_NUMBERS if method.header_inputs else 0,
         )
 
     @abstractmethod
@@ -115,13 +122,16 @@ class Head(ABC):
         """Must give `positive` (p,), the numbers of locations where a box is to be learned."""
 
     def network_inputs(self, batch: Batch, settings: Settings) -> tuple[Any, ...]:
-        """Image and location (p,) where a box is to be learned.
+        """Image and location (p,) where a box is to be learned, and the headers where they count.
 
-        A compiled network is not told, since it would be compiled anew for every batch.
+        A compiled network is not told the places, since it would be compiled anew for every batch.
         """
-        if settings.machine.compile:
-            return ()
-        return ((batch.target_image["positive"], batch.target["positive"]),)
+        selected = None
+        if not settings.machine.compile:
+            selected = (batch.target_image["positive"], batch.target["positive"])
+        if batch.headers is not None:
+            return selected, batch.headers
+        return () if selected is None else (selected,)
 
     @abstractmethod
     def loss(
@@ -162,7 +172,8 @@ class Head(ABC):
         Only of these are all deltas kept, for `make_candidates`.
         """
         views = list(outputs)
-        scores = torch.stack([view.scores for view in views]).mean(0)
+        scores_of_views = torch.stack([view.scores for view in views])
+        scores = scores_of_views.mean(0)
         category = torch.stack([view.category for view in views]).mean(0)
         method = settings.method
         best = []
@@ -185,6 +196,7 @@ class Head(ABC):
                     deltas=deltas_by_image[i],
                     category=category[i],
                     folds=tuple(view.fold for view in views),
+                    voter_scores=scores_of_views[:, i, pairs.location, pairs.label],
                 )
             )
         return merged
@@ -225,6 +237,7 @@ class Head(ABC):
             size80=to_original(size80, scale),
             score=merged.score.cpu().numpy(),
             label=merged.label.cpu().numpy().astype(np.int16),
+            votes=vote_shares(merged, anchors).cpu().numpy(),
         )
 
     def quick_predictions(
@@ -246,6 +259,24 @@ class Head(ABC):
             )
             predictions[row] = QuickDetections(detections, side)
         return predictions
+
+
+def vote_shares(merged: MergedLocations, anchors: Tensor) -> Tensor:
+    """Share (n,) of the models and views that have a box of their own where a merged one is.
+
+    anchors: (n, 4) of the locations. A single model and view has nobody to agree with: 1.
+    """
+    voters = len(merged.deltas)
+    if voters == 1 or merged.voter_scores is None or not len(merged.score):
+        return torch.ones_like(merged.score)
+    boxes = decode_boxes(merged.deltas.mean(0), anchors)
+    votes = torch.zeros_like(merged.score)
+    for deltas, scores in zip(merged.deltas, merged.voter_scores, strict=True):
+        firm = scores > VOTE_SCORE
+        overlaps = box_iou(boxes, decode_boxes(deltas[firm], anchors[firm]))
+        is_same_class = merged.label[:, None] == merged.label[firm]
+        votes += ((overlaps > VOTE_IOU) & is_same_class).any(1)
+    return votes / voters
 
 
 def size_percentiles(

@@ -4,7 +4,7 @@ bring."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,9 +16,11 @@ from cxr.data.dataset import boxes_in_frame
 from cxr.geometry.detections import TrueBoxes
 from cxr.geometry.frames import Frame
 from cxr.methods.base import Cases, Judging, Labels
-from cxr.methods.detector.box_scorer import BoxScorer, tried_overlaps
+from cxr.methods.detector.box_scorer import BoxScorer, tried_overlaps, tried_values
 from cxr.methods.detector.records import (
+    GATES,
     NO_SHRINK,
+    OPTIONAL_RULES,
     SCORE_UNIT,
     BoxCase,
     Params,
@@ -33,11 +35,13 @@ from cxr.methods.detector.search import (
     Outcome,
     Tally,
     constant_scores,
+    fit,
     nested,
     search,
     sensitivity,
     transfer,
 )
+from cxr.methods.detector.simplest import fit_simplest
 from cxr.methods.evaluation import (
     Baseline,
     Boxes,
@@ -63,6 +67,12 @@ BASELINES: dict[str, dict[str, Any]] = {
     "without the image class (gate)": {"gate": (False,)},
     "without shrinking the boxes": {"percentile_shrink": (NO_SHRINK,), "scale": (1.0,)},
     "without both": {"gate": (False,), "percentile_shrink": (NO_SHRINK,), "scale": (1.0,)},
+}
+# The same of what is searched only if asked for.
+OPTIONAL_BASELINES: dict[str, dict[str, Any]] = {
+    "with the detector's own gate only": {"gate_by": ("own",)},
+    "without vote counts": {"votes": (Params.votes,)},
+    "without the rule for lone boxes": {"lone": (Params.lone,)},
 }
 # For the curves, which show what a looser threshold would find.
 LOWEST_THRESHOLD = min(Grid().threshold)
@@ -107,6 +117,7 @@ class RsnaMap(BoxScorer):
     )
     fit_choices = ("folds", "testlike")
     fit_refusal = "is always searched, use --fit-on folds"
+    searched = ("gate", "try_votes", "try_lone", "simplest")
 
     def __init__(self, gate_weights: tuple[float, ...], constant: ConstantGuess) -> None:
         self.gate_weights = gate_weights
@@ -125,7 +136,7 @@ class RsnaMap(BoxScorer):
             score=outcome.score,
             interval=bootstrap_interval(scores, judged.images["group"]),
             counted=int(scores.notna().sum()),
-            params=asdict(best),
+            params=best.record(),
             detect=partial(detect, params=best, gate_weights=self.gate_weights),
             images=judged.images,
             how=describe_measurement(
@@ -152,13 +163,14 @@ class RsnaMap(BoxScorer):
 
     def _choose_estimate(self, judging: Judging) -> Callable[[Tally], Outcome]:
         self.check_fit_on(judging.settings)
+        choose = fit_simplest if judging.settings.method.simplest else fit
         if judging.settings.judging.fit_on == "folds":
-            return nested
+            return partial(nested, choose=choose)
         if not judging.table["test_like"].any():
             raise InputError(
                 f"{judging.run.task.table('train')} has no test-like images: use --fit-on folds"
             )
-        return transfer
+        return partial(transfer, choose=choose)
 
     def quick_score(
         self,
@@ -198,7 +210,13 @@ class RsnaMap(BoxScorer):
         self, params: Mapping[str, Any], settings: Settings, labels: Labels
     ) -> dict[str, Any]:
         del settings, labels
-        rule = asdict(Params(**params))
+        rule = Params(**params).record()
+        for name in OPTIONAL_RULES:
+            if name in rule:
+                raise InputError(
+                    f"a file of step 06 has no rule {name}, which step 05 has fitted here: run "
+                    "05_postprocess.py again without --gate, --try-votes and --try-lone"
+                )
         threshold = rule.pop("threshold")
         gate = rule.pop("gate")
         rule["gate_weights"] = list(self.gate_weights) if gate else []
@@ -220,12 +238,25 @@ class RsnaMap(BoxScorer):
 
 
 def grid_of(judging: Judging) -> Grid:
-    """The values to search; the gate only where the head for the whole image was trained."""
+    """The values to search; the gate only where the head for the whole image was trained, or a run
+    of --gate takes its place."""
     method = judging.settings.method
-    overlaps = tuple(tried_overlaps(judging.settings))
-    if method.global_weight > 0:
-        return Grid(nms_iou=overlaps)
-    return Grid(nms_iou=overlaps, gate=(False,))
+    gate_run = method.gate
+    has_own_gate = method.global_weight > 0
+    gate: tuple[bool, ...] = (False, True)
+    gate_by: tuple[str, ...] = ("own",)
+    if gate_run:
+        gate_by = GATES if has_own_gate else ("run",)
+    elif not has_own_gate:
+        gate = (False,)
+    return Grid(
+        nms_iou=tuple(tried_overlaps(judging.settings)),
+        votes=tuple(tried_values("try_votes", method.try_votes, 0, 1)) or (Params.votes,),
+        lone=tuple(tried_values("try_lone", method.try_lone, 1, 100)) or (Params.lone,),
+        gate=gate,
+        gate_by=gate_by,
+        base=Params(gate_run=gate_run),
+    )
 
 
 def judge_images(
@@ -292,7 +323,7 @@ def score_row(
     merged = {}
     for name, params in chosen.items():
         assert params is not None  # such images are left out
-        merging = replace(params, scale=1.0, gate=False, half=False, threshold=0.0)
+        merging = replace(params, scale=1.0, gate=False, gate_by="own", half=False, threshold=0.0)
         if merging not in merged:
             merged[merging] = merged_detections(case.candidates, merging)
         detections = apply_score_rule(merged[merging], case.candidates, params, gate_weights)
@@ -315,6 +346,10 @@ def score_baselines(
 ) -> list[Baseline]:
     """The same search without single ideas."""
     outcomes = {name: estimate(tally.only(**values)) for name, values in BASELINES.items()}
+    for name, values in OPTIONAL_BASELINES.items():
+        axis = next(iter(values))
+        if len(tally.grid.values(axis)) > 1:
+            outcomes[name] = estimate(tally.only(**values))
     choices = {name: outcome.params_for for name, outcome in outcomes.items()}
     table = score_images(cases, choices, gate_weights)
     baselines = []
@@ -338,7 +373,7 @@ def fold_results(judged: JudgedBoxes, outcome: Outcome) -> list[FoldResult]:
     held_out = {unit.fold: params for unit, params in outcome.held_out.items()}
     results = []
     for fold, score in judged.images.groupby("fold")["score"].mean().items():
-        results.append(FoldResult(fold, float(score), asdict(held_out[fold])))
+        results.append(FoldResult(fold, float(score), held_out[fold].record()))
     return results
 
 

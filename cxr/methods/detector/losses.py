@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
 from cxr.data.batch import Batch
+from cxr.geometry.anchors import decode_boxes
+from cxr.geometry.boxes import paired_iou
 from cxr.system import distributed
 
 ALPHA = 0.25  # weight of a positive's focal loss, and of a negative's 1 - ALPHA; Lin et al. 2017
@@ -31,27 +35,67 @@ def focal_loss(logits: Tensor, target: int) -> Tensor:
     return -alpha * error**GAMMA * (1 - error).log()
 
 
+def varifocal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Varifocal loss of logits of positives with targets in 0 ... 1, both (n,).
+
+    -q (q log p + (1 - q) log(1 - p)), Zhang et al. 2021, "VarifocalNet". Its negatives are those of
+    `focal_loss`.
+    """
+    kept = logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+    return target * F.binary_cross_entropy_with_logits(kept, target, reduction="none")
+
+
+@dataclass(frozen=True)
+class LossKind:
+    """box: "smooth_l1" or "giou". score: what a positive's score is to say, "one" or "iou".
+
+    anchors: (A, 4), which only the other kinds than the published one need.
+    """
+
+    box: str = "smooth_l1"
+    score: str = "one"
+    anchors: Tensor | None = None
+
+
+PUBLISHED = LossKind()
+
+
 def detection_loss(
-    scores: Tensor, deltas: Tensor, batch: Batch, running: Tensor | None = None
+    scores: Tensor,
+    deltas: Tensor,
+    batch: Batch,
+    running: Tensor | None = None,
+    kind: LossKind = PUBLISHED,
 ) -> dict[str, Tensor]:
     """RetinaNet's terms: {'class': focal loss of the anchors, 'box': smooth L1 of the positives}.
 
     scores: logits (B, A, K). deltas: (B, A, 4), or those of the positive anchors only, (p, 4).
     batch: with what `Matcher` said of its images as target. running: see `image_divisors`.
 
-    Class: summed over all anchors but the ignored ones. Box: mean over the 4 numbers, summed over
-    the positives. Each image's sums are divided by its divisor, then the mean over images is taken;
-    an image without boxes has no box term.
+    Class: summed over all anchors but the ignored ones; of kind.score "iou" a positive is to say
+    how well its box fits. Box: mean over the 4 numbers, summed over the positives; of kind.box
+    "giou" the generalised IoU loss of the boxes themselves (Rezatofighi et al. 2019). Each image's
+    sums are divided by its divisor, then the mean over images is taken; an image without boxes has
+    no box term.
     """
     image = batch.target_image["positive"]
     anchor = batch.target["positive"]
+    goal = batch.target["goal"]
     if deltas.dim() == 3:
         deltas = deltas[image, anchor]
+    box_losses = F.smooth_l1_loss(deltas, goal, reduction="none", beta=BETA).mean(-1)
+    quality = None
+    if kind.anchors is not None:
+        boxes = decode_boxes(deltas, kind.anchors[anchor])
+        true_boxes = decode_boxes(goal, kind.anchors[anchor])
+        if kind.box == "giou":
+            box_losses = generalized_box_iou_loss(boxes, true_boxes, reduction="none")
+        if kind.score == "iou":
+            quality = paired_iou(boxes.detach(), true_boxes)
     divisor = image_divisors(scores, batch, running) * len(scores)
-    losses = F.smooth_l1_loss(deltas, batch.target["goal"], reduction="none", beta=BETA)
     return {
-        "class": (class_loss_sums(scores, batch) / divisor).sum(),
-        "box": (losses.mean(-1) / divisor[image]).sum(),
+        "class": (class_loss_sums(scores, batch, quality) / divisor).sum(),
+        "box": (box_losses / divisor[image]).sum(),
     }
 
 
@@ -71,18 +115,23 @@ def image_divisors(scores: Tensor, batch: Batch, running: Tensor | None) -> Tens
     return update_mean(running, positives).expand(len(scores))
 
 
-def class_loss_sums(scores: Tensor, batch: Batch) -> Tensor:
+def class_loss_sums(scores: Tensor, batch: Batch, quality: Tensor | None = None) -> Tensor:
     """Sum of the focal losses (B,) of each image, from logits (B, A, K).
 
-    All are summed as if they were negative, which is then put right where they are positive or
-    ignored: these are few.
+    quality: targets (p,) of the positives for the varifocal loss, in place of 1. All are summed as
+    if they were negative, which is then put right where they are positive or ignored: these are
+    few.
     """
     target = batch.target
     image = torch.cat([batch.target_image["positive"], batch.target_image["ignored"]])
     logits = scores[image, torch.cat([target["positive"], target["ignored"]])]
     positive_logits, ignored_logits = logits.tensor_split([len(target["positive"])])
     true_logits = positive_logits.gather(1, target["positive_label"][:, None])[:, 0]
-    too_much_for_positives = focal_loss(true_logits, 0) - focal_loss(true_logits, 1)
+    if quality is None:
+        losses_of_positives = focal_loss(true_logits, 1)
+    else:
+        losses_of_positives = varifocal_loss(true_logits, quality)
+    too_much_for_positives = focal_loss(true_logits, 0) - losses_of_positives
     too_much_for_ignored = focal_loss(ignored_logits, 0).sum(1)
     too_much = torch.cat([too_much_for_positives, too_much_for_ignored])
     as_negatives = focal_loss(scores, 0).sum((1, 2))

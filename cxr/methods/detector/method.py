@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cxr.data.augmentation import BOX_AUGMENTATIONS
 from cxr.data.batch import Batch, SampleContent, TargetMaker
-from cxr.data.samplers import ResumableSampler, make_pseudo_sampler
+from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
 from cxr.geometry.detections import Detections
@@ -31,6 +31,8 @@ from cxr.methods.detector.records import (
 from cxr.methods.detector.retinanet import RetinaNetHead
 from cxr.methods.pseudo_labels import add_boxes
 from cxr.methods.views import show_view
+from cxr.metrics.doubt import Doubt, largest_doubt
+from cxr.metrics.matching import scores_at
 from cxr.networks.detector import DetectorNetwork, check_levels
 from cxr.networks.heads import check_channels
 from cxr.networks.network import Network
@@ -65,6 +67,11 @@ class Detector(Method):
             )
         levels = parse_levels(method.levels)
         check_levels(image_size, levels)
+        if method.header_inputs and not method.global_weight:
+            raise InputError(
+                "--header-inputs go to the head for the whole image, which --global-weight 0 does "
+                "not train: leave one out"
+            )
         check_channels(method.channels, method.head_norm)
 
     def used_labels(self, settings: Settings, labels: Labels) -> Labels:
@@ -79,8 +86,7 @@ class Detector(Method):
         return keep_classes(table, settings.method.classes)
 
     def sample_content(self, settings: Settings) -> SampleContent:
-        del settings
-        return SampleContent()
+        return SampleContent(header=settings.method.header_inputs)
 
     def make_target(self, settings: Settings) -> TargetMaker:
         return head_of(settings).make_target(settings)
@@ -91,22 +97,14 @@ class Detector(Method):
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
     ) -> ResumableSampler:
-        method = settings.method
-        batch_size = settings.training.batch_size
-        seed = settings.data.seed
-        if method.pseudo:
-            positive = (table["n_boxes"] > 0).to_numpy()
-            ranks = (runtime.rank, runtime.world)
-            return make_pseudo_sampler(
-                table, positive, method.pseudo_ratio, batch_size, seed, *ranks
-            )
-        return ResumableSampler(
-            length=len(table),
-            batch_size=batch_size,
-            seed=seed,
-            shuffle=True,
-            rank=runtime.rank,
-            world=runtime.world,
+        return make_share_sampler(
+            table,
+            settings.method,
+            settings.training.batch_size,
+            settings.training.epochs,
+            settings.data.seed,
+            runtime.rank,
+            runtime.world,
         )
 
     def add_pseudo_labels(
@@ -128,6 +126,11 @@ class Detector(Method):
 
     def network_inputs(self, batch: Batch, settings: Settings) -> tuple[Any, ...]:
         return head_of(settings).network_inputs(batch, settings)
+
+    def add_headers(self, outputs: Outputs, headers: Tensor | None, model: Network) -> Outputs:
+        if headers is None:
+            return outputs
+        return as_detector(model).add_headers(outputs, headers)
 
     def loss(
         self, outputs: Outputs, batch: Batch, model: Network, settings: Settings
@@ -171,6 +174,17 @@ class Detector(Method):
     def kept_boxes(self, prediction: Candidates) -> np.ndarray:
         half = prediction.size80 / 2
         return np.concatenate([prediction.centre - half, prediction.centre + half], axis=1)
+
+    def doubt(
+        self,
+        merged: Candidates,
+        by_fold: Sequence[Candidates],
+        detect: Callable[[Candidates], Detections],
+    ) -> Doubt:
+        """Of the most doubtful box: what its score is, and what each fold says of its place."""
+        boxes = detect(merged)
+        answers = [scores_at(boxes, detect(each)) for each in by_fold]
+        return largest_doubt(boxes.scores, np.array(answers))
 
     def describe_prediction(self, prediction: Candidates) -> str:
         scores = ", ".join(f"{score:.3f}" for score in prediction.score[:10])

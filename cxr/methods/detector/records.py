@@ -8,7 +8,8 @@ published code. Boxes are (n, 4) float64 arrays x1 y1 x2 y2 in original pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,20 @@ from torchvision.ops import batched_nms, nms
 
 from cxr.geometry.boxes import clip_boxes
 from cxr.geometry.detections import Detections, TrueBoxes
+from cxr.system.errors import InputError
 
 # Percentile shrink that gives the geometric mean of the two percentiles: neither shrunk nor grown.
 NO_SHRINK = -0.5
 SCORE_UNIT = 5.0  # thresholds are in fifths of a probability, as published
 # Boxes of an image that enter the fusion, whose time grows with the square of their number.
 FUSED_AT_MOST = 100
+# A box that at most this share of the networks and views vote for is a lone one: the 3rd place had
+# two networks, and raised the threshold of what one of them alone had found.
+LONE_SHARE = 0.5
+VOTE_TOLERANCE = 1e-6  # shares are stored as float32
+# Whose classes of the whole image gate boxes: the detector's own, those of the run of --gate, or
+# both, multiplied.
+GATES = ("own", "run", "both")
 
 
 @dataclass(eq=False)
@@ -32,7 +41,9 @@ class Candidates:
     width, height: of the image. category: (C,) probabilities of the image classes. centre: (n, 2)
     x, y. size20, size80: (n, 2) width and height, the 20th and the 80th percentile over models and
     views. score: (n,) mean probability. label: (n,) int, class of the box. All lengths in original
-    pixels.
+    pixels. votes: (n,) share of the networks and views that have a box there; None: all of them, as
+    in records of older versions. gate_category: (C,) what the run of --gate says of the image
+    classes, which is joined when it is needed and not kept here.
     """
 
     image_id: str
@@ -44,10 +55,31 @@ class Candidates:
     size80: np.ndarray
     score: np.ndarray
     label: np.ndarray
+    votes: np.ndarray | None = None
+    gate_category: np.ndarray | None = None
 
-    def gate(self, gate_weights: Sequence[float]) -> float:
-        """How much the class of the whole image speaks for boxes: weighted sum of `category`."""
-        return float(np.dot(self.category, gate_weights))
+    def gate(self, gate_weights: Sequence[float], gate_by: str = "own") -> float:
+        """How much the class of the whole image speaks for boxes: weighted sum of probabilities.
+
+        gate_by: one of GATES. Raises InputError where a run's classes are wanted and not joined.
+        """
+        own = float(np.dot(self.category, gate_weights))
+        if gate_by == "own":
+            return own
+        if self.gate_category is None:
+            raise InputError(
+                "the parameters of step 05 were fitted with --gate, and the classes of that run "
+                "are not at hand: run 05_postprocess.py again without it"
+            )
+        of_run = float(np.dot(self.gate_category, gate_weights))
+        return of_run if gate_by == "run" else own * of_run
+
+    @property
+    def vote_shares(self) -> np.ndarray:
+        """`votes`, 1 for all where nobody counted."""
+        if self.votes is None:
+            return np.ones(len(self.score), np.float32)
+        return self.votes
 
     @staticmethod
     def columns(predictions: Sequence[Candidates]) -> dict[str, np.ndarray]:
@@ -55,6 +87,7 @@ class Candidates:
         columns = {}
         for name in ("centre", "size20", "size80", "score", "label"):
             columns[name] = np.concatenate([getattr(each, name) for each in predictions])
+        columns["votes"] = np.concatenate([each.vote_shares for each in predictions])
         columns["image_id"] = np.array([each.image_id for each in predictions])
         columns["count"] = np.array([len(each.score) for each in predictions])
         columns["frame"] = np.array([(each.width, each.height) for each in predictions])
@@ -78,6 +111,7 @@ class Candidates:
                 size80=part["size80"][of_image],
                 score=part["score"][of_image],
                 label=part["label"][of_image],
+                votes=part["votes"][of_image] if "votes" in part else None,
             )
             start += count
 
@@ -121,6 +155,24 @@ class Params:
     score_floor: float = 0.025  # below it no candidate takes part
     nms_iou: float = 0.05  # opacities do not overlap
     wbf_iou: float = 0.4  # boxes closer than this are views of one finding and are averaged
+    votes: float = 0.0  # share of the networks and views that must vote for a box
+    lone: float = 1.0  # what divides the score of a box that few of them vote for
+    gate_by: str = "own"  # one of GATES: whose image class it is
+    gate_run: str = ""  # the run of --gate
+
+    def record(self) -> dict[str, Any]:
+        """The content of params.json; rules that are not used are left out."""
+        values = asdict(self)
+        if not self.gate or self.gate_by == "own":
+            values |= {"gate_by": "own", "gate_run": ""}
+        usual = {field.name: field.default for field in fields(self)}
+        for name in OPTIONAL_RULES:
+            if values[name] == usual[name]:
+                del values[name]
+        return values
+
+
+OPTIONAL_RULES = ("votes", "lone", "gate_by", "gate_run")
 
 
 def boxes_at(candidates: Candidates, percentile_shrink: float) -> np.ndarray:
@@ -150,13 +202,29 @@ def scale_boxes(
 
 
 def usable_detections(candidates: Candidates, params: Params) -> Detections:
-    """Candidates above the score floor and at least one pixel wide and high inside the image."""
+    """Candidates above the score floor and at least one pixel wide and high inside the image, as
+    far as enough networks vote for them."""
     boxes = boxes_at(candidates, params.percentile_shrink)
     size = boxes[:, 2:] - boxes[:, :2]
     is_visible = (size >= 1).all(axis=1)
     usable = (candidates.score > params.score_floor) & is_visible
     scores = candidates.score[usable].astype(np.float64)
-    return Detections(boxes[usable], scores, candidates.label[usable])
+    detections = Detections(boxes[usable], scores, candidates.label[usable])
+    if not params.votes and params.lone == 1:
+        return detections
+    return weigh_votes(detections, candidates.vote_shares[usable], params)
+
+
+def weigh_votes(detections: Detections, shares: np.ndarray, params: Params) -> Detections:
+    """Without the boxes that too few vote for, and with lower scores of lone ones, best first.
+
+    shares: (n,) of the networks and views that vote for a box. Before suppression, so that no lone
+    box suppresses one that others confirm.
+    """
+    is_lone = shares <= LONE_SHARE + VOTE_TOLERANCE
+    scores = np.where(is_lone, detections.scores / params.lone, detections.scores)
+    weighed = Detections(detections.boxes, scores, detections.labels)
+    return weighed.take(shares >= params.votes - VOTE_TOLERANCE).sorted()
 
 
 def suppress_overlaps(detections: Detections, iou: float = 0.05) -> Detections:
@@ -249,7 +317,8 @@ def apply_score_rule(
 ) -> Detections:
     """Final detections from what `merged_detections` gave for these parameters, or for some that
     differ in the score rule or the scale only."""
-    final = final_scores(merged.scores, candidates.gate(gate_weights), params)
+    category_gate = candidates.gate(gate_weights, params.gate_by) if params.gate else 1.0
+    final = final_scores(merged.scores, category_gate, params)
     kept = merged.take(slice(len(final)))
     boxes = scale_boxes(kept.boxes, params.scale, candidates.width, candidates.height)
     return Detections(boxes, final / SCORE_UNIT, kept.labels)

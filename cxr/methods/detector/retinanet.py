@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from cxr.geometry.anchors import (
 )
 from cxr.methods.base import Outputs, View
 from cxr.methods.detector.heads import Head, ViewOutputs, frame_of
-from cxr.methods.detector.losses import detection_loss
+from cxr.methods.detector.losses import PUBLISHED, LossKind, detection_loss
 from cxr.methods.detector.matching import Matcher
 from cxr.methods.views import ViewFrame
 from cxr.networks.detector import DetectorNetwork
@@ -37,7 +37,10 @@ class RetinaNetHead(Head):
         self, outputs: Outputs, batch: Batch, model: DetectorNetwork, settings: Settings
     ) -> dict[str, Tensor]:
         running = self.running_positives(model, settings)
-        return detection_loss(outputs["scores"], outputs["deltas"], batch, running)
+        kind = LossKind(settings.method.box_loss, settings.method.score_target)
+        if kind != PUBLISHED:
+            kind = replace(kind, anchors=model.anchors)
+        return detection_loss(outputs["scores"], outputs["deltas"], batch, running, kind)
 
     def raw_outputs(self, model: DetectorNetwork, images: Tensor) -> Outputs:
         """The pyramid's maps in place of the deltas, few of which will be wanted."""

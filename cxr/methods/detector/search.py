@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,12 @@ from cxr.methods.detector.records import (
 from cxr.metrics.kaggle_map import image_score, prefix_scores
 
 NEARBY = 0.2  # share of a threshold; on some hundred images the score is no smoother than that
-AXES = ("nms_iou", "percentile_shrink", "scale", "merge", "gate", "half", "threshold")
+PARTS = 8  # of a fold; even, since the halves of a lone fold are every second of them
+OUTER_AXES = ("votes", "lone", "nms_iou")  # each value needs a suppression of its own
+AXES = (
+    *OUTER_AXES,
+    *("percentile_shrink", "scale", "merge", "gate_by", "gate", "half", "threshold"),
+)
 
 # The answer that looks at nothing: (confidence, box x1 y1 x2 y2 in original pixels) for each box.
 ConstantGuess = Sequence[tuple[float, tuple[float, float, float, float]]]
@@ -39,19 +45,19 @@ ConstantGuess = Sequence[tuple[float, tuple[float, float, float, float]]]
 class FittingUnit(NamedTuple):
     """Images that are always fitted on or held out together.
 
-    half: 0 or 1, the same for all images of a patient.
+    part: below PARTS, the same for all images of a patient.
     """
 
     fold: int
-    half: int
+    part: int
     test_like: bool
 
 
 def unit_of(case: BoxCase) -> FittingUnit:
     # A checksum, since Python's own hash of a text differs from process to process.
     patient = case.group or case.candidates.image_id
-    half = zlib.crc32(patient.encode()) % 2
-    return FittingUnit(int(case.fold), half, bool(case.test_like))
+    part = zlib.crc32(patient.encode()) % PARTS
+    return FittingUnit(int(case.fold), part, bool(case.test_like))
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ class Grid:
     threshold: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 81))
     base: Params = field(default_factory=Params)
     nms_iou: tuple[float, ...] = (Params.nms_iou,)
+    votes: tuple[float, ...] = (Params.votes,)
+    lone: tuple[float, ...] = (Params.lone,)
+    gate_by: tuple[str, ...] = (Params.gate_by,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -146,18 +155,22 @@ class Outcome:
         return self.held_out.get(unit_of(case))
 
 
-def kept_counts(scores: np.ndarray, category_gate: float, grid: Grid) -> np.ndarray:
-    """Number of boxes kept for each (gate, half, threshold), of merged scores (n,), descending."""
-    counts = np.empty(grid.shape[-3:], int)
+def kept_counts(scores: np.ndarray, category_gates: Sequence[float], grid: Grid) -> np.ndarray:
+    """Number of boxes kept for each (gate_by, gate, half, threshold).
+
+    scores: merged ones (n,), descending. category_gates: of each `gate_by` of the grid.
+    """
+    counts = np.empty(grid.shape[-4:], int)
     thresholds = np.array(grid.threshold)
     above_half = count_above_half(scores)
-    for g, gate in enumerate(grid.gate):
-        final = gated_scores(scores, category_gate, gate)
-        kept = np.searchsorted(-final, -thresholds, side="left")  # final > threshold, strictly
-        for h, half in enumerate(grid.half):
-            counts[g, h] = kept
-            if half:
-                counts[g, h] = np.minimum(kept, above_half)
+    for b, category_gate in enumerate(category_gates):
+        for g, gate in enumerate(grid.gate):
+            final = gated_scores(scores, category_gate, gate)
+            kept = np.searchsorted(-final, -thresholds, side="left")  # final > threshold, strictly
+            for h, half in enumerate(grid.half):
+                counts[b, g, h] = kept
+                if half:
+                    counts[b, g, h] = np.minimum(kept, above_half)
     return counts
 
 
@@ -166,32 +179,32 @@ def combination_scores(case: BoxCase, grid: Grid, gate_weights: Sequence[float])
 
     One matching per size and merge; gate, half and threshold only say how many of the boxes remain.
     """
-    by_overlap = []
-    for nms_iou in grid.nms_iou:
-        of_overlap = replace(grid, base=replace(grid.base, nms_iou=nms_iou), nms_iou=(nms_iou,))
-        by_overlap.append(scores_of_overlap(case, of_overlap, gate_weights))
-    return np.stack(by_overlap)
+    category_gates = [case.candidates.gate(gate_weights, gate_by) for gate_by in grid.gate_by]
+    by_suppression = []
+    for votes, lone, nms_iou in product(grid.votes, grid.lone, grid.nms_iou):
+        base = replace(grid.base, votes=votes, lone=lone, nms_iou=nms_iou)
+        by_suppression.append(scores_of_suppression(case, replace(grid, base=base), category_gates))
+    return np.stack(by_suppression).reshape(grid.shape)
 
 
-def scores_of_overlap(case: BoxCase, grid: Grid, gate_weights: Sequence[float]) -> np.ndarray:
-    """The same for the one overlap of suppression that the grid's base has, grid.shape[1:]."""
+def scores_of_suppression(case: BoxCase, grid: Grid, category_gates: Sequence[float]) -> np.ndarray:
+    """The same for the one set of OUTER_AXES that the grid's base has, of the other axes."""
     candidates = case.candidates
     true_boxes = case.true.boxes
-    category_gate = candidates.gate(gate_weights)
     scales = np.reshape(grid.scale, (-1, 1, 1))
-    scores = np.empty(grid.shape[1:])
+    scores = np.empty(grid.shape[len(OUTER_AXES) :])
     for s, shrink in enumerate(grid.percentile_shrink):
         usable = usable_detections(candidates, replace(grid.base, percentile_shrink=shrink))
         if not len(true_boxes):
             # Then only the best score counts, and no merge or scale changes it.
-            counts = kept_counts(usable.scores[:1], category_gate, grid)
+            counts = kept_counts(usable.scores[:1], category_gates, grid)
             scores[s] = np.where(counts > 0, 0.0, np.nan)
             continue
         for m, merge in enumerate(grid.merge):
             merged = merge_overlaps(usable, candidates, replace(grid.base, merge=merge))
             scaled = scale_boxes(merged.boxes, scales, candidates.width, candidates.height)
             prefix = prefix_scores(true_boxes, scaled)
-            scores[s, :, m] = prefix[:, kept_counts(merged.scores, category_gate, grid)]
+            scores[s, :, m] = prefix[:, kept_counts(merged.scores, category_gates, grid)]
     return scores
 
 
@@ -210,17 +223,33 @@ def fit(tally: Tally, units: Collection[FittingUnit] | None = None) -> Params:
 
     The mean over all thresholds within NEARBY of one is compared, not the single value: with few
     positive images the score jumps from threshold to threshold, and a lone peak does not return on
-    other images. Among ties the plainest values win and then the middle threshold; so without any
-    image to fit on the result is the plainest.
+    other images.
     """
-    threshold = np.array(tally.grid.threshold)
+    smooth = tally.means(units) @ threshold_weights(tally.grid).T
+    return tally.grid.params(best_index(smooth))
+
+
+def threshold_weights(grid: Grid) -> np.ndarray:
+    """(T, T) how much each threshold counts in the smoothed score of each."""
+    threshold = np.array(grid.threshold)
     near = np.abs(threshold - threshold[:, None]) <= NEARBY * threshold[:, None]
-    weights = near / near.sum(1, keepdims=True)
-    smooth = tally.means(units) @ weights.T
+    return near / near.sum(1, keepdims=True)
+
+
+def best_index(smooth: np.ndarray) -> tuple[int, ...]:
+    """Where smoothed scores, grid.shape, are highest.
+
+    Among ties the plainest values win and then the middle threshold; so without any image to fit on
+    the result is the plainest.
+    """
     tied = np.argwhere(smooth >= smooth.max() - 1e-9)  # in the order of the grid
     plainest = (tied[:, :-1] == tied[0, :-1]).all(axis=1)
     tied = tied[plainest]
-    return tally.grid.params(tied[len(tied) // 2])
+    return tuple(tied[len(tied) // 2].tolist())
+
+
+# Fits parameters on the images of some units, by default of all.
+Choose = Callable[[Tally, Collection[FittingUnit] | None], Params]
 
 
 def judge(tally: Tally, final: Params, held_out: dict[FittingUnit, Params]) -> Outcome:
@@ -242,32 +271,33 @@ def judge(tally: Tally, final: Params, held_out: dict[FittingUnit, Params]) -> O
     )
 
 
-def nested(tally: Tally) -> Outcome:
+def nested(tally: Tally, choose: Choose = fit) -> Outcome:
     """Outcome with the parameters of each fold fitted on the other folds.
 
-    Where there is one fold only, its two halves by patient take the place of folds.
+    choose: fits them. Where there is one fold only, its two halves by patient take the place of
+    folds.
     """
     single_fold = len({unit.fold for unit in tally.tables}) < 2
     numbers = {}
     for unit in tally.tables:
-        numbers[unit] = unit.half if single_fold else unit.fold
+        numbers[unit] = unit.part % 2 if single_fold else unit.fold
     fitted = {}
     for number in set(numbers.values()):
         others = [unit for unit in tally.tables if numbers[unit] != number]
-        fitted[number] = fit(tally, others)
+        fitted[number] = choose(tally, others)
     held_out = {unit: fitted[number] for unit, number in numbers.items()}
-    return judge(tally, fit(tally), held_out)
+    return judge(tally, choose(tally, None), held_out)
 
 
-def transfer(tally: Tally) -> Outcome:
+def transfer(tally: Tally, choose: Choose = fit) -> Outcome:
     """Outcome with the parameters fitted on the test-like images and scored on all others.
 
-    Raises ValueError where no image is test-like.
+    choose: fits them. Raises ValueError where no image is test-like.
     """
     test_like = [unit for unit in tally.tables if unit.test_like]
     if not test_like:
         raise ValueError("no image is marked test_like: fit on the folds instead")
-    final = fit(tally, test_like)
+    final = choose(tally, test_like)
     held_out = {unit: final for unit in tally.tables if not unit.test_like}
     return judge(tally, final, held_out)
 

@@ -36,6 +36,7 @@ from cxr.methods.segmenter.mean_teacher import MeanTeacher, teacher_decay
 from cxr.methods.segmenter.records import MaskPrediction, pack_picture
 from cxr.methods.segmenter.scorer import QuickMask, quick_counts
 from cxr.methods.views import show_view, view_frame
+from cxr.metrics.doubt import Doubt, disagreement, entropy, largest_doubt
 from cxr.networks.network import STRIDE, Network, check_side
 from cxr.networks.unet import UNet
 from cxr.settings import Settings
@@ -187,6 +188,26 @@ class Segmenter(Method):
     def kept_settings(self, settings: Settings) -> dict[str, Any]:
         return {"probability_size": settings.method.probability_size}
 
+    def doubt(
+        self,
+        merged: MaskPrediction,
+        by_fold: Sequence[MaskPrediction],
+        detect: Callable[[MaskPrediction], str],
+    ) -> Doubt:
+        """Of the image score, or in the mean over the pixels that are marked, whichever is more.
+
+        Marked are pixels above one half: in the merged picture, or in that of any fold.
+        """
+        del detect
+        of_score = largest_doubt(np.array([merged.head]), [[each.head] for each in by_fold])
+        picture = merged.stored_picture() / 255
+        own = max(of_score.entropy, mean_where(entropy(picture), picture > 0.5))
+        if of_score.disagreement is None:
+            return Doubt(own, None)
+        pictures = np.stack([each.stored_picture() for each in by_fold]) / 255
+        of_pixels = mean_where(disagreement(pictures), np.any(pictures > 0.5, axis=0))
+        return Doubt(own, max(of_score.disagreement, of_pixels))
+
     def describe_prediction(self, prediction: MaskPrediction) -> str:
         pixels = np.count_nonzero(prediction.picture() > 127)
         return f"image score {prediction.head:.4f}, {pixels} pixels above one half"
@@ -248,6 +269,13 @@ class Segmenter(Method):
             torch.tensor([prediction.head]),
         )
         return counts
+
+
+def mean_where(values: np.ndarray, chosen: np.ndarray) -> float:
+    """Mean of the values (h, w) where `chosen` (h, w) is True; 0 where it is nowhere."""
+    if not chosen.any():
+        return 0.0
+    return float(values[chosen].mean())
 
 
 def image_scores(outputs: Outputs) -> Tensor:

@@ -102,7 +102,14 @@ def collect_contents(task: Task, settings: Settings, run: RunFolder) -> Contents
     folds = choose_folds(settings)
     trained = as_trained(settings, task, run.fold(folds[0]))
     folder = f"{task.name}/{run.name}"
-    texts = judged_texts(run.judged(settings.prediction.predictions), folder)
+    judged = run.judged(settings.prediction.predictions)
+    texts = judged_texts(judged, folder)
+    gate_run = read_json(judged.params).get("gate_run", "")
+    if gate_run:
+        raise InputError(
+            f"--zip holds one run, and {judged.params} needs the classes of {gate_run}, too: run "
+            "05_postprocess.py again without --gate"
+        )
     networks = []
     for number in folds:
         fold = run.fold(number)

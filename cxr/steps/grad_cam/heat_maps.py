@@ -21,21 +21,20 @@ from cxr.data.dataset import XrayDataset, boxes_in_frame, read_png
 from cxr.data.loader import count_workers
 from cxr.data.predictions import read_predictions
 from cxr.data.tables import read_table
-from cxr.geometry.crops import crop_at
 from cxr.geometry.frames import Frame
-from cxr.geometry.lung_box import paste
 from cxr.images.folder import find_image_files, is_too_long
 from cxr.images.isolated import Picture, read_all
 from cxr.images.printable import UnreadableImage
 from cxr.images.resize import resize
+from cxr.inference.heat_maps import compute_heat_maps, put_back
 from cxr.inference.lung_crops import CORNERS, LungFinder, cut_to_box, with_crops
 from cxr.inference.predictor import choose_folds
 from cxr.inference.run import as_trained, load_model, run_checkpoints
+from cxr.methods.base import ImageFacts
 from cxr.networks.network import Network
 from cxr.plots.heat_maps import HeatMapCase, write_heat_map_sheet
 from cxr.run_folder import RunFolder, TaskFolder
 from cxr.settings import Settings
-from cxr.steps.grad_cam.grad_cam import compute_heat_maps
 from cxr.steps.grad_cam.shares import format_shares, mean_shares, measure_shares
 from cxr.system.disk import read_json, write_json
 from cxr.system.errors import InputError
@@ -89,7 +88,8 @@ class Explainer:
         """
         classes = None if label is None else [label]
         result = compute_heat_maps(self.model, image[None].to(self.device), classes)
-        heat = put_back(result.maps[0], row, len(picture))
+        facts = ImageFacts.of_row(pd.Series(row))
+        heat = put_back(result.maps[0], facts.crop, facts.width, facts.height, len(picture))
         probabilities = result.probabilities[0]
         predicted = int(probabilities.argmax()) if label is None else int(label)
 
@@ -120,15 +120,6 @@ class Explainer:
             None if lungs is None else lungs.box,
         )
         return Explanation(record, case)
-
-
-def put_back(heat: np.ndarray, row: Mapping[str, Any] | pd.Series, side: int) -> np.ndarray:
-    """A map of a network's input on the whole stored picture (side, side); 0 outside of a crop."""
-    crop = (0, 0, side, side)
-    if CORNERS[0] in row:
-        x1, y1, x2, y2 = (int(row[name]) for name in CORNERS)
-        crop = crop_at((x1, y1, x2, y2), int(row["width"]), int(row["height"]), side)
-    return paste(heat, crop, side, side)
 
 
 def caption_of(record: Mapping[str, Any]) -> str:

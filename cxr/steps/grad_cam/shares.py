@@ -10,7 +10,6 @@ import pandas as pd
 
 from cxr.geometry.crops import fill_boxes
 from cxr.inference.lung_crops import FoundLungs
-from cxr.steps.grad_cam.grad_cam import energy_share_of_box, energy_share_of_mask
 
 SHARES = ("lung box", "lung mask", "area of lung mask", "opacities", "area of opacities")
 Shares = dict[str, float | None]  # a value for each of SHARES, None where it is not known
@@ -52,3 +51,25 @@ def format_shares(means_of_runs: Mapping[str, Shares]) -> str:
     """Text of a table: a row for each run {name: means}, a column for each of SHARES."""
     table = pd.DataFrame(means_of_runs, index=list(SHARES)).T
     return table.astype(float).round(3).to_string(na_rep="-")
+
+
+def energy_share_of_box(heat: np.ndarray, box: tuple[int, int, int, int]) -> float:
+    """Share of the sum of a map (h, w) inside a box x1 y1 x2 y2 of whole pixels of the map.
+
+    nan for an empty map. A map that does not depend on the place has there the share of the area.
+    """
+    x1, y1, x2, y2 = box
+    return share_of_total(heat[y1:y2, x1:x2], heat)
+
+
+def energy_share_of_mask(heat: np.ndarray, mask: np.ndarray) -> float:
+    """The same inside a mask (h, w)."""
+    return share_of_total(heat[mask.astype(bool)], heat)
+
+
+def share_of_total(inside: np.ndarray, heat: np.ndarray) -> float:
+    """Sum of the values inside over that of the whole map; nan where that is 0."""
+    total = heat.sum(dtype=float)
+    if total <= 0:
+        return float("nan")
+    return float(inside.sum(dtype=float) / total)

@@ -13,6 +13,7 @@ from cxr.data.predictions import is_whole, read_predictions
 from cxr.data.tables import read_table
 from cxr.datasets.base import Answer, AnswerRequest
 from cxr.inference.blend import Blend
+from cxr.inference.gate import Gate, gate_of_test, out_of_fold_gate
 from cxr.inference.opacity_boxes import Which, fused_boxes
 from cxr.inference.run import as_trained
 from cxr.methods.base import Judging
@@ -20,6 +21,7 @@ from cxr.methods.evaluation import Evaluation
 from cxr.run_folder import JudgedFolder, RunFolder
 from cxr.settings import Settings, flag
 from cxr.steps.postprocess.answered_images import AnsweredImages
+from cxr.steps.postprocess.doubts import measure_doubts
 from cxr.steps.postprocess.figures import (
     fingerprint,
     format_figures,
@@ -49,7 +51,8 @@ class OutOfFold:
     """The out-of-fold images of a run, read one part at a time.
 
     table: the judged rows of train.csv, by image_id. learned: the same and those of folds that are
-    not judged. known_ids: all ids of train.csv, of which the task may judge a part.
+    not judged. known_ids: all ids of train.csv, of which the task may judge a part. gate: what is
+    joined to each prediction.
     """
 
     task: Task
@@ -59,6 +62,7 @@ class OutOfFold:
     table: pd.DataFrame
     learned: pd.DataFrame
     known_ids: frozenset[str]
+    gate: Gate | None = None
 
     def cases(self) -> Iterator[Any]:
         """Yield each judged image as the scorer's case."""
@@ -74,6 +78,8 @@ class OutOfFold:
                         "that folder and run 04_predict.py again"
                     )
                 if image_id in self.table.index:
+                    if self.gate is not None:
+                        prediction = self.gate.join(prediction)
                     yield scorer.make_case(prediction, self.table.loc[image_id], fold)
 
 
@@ -94,7 +100,10 @@ def postprocess(task: Task, settings: Settings) -> Path | None:
     settings = as_trained(settings, task, run.fold(folds[0]))
     learned = task.select_rows(train, settings)
     table = learned[learned["fold"].isin(folds)]
-    out_of_fold = OutOfFold(task, run, name, folds, table, learned, frozenset(train.index))
+    gate = None
+    if settings.method.gate:
+        gate = out_of_fold_gate(task, run.task, settings.method.gate, table)
+    out_of_fold = OutOfFold(task, run, name, folds, table, learned, frozenset(train.index), gate)
     warnings = run.task.read_notes()
     if settings.training.keep_best:
         warnings.append(CHOSEN_BY_SCORE.format(count=settings.training.keep_best))
@@ -138,12 +147,17 @@ def judge_and_answer(
     write_json(judged.params, evaluation.params)
 
     # The test images, in the form that the competition or data set wants.
+    answers = answer_test_images(task, settings, run, evaluation, warnings)
+    doubts = {}
+    if answers is not None:
+        doubts = measure_doubts(task, settings, run, evaluation.detect)
     request = AnswerRequest(
-        answers=answer_test_images(task, settings, run, evaluation, warnings),
+        answers=answers,
         cases=out_of_fold.cases,
         evaluation=evaluation,
         judging=judging,
         further_boxes=read_further_boxes(task, settings, run, "test"),
+        doubts=doubts,
         warnings=warnings,
     )
     answer = task.dataset.write_answer(request)
@@ -166,11 +180,12 @@ def keep_earlier(settings: Settings, judged: JudgedFolder) -> Settings:
         return settings
     earlier = read_json(judged.results).get("asked_for", {})
     now = asked_for(settings)
-    for name in ("stack", "opacities"):
+    for name in ("stack", "opacities", "gate"):
         if earlier.get(name) and not now.get(name):
+            runs = earlier[name] if isinstance(earlier[name], str) else " ".join(earlier[name])
             print(
-                f"note: the earlier results had {flag(name)} {' '.join(earlier[name])} and these "
-                "do not: give it again to keep it"
+                f"note: the earlier results had {flag(name)} {runs} and these do not: give it "
+                "again to keep it"
             )
     score = earlier.get("leaderboard")
     if score and not settings.judging.leaderboard:
@@ -181,7 +196,7 @@ def keep_earlier(settings: Settings, judged: JudgedFolder) -> Settings:
 def asked_for(settings: Settings) -> dict[str, Any]:
     """What was asked of this step and is worth remembering: further runs, Kaggle's score."""
     values = settings.plain()
-    return {name: values.get(name) for name in ("stack", "opacities", "leaderboard")}
+    return {name: values.get(name) for name in ("stack", "opacities", "gate", "leaderboard")}
 
 
 def refuse_submission(task: Task, settings: Settings, run: RunFolder) -> None:
@@ -262,9 +277,13 @@ def answer_test_images(
         return None
     if fold is not None:
         warnings.append(f"The test images are answered by the networks of fold {fold} alone.")
+    gate_run = evaluation.params.get("gate_run", "")
+    gate = gate_of_test(task, run.task, gate_run, fold) if gate_run else None
     answers = {}
     folder = run.chosen_test_predictions(name, fold)
     for prediction in read_predictions(folder, task.method.prediction_class):
+        if gate is not None:
+            prediction = gate.join(prediction)
         answers[prediction.image_id] = evaluation.detect(prediction)
     return answers
 

@@ -54,7 +54,8 @@ def make_card(record: Record, result: str, studies: Mapping[str, Study]) -> dict
 
     score: the best of any box, that of the mask, or the highest class probability; 0 without any.
     marked: boxes above their thresholds, or the mask if it is not empty. mark: why the image is no
-    frontal chest X-ray, else "". study: that of the image, None where there is none.
+    frontal chest X-ray, else "". study: that of the image, None where there is none. heat_map: its
+    class and the address of its picture, None without one.
     """
     scores = [box["score"] for box in record["boxes"]]
     marked = [box for box in record["boxes"] if box["above_threshold"]]
@@ -64,6 +65,10 @@ def make_card(record: Record, result: str, studies: Mapping[str, Study]) -> dict
     if result == "classes":
         scores = list(record["probabilities"].values())
     overlay = f"overlays/{record['image']}.png"
+    heat_map = None
+    if "heat_map" in record:
+        address = quote(os.fsencode(record["heat_map"]["file"]))
+        heat_map = {"class": record["heat_map"]["class"], "address": address}
     return {
         "name": printable(record["image"]),
         "overlay": quote(os.fsencode(overlay)),
@@ -74,4 +79,5 @@ def make_card(record: Record, result: str, studies: Mapping[str, Study]) -> dict
         "probabilities": record["probabilities"],
         "mark": mark_of(record),
         "study": studies.get(record.get("study", "")),
+        "heat_map": heat_map,
     }

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from cxr.data.loader import count_workers
@@ -28,7 +29,7 @@ from cxr.images.isolated import Picture, read_all
 from cxr.images.printable import UnreadableImage
 from cxr.inference.engines import FEW_IMAGES
 from cxr.inference.predictor import Predictor
-from cxr.inference.results import Result
+from cxr.inference.results import ClassResult, Result
 from cxr.plots.overlay import write_overlay
 from cxr.settings import ImageSettings, Settings
 from cxr.steps.predict.dicom_objects import Statement
@@ -142,7 +143,7 @@ def choose_for_few(settings: Settings, count: int) -> Settings:
 def open_predictor(task: Task, settings: Settings, runtime: Runtime) -> Predictor:
     """The run that answers.
 
-    Raises InputError for masks that are wanted of a run that gives none.
+    Raises InputError for masks or heat maps that are wanted of a run that gives none.
     """
     predictor = Predictor(task, settings, runtime)
     result = predictor.result_maker.result_name
@@ -150,6 +151,11 @@ def open_predictor(task: Task, settings: Settings, runtime: Runtime) -> Predicto
         raise InputError(
             f"--dicom-seg writes masks, and the run {predictor.run.path} gives {result}: leave it "
             "out; --dicom-sr, --dicom-pr and --dicom-sc write what it gives"
+        )
+    if settings.images.heat_maps and result != "classes":
+        raise InputError(
+            f"--heat-maps shows where a classifier looked, and the run {predictor.run.path} gives "
+            f"{result} and no classes alone: leave it out"
         )
     return predictor
 
@@ -195,12 +201,15 @@ def predict_read_items(
             readable_items.append(seen)
             pictures.append(picture)
     results = predictor.predict(pictures)
-    for seen, picture, result in zip(readable_items, pictures, results, strict=True):
+    heats: Sequence[np.ndarray | None] = [None] * len(pictures)
+    if images.heat_maps:
+        heats = predictor.heat_maps(pictures, results)
+    for seen, picture, result, heat in zip(readable_items, pictures, results, heats, strict=True):
         item = seen.item
         if seen.state is None or item.state() != seen.state:
             failures.append(Failure(item.name, item.path, "image", CHANGED))
             continue
-        write_image(item, seen.state, picture, result, predictor, images)
+        write_image(item, seen.state, picture, result, heat, predictor, images)
     return failures
 
 
@@ -221,10 +230,12 @@ def write_image(
     state: State,
     picture: Picture,
     result: Result,
+    heat: np.ndarray | None,
     predictor: Predictor,
     images: ImageSettings,
 ) -> None:
-    """Overlay, mask, DICOM objects if wanted, and, last, the record: the image is done."""
+    """Overlay, mask, heat map and DICOM objects if wanted, and, last, the record: the image is
+    done."""
     out = images.out
     earlier = read_record(out, item)
     write_overlay(item.in_folder(out / "overlays", ".png"), result.overlay())
@@ -234,12 +245,38 @@ def write_image(
         path = item.in_folder(out / "masks", ".png")
         write_overlay(path, mask_picture)
         content["mask"]["file"] = path.relative_to(out).as_posix()
+    heat_map = write_heat_map(out, item, result, heat, earlier)
+    if heat_map is not None:
+        content["heat_map"] = heat_map
     full_range = None
     if picture.deep is not None:
         full_range = Window(picture.deep.centre, picture.deep.width)
     statement = Statement(result, predictor.run.name, full_range)
     objects = make_objects(images, item, picture.dicom, statement, earlier)
     write_record(out, item, state, picture, content, objects)
+
+
+def write_heat_map(
+    out: Path, item: Item, result: Result, heat: np.ndarray | None, earlier: Record | None
+) -> dict[str, str] | None:
+    """Write where a classifier looked; returns what the record says of it: class and file.
+
+    heat: as of `Predictor.heat_maps`. Without it the map that an earlier record of the same file
+    names stays, and any other goes.
+    """
+    path = item.in_folder(out / "heat_maps", ".png")
+    if heat is None:
+        known = earlier.get("heat_map") if earlier else None
+        if known is None:
+            path.unlink(missing_ok=True)
+        return known
+    # Imported with it are matplotlib, scikit-learn and two thousand further modules.
+    from cxr.plots.heat_maps import draw_heat_map
+
+    assert isinstance(result, ClassResult)
+    words = f"{result.score:.2f} {result.best_class}"
+    write_overlay(path, draw_heat_map(result.shown, heat, words))
+    return {"class": result.best_class, "file": path.relative_to(out).as_posix()}
 
 
 def write_results(
@@ -334,6 +371,8 @@ def is_done(item: Item, images: ImageSettings) -> bool:
     """Whether an image is predicted and has each DICOM object that is wanted, or a reason."""
     record = read_done_record(item, images)
     if record is None:
+        return False
+    if images.heat_maps and "heat_map" not in record:
         return False
     wanted = wanted_outputs(images)
     return not any(output.is_missing(images.out, item, record) for output in wanted)

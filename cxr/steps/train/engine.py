@@ -241,6 +241,8 @@ def make_train_loader(
         seed=settings.data.seed,
         make_target=task.method.make_target(settings),
         paste=settings.method.paste,
+        clahe=settings.method.clahe,
+        edge_noise=settings.method.edge_noise,
     )
     workers = count_workers(settings.machine.workers)
     return make_loader(dataset, sampler, workers, runtime.pins_memory)
@@ -266,6 +268,7 @@ def make_valid_loader(
         content,
         seed=settings.data.seed,
         make_target=task.method.make_target(settings),
+        clahe=settings.method.clahe,
     )
     workers = min(count_workers(settings.machine.workers), 2)
     return make_loader(dataset, sampler, workers, runtime.pins_memory)

@@ -172,6 +172,7 @@ def evaluate_fold(
         batch = batch.to(runtime.device)
         with runtime.autocast():
             outputs = model(batch.images)
+            outputs = task.method.add_headers(outputs, batch.headers, model)
         terms = task.method.loss(outputs, batch, model, settings)
         for name, value in {"loss": sum_terms(terms), **terms}.items():
             totals[name] = totals.get(name, 0) + value * len(batch)

@@ -43,6 +43,7 @@ RECIPE: dict[str, Any] = {
 NOT_THERE: dict[str, Any] = {
     "pretrain": 0,
     "paste": 0.0,
+    "edge_noise": 0.0,
     "start": "",
     "pseudo": "",
     "external": (),

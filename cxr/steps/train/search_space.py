@@ -89,7 +89,7 @@ def read_space(path: Path, task: Task, settings: Settings) -> list[Range | Choic
         fields |= setting_fields(type(area))
         types |= setting_types(type(area))
 
-    space = []
+    space: list[Range | Choices] = []
     for word, wanted in content.items():
         name = str(word).replace("-", "_")
         where = f"--search {path}: {name}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -76,7 +76,7 @@ class TrainingState:
         if training.ema or self.teacher_decay:
             update = moving_average(self.decay, self.count_averaged)
             self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
-        self.optimizer = make_optimizer(self.model.parameters(), training, runtime.device)
+        self.optimizer = make_optimizer(self.model, training, runtime.device)
         self.scheduler = make_scheduler(self.optimizer, training, updates)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
 
@@ -215,10 +215,15 @@ class TrainingState:
             )
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], training: TrainingSettings, device: torch.device
-) -> Optimizer:
-    """The optimizer of --optimizer."""
+def make_optimizer(model: Network, training: TrainingSettings, device: torch.device) -> Optimizer:
+    """The optimizer of --optimizer; with --encoder-lr the encoder is a group of its own."""
+    parameters: Any = model.parameters()
+    if training.encoder_lr != 1:
+        of_encoder = list(model.encoder.parameters())
+        known = set(of_encoder)
+        others = [parameter for parameter in model.parameters() if parameter not in known]
+        encoder_group = {"params": of_encoder, "lr": training.lr * training.encoder_lr}
+        parameters = [{"params": others}, encoder_group]
     options: dict[str, Any] = {
         "lr": training.lr,
         "weight_decay": training.weight_decay,

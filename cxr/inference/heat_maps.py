@@ -16,6 +16,9 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
+from cxr.geometry.crops import crop_at
+from cxr.geometry.lung_box import paste
+
 
 class ClassLogits(nn.Module):
     """The network as grad-cam wants it, which fails on dictionaries: images -> logits (B, C)."""
@@ -60,23 +63,14 @@ def compute_heat_maps(
     return HeatMaps(maps.astype(np.float32), probabilities)
 
 
-def energy_share_of_box(heat: np.ndarray, box: tuple[int, int, int, int]) -> float:
-    """Share of the sum of a map (h, w) inside a box x1 y1 x2 y2 of whole pixels of the map.
+def put_back(
+    heat: np.ndarray, crop: tuple[int, int, int, int] | None, width: int, height: int, side: int
+) -> np.ndarray:
+    """A map of a network's input on the whole stored picture (side, side); 0 outside of a crop.
 
-    nan for an empty map. A map that does not depend on the place has there the share of the area.
+    crop: x1 y1 x2 y2 of the width x height original that the network saw; None: all of it.
     """
-    x1, y1, x2, y2 = box
-    return share_of_total(heat[y1:y2, x1:x2], heat)
-
-
-def energy_share_of_mask(heat: np.ndarray, mask: np.ndarray) -> float:
-    """The same inside a mask (h, w)."""
-    return share_of_total(heat[mask.astype(bool)], heat)
-
-
-def share_of_total(inside: np.ndarray, heat: np.ndarray) -> float:
-    """Sum of the values inside over that of the whole map; nan where that is 0."""
-    total = heat.sum(dtype=float)
-    if total <= 0:
-        return float("nan")
-    return float(inside.sum(dtype=float) / total)
+    place = (0, 0, side, side)
+    if crop is not None:
+        place = crop_at(crop, width, height, side)
+    return paste(heat, place, side, side)
