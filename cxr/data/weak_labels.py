@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cxr.images.folder import ENDINGS
 from cxr.system.errors import InputError
 from cxr.system.tables import read_whole_csv
 
@@ -60,8 +61,13 @@ class WeakLabels:
 
 
 def tails_of(path: PurePath) -> list[str]:
-    """Ends of a path without its ending, from the file's name to LONGEST_TAIL parts."""
-    parts = path.with_suffix("").parts
+    """Ends of a path without its ending, from the file's name to LONGEST_TAIL parts.
+
+    Only endings of pictures are such: a name may be a DICOM's number with points.
+    """
+    parts = path.parts
+    if path.suffix.lower() in ENDINGS:
+        parts = (*parts[:-1], path.stem)
     return ["/".join(parts[-count:]) for count in range(1, min(LONGEST_TAIL, len(parts)) + 1)]
 
 

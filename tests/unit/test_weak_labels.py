@@ -52,6 +52,15 @@ def test_names_that_several_rows_have(tmp_path):
     assert labels.findings["Edema"].tolist() == [POSITIVE, NEGATIVE, NEGATIVE]
 
 
+def test_names_with_points_and_without(tmp_path):
+    path = write(tmp_path, "Path,Edema\n1.2.840.7,1.0\n,1.0\n1.2.840.8.dcm,0.0\n")
+    labels = read_weak_labels(path, {}, ("Edema",))
+    assert labels.row_of(PurePath("a/1.2.840.7.dcm")) == 0
+    assert labels.row_of(PurePath("a/1.2.840.7")) == 0
+    assert labels.row_of(PurePath("a/1.2.840.8")) == 2
+    assert labels.row_of(PurePath("a/1.2.840.9")) is None
+
+
 def test_columns_by_flags(tmp_path):
     path = write(tmp_path, "file;air;words\na.png;1;x\nb.png;0;Effusion | Mass\n")
     columns = parse_columns(["image=file", "Pneumothorax=air", "labels=words"])

@@ -73,7 +73,6 @@ DEMO_FOLDS = {"fourth": 4, "fifth": 3}  # the others have two
 DEMO_SIDE = 64  # pixels that a network sees where a place has up to 576
 DEMO_LARGE_SIDE = 96
 DEMO_RATE = 10  # times the published rate, for random weights
-DEMO_LUNG_EPOCHS = 10  # fewer find no lungs
 DEMO_ENCODER = "resnet18"
 DEMO_LARGE_ENCODERS = {"se_resnext101_32x4d": "resnet34"}
 
@@ -260,7 +259,7 @@ def third(plan: Plan) -> None:
     plan.prepare(lungs_preset, LUNGS)
     lungs_values: dict[str, Any] = {"preset": lungs_preset, "run": "lungs", "folds": plan.folds}
     if plan.wishes.demo:
-        lungs_values |= {"epochs": DEMO_LUNG_EPOCHS, "image_size": DEMO_SIDE}
+        lungs_values |= {"epochs": DEMO["epochs"], "image_size": DEMO_SIDE}
     plan.add("03_train", LUNGS, lungs_values)
 
     answering: dict[str, Any] = {"lungs": "lungs", "keep": 1, "keep_best": 3}
