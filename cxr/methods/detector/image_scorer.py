@@ -30,6 +30,7 @@ from cxr.methods.detector.records import (
     merged_detections,
 )
 from cxr.methods.detector.search import (
+    AXES,
     ConstantGuess,
     Grid,
     Outcome,
@@ -155,7 +156,7 @@ class RsnaMap(BoxScorer):
                 *score_baselines(cases, tally, estimate, self.gate_weights),
             ],
             sensitivity=sensitivity_lines(tally, best),
-            folds=fold_results(judged, outcome),
+            folds=fold_results(judged, outcome, tally.grid),
             operating=operating_point(judged),
             figures={COCO_MAP: coco_average_precision(*judged.loose)},
             results={"score_test_like": json_number(outcome.score_test_like)},
@@ -369,11 +370,15 @@ def sensitivity_lines(tally: Tally, best: Params) -> dict[str, SensitivityLine]:
     return lines
 
 
-def fold_results(judged: JudgedBoxes, outcome: Outcome) -> list[FoldResult]:
+def fold_results(judged: JudgedBoxes, outcome: Outcome, grid: Grid) -> list[FoldResult]:
+    """Score and parameters of each fold, with all that were searched."""
+    searched = [axis for axis in AXES if len(grid.values(axis)) > 1]
     held_out = {unit.fold: params for unit, params in outcome.held_out.items()}
     results = []
     for fold, score in judged.images.groupby("fold")["score"].mean().items():
-        results.append(FoldResult(fold, float(score), held_out[fold].record()))
+        params = held_out[fold]
+        values = params.record() | {axis: getattr(params, axis) for axis in searched}
+        results.append(FoldResult(fold, float(score), values))
     return results
 
 
