@@ -40,8 +40,9 @@ class Watch:
 
     def before_norm(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
         self.calls[module] = self.calls.get(module, 0) + 1
-        if id(inputs[0]) in self.made:
-            self.pairs.append((self.made[id(inputs[0])][0], module))
+        made = self.made.pop(id(inputs[0]), None)  # so that not all maps are held at a time
+        if made is not None:
+            self.pairs.append((made[0], module))
 
     def finish(self) -> list[tuple[nn.Conv2d, _BatchNorm]]:
         """The certain pairs."""
