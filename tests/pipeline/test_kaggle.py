@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -347,6 +348,17 @@ def test_gpus_are_counted_by_nvidias_tool(kernel, tmp_path, monkeypatch):
     assert kernel["count_gpus"]() == 2
 
 
+@pytest.fixture
+def own_signals():
+    """torchrun puts handlers of its own in place of this process's, and leaves them there."""
+    kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {kind: signal.getsignal(kind) for kind in kinds}
+    yield
+    for kind, handler in handlers.items():
+        signal.signal(kind, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
 def test_two_gpus_share_a_step_whose_status_is_kept(kernel, tmp_path, monkeypatch):
     """--run is a flag of the step, and 75 says that it was stopped by --max-hours."""
     script = tmp_path / "03_train.py"
