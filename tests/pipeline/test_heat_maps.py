@@ -373,7 +373,8 @@ def test_the_map_of_several_networks_is_their_mean(study_settings):
     assert [heat.shape for heat in maps] == [(64, 64), (64, 64)]
     images = torch.from_numpy(np.stack([picture.network for picture in pictures]))[:, None]
     classes = [predictor.image_classes.index(result.best_class) for result in results]
-    by_model = [compute_heat_maps(m, images, classes).maps for m in predictor.networks.models]
+    models = predictor.networks.plain_models
+    by_model = [compute_heat_maps(model, images, classes).maps for model in models]
     assert np.stack(maps) == pytest.approx(np.mean(by_model, axis=0), abs=1e-6)
 
 
