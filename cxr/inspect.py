@@ -29,7 +29,7 @@ from cxr.data.predictions import read_predictions
 from cxr.data.tables import read_table
 from cxr.geometry.frames import Frame, convert_boxes
 from cxr.images.resize import resize
-from cxr.inference.gate import gate_of_test, out_of_fold_gate
+from cxr.inference.gate import gate_of_test, named_gate, out_of_fold_gate
 from cxr.inference.run import as_trained
 from cxr.methods.evaluation import Rule
 from cxr.plots.overlay import enlarge_small, rgb, write_overlay
@@ -130,7 +130,7 @@ def answer_stage(task: Task, settings: Settings, image: InspectedImage, predicti
     judged = run.judged(settings.prediction.predictions)
     params = read_json(judged.params) if judged.params.exists() else None
     rule: Rule = task.dataset.scorer.make_rule(params, settings, task.used_labels(settings))
-    gate_name = (params or {}).get("gate_run", "")
+    gate_name = named_gate(params)
     if gate_name:
         gate = gate_of_test(task, run.task, gate_name, None)
         if image.table == "train":

@@ -122,6 +122,16 @@ def read_categories(
 # ------------------------------------------------------------------------- any images
 
 
+def named_gate(params: Any) -> str:
+    """The run that the content of params.json names as its gate, "" without one.
+
+    That the content fits the run is for `make_rule` to say.
+    """
+    if not isinstance(params, Mapping):
+        return ""
+    return params.get("gate_run", "")
+
+
 def open_gated_networks(
     task: Task,
     settings: Settings,
@@ -131,7 +141,7 @@ def open_gated_networks(
 ) -> Networks:
     """Those of the run, with those of the run that gates them where step 05 has chosen one."""
     networks = open_networks(task, settings, folds, runtime)
-    name = (params or {}).get("gate_run", "")
+    name = named_gate(params)
     if not name:
         return networks
     folder = RunFolder.of(settings.place).task

@@ -38,12 +38,12 @@ def trained(monkeypatch):
     names = []
     train_fold = engine.train_fold
 
-    def spy(task, settings, fold, tables, runtime):
+    def spy(task, settings, *others):
         name = settings.place.working.name
         names.append(name)
         if name.startswith("pretraining"):
             settings = settings.replace(lr=1e-2)
-        return train_fold(task, settings, fold, tables, runtime)
+        return train_fold(task, settings, *others)
 
     monkeypatch.setattr(engine, "train_fold", spy)
     return names
