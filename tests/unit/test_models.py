@@ -389,7 +389,7 @@ def test_a_lone_tensor_is_no_state_dict(tmp_path):
 
 
 def test_weights_that_do_not_exist():
-    with pytest.raises(InputError, match=r"--weights nowhere\.pth is not a file"):
+    with pytest.raises(InputError, match=r"--weights nowhere\.pth is neither a file nor a run"):
         build_encoder("resnet18", "nowhere.pth")
 
 

@@ -130,7 +130,7 @@ def test_predictions_know_the_header(network):
     categories = []
     for headers in (None, torch.tensor([[0.0, 0, 0, 1]])):
         [merged] = predict_batch(
-            [network], RSNA.method, views, images, settings_of(), runtime, headers
+            [network], RSNA.method, views, images, settings_of(), runtime, headers=headers
         )
         categories.append(merged.category)
     ratios = (categories[1] / categories[0]).log()
