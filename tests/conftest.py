@@ -21,11 +21,13 @@ from filelock import FileLock
 # By falling time, as --durations shows it; the others follow.
 LONGEST = (
     "test_scripts",
-    "test_engine",
-    "test_chestxdet",
-    "test_inference",
+    "test_torchrun",
     "test_kaggle",
+    "test_chestxdet",
+    "test_places",
+    "test_kills",
     "test_benchmarks",
+    "test_predict_images",
 )
 
 
