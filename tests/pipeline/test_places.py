@@ -217,7 +217,7 @@ TINY = (
     *("--demo-images", "12", "--size", "128", "--folds", "2"),
     *("--workers", "0", "--device", "cpu", "--tta", "none"),
 )
-TINY_TRAINING = ("--image-size", "64", "--epochs", "1", "--batch-size", "4")
+TINY_TRAINING = ("--image-size", "64", "--epochs", "1", "--batch-size", "4", "--weights", "none")
 TINY_ENCODER = ("--encoder", "tu-test_resnet")
 
 

