@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from cxr.settings import MethodSettings, setting
 
 
-def sampling_setting(marks: str) -> Any:
-    """Which images an epoch has, where boxes or masks are learned."""
-    return setting(
+@dataclass(frozen=True)
+class SamplingSettings(MethodSettings):
+    """Which images an epoch has, labelled ones and those that another run labels."""
+
+    sampling: str = setting(
         "all",
-        f"images of an epoch with {marks} to learn: all once; share: all positives and as many "
+        "images of an epoch with something to learn: all once; share: all positives and as many "
         "negatives as --positive-share leaves room for; balanced: as many draws as images, half "
         "of them positive; positives: these alone",
         training=True,
         choices=("all", "share", "balanced", "positives"),
     )
-
-
-def share_setting() -> Any:
-    return setting(
+    positive_share: float = setting(
         0.8,
         "share of positives of --sampling share in the first epoch; 1: no negatives",
         training=True,
         needs="sampling=share",
     )
-
-
-def share_end_setting() -> Any:
-    return setting(
+    positive_share_end: float = setting(
         0.0,
         "the share moves evenly towards this after the last epoch; 0: it stays",
         training=True,
         needs="sampling=share",
     )
-
-
-@dataclass(frozen=True)
-class PseudoLabelSettings(MethodSettings):
-    """What a run says of images without labels, learned by another."""
 
     pseudo: str = setting(
         "",
@@ -77,7 +67,7 @@ class PseudoLabelSettings(MethodSettings):
 
 
 @dataclass(frozen=True)
-class DetectorSettings(PseudoLabelSettings):
+class DetectorSettings(SamplingSettings):
     """Boxes: the pyramid, its heads, their losses, and which anchors step 04 keeps."""
 
     head: str = setting(
@@ -159,9 +149,6 @@ class DetectorSettings(PseudoLabelSettings):
         "training and prediction; 2 is usual, 0 leaves them as they are",
         training=True,
     )
-    sampling: str = sampling_setting("boxes")
-    positive_share: float = share_setting()
-    positive_share_end: float = share_end_setting()
     pseudo_score: float = setting(
         0.4,
         "boxes of --pseudo above it are learned, images whose best is below its half show none, "
@@ -210,8 +197,8 @@ class DetectorSettings(PseudoLabelSettings):
 
 
 @dataclass(frozen=True)
-class MaskLearningSettings(PseudoLabelSettings):
-    """What segmenters and classifiers share: a decoder that draws, and sampling."""
+class MaskLearningSettings(SamplingSettings):
+    """What segmenters and classifiers share: a decoder that draws."""
 
     decoder: str = setting(
         "unet",
@@ -226,9 +213,6 @@ class MaskLearningSettings(PseudoLabelSettings):
         "mask, label and label_focal of the image",
         training=True,
     )
-    sampling: str = sampling_setting("masks")
-    positive_share: float = share_setting()
-    positive_share_end: float = share_end_setting()
     lungs: str = setting(
         "", "a run of the task lungs; images are cut to the lungs that it finds", training=True
     )

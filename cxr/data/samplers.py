@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
-from cxr.method_settings import DetectorSettings, MaskLearningSettings
+from cxr.method_settings import SamplingSettings
 from cxr.system.errors import InputError
 
 # Epoch, counted from 0, from which the 3rd place of SIIM-ACR Pneumothorax added images with
@@ -270,7 +270,8 @@ class ShareSampler(ResumableSampler):
 
 def make_share_sampler(
     table: pd.DataFrame,
-    sampling: MaskLearningSettings | DetectorSettings,
+    positive: np.ndarray,
+    sampling: SamplingSettings,
     batch_size: int,
     epochs: int,
     seed: int,
@@ -279,15 +280,13 @@ def make_share_sampler(
 ) -> ResumableSampler:
     """Order of the rows of a training table by --sampling.
 
-    Positives have a `label` above 0, for detectors a box. With --pseudo, the rows whose column
-    `pseudo` is true have a predicted mask, class or boxes. Raises InputError where a share of
-    positives is asked for and there are none.
+    positive: (n,) which rows show a finding. With --pseudo, the rows whose column `pseudo` is true
+    have a predicted mask, class or boxes. Raises InputError where a share of positives is asked for
+    and there are none.
     """
     if sampling.sampling == "all" and not sampling.pseudo:
         return ResumableSampler(len(table), batch_size, seed, True, rank, world)
     pseudo = np.zeros(len(table), bool)
-    marked = "n_boxes" if isinstance(sampling, DetectorSettings) else "label"
-    positive = (table[marked] > 0).to_numpy()
     if sampling.pseudo:
         pseudo = table["pseudo"].to_numpy(bool)
     images = int((~pseudo).sum())
@@ -306,9 +305,7 @@ def make_share_sampler(
     )
 
 
-def _counts(
-    sampling: MaskLearningSettings | DetectorSettings, images: int, positives: int, epochs: int
-) -> CountsOfEpoch:
+def _counts(sampling: SamplingSettings, images: int, positives: int, epochs: int) -> CountsOfEpoch:
     """What --sampling draws of so many images, of which so many are positive."""
     if sampling.sampling == "positives":
         return SameCounts(positives, 0)

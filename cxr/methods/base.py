@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from cxr.data.batch import Batch, SampleContent, TargetMaker
-from cxr.data.samplers import ResumableSampler
+from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.methods.evaluation import Evaluation, Rule
 from cxr.methods.export import ExportPart
 from cxr.metrics.doubt import Doubt
@@ -183,11 +183,24 @@ class Method(ABC):
         del settings
         return None
 
-    @abstractmethod
     def train_sampler(
         self, table: pd.DataFrame, settings: Settings, runtime: Runtime
     ) -> ResumableSampler:
-        """The order of the training images."""
+        """The order of the training images, by --sampling."""
+        return make_share_sampler(
+            table,
+            self.shows_finding(table),
+            settings.method,
+            settings.training.batch_size,
+            settings.training.epochs,
+            settings.data.seed,
+            runtime.rank,
+            runtime.world,
+        )
+
+    def shows_finding(self, table: pd.DataFrame) -> np.ndarray:
+        """(n,) bool: which rows are positives of --sampling. Here: of a class that is not 0."""
+        return (table["label"] > 0).to_numpy()
 
     @abstractmethod
     def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -17,10 +18,12 @@ from cxr.data.samplers import (
     make_share_sampler,
     negatives_for,
 )
-from cxr.method_settings import DetectorSettings, MaskLearningSettings
+from cxr.method_settings import SamplingSettings
 from cxr.system.errors import InputError
+from cxr.system.runtime import Runtime
+from cxr.tasks import TASKS
 
-SAMPLING = MaskLearningSettings(sampling="share")
+SAMPLING = SamplingSettings(sampling="share")
 LENGTH = st.integers(1, 40)
 BATCH_SIZE = st.integers(1, 6)
 EPOCH = st.integers(0, 5)
@@ -106,7 +109,14 @@ def make_table(positives, negatives, pseudo=(0, 0)):
 def make_sampler(table, seed=42, rank=0, world=1, **changes):
     settings = replace(SAMPLING, **changes)
     return make_share_sampler(
-        table, settings, batch_size=4, epochs=60, seed=seed, rank=rank, world=world
+        table,
+        (table["label"] > 0).to_numpy(),
+        settings,
+        batch_size=4,
+        epochs=60,
+        seed=seed,
+        rank=rank,
+        world=world,
     )
 
 
@@ -171,8 +181,9 @@ def test_positives_only():
 def test_images_with_boxes_are_a_detectors_positives(sampling, epoch_rows):
     """Of 20 images four have boxes, whatever their class is; four of five are 0.8."""
     table = pd.DataFrame({"n_boxes": [1, 2, 1, 3] + [0] * 16, "label": [0, 1, 2, 0] * 5})
-    settings = DetectorSettings(sampling=sampling)
-    sampler = make_share_sampler(table, settings, 1, 12, 42, 0, 1)
+    rsna = TASKS["rsna"]
+    settings = rsna.make_settings({"sampling": sampling, "batch_size": 1})
+    sampler = rsna.method.train_sampler(table, settings, Runtime(torch.device("cpu"), "fp32"))
     rows = rows_of(sampler)
     assert len(rows) == epoch_rows
     drawn = sum(row < 4 for row in rows)

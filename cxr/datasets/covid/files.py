@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydicom
 
 from cxr.data.duplicates import join_groups
 from cxr.data.image_table import (
@@ -28,6 +27,7 @@ from cxr.data.image_table import (
 from cxr.datasets.covid.submission import IMAGE, STUDY, read_covid_submission
 from cxr.datasets.mirrors import image_ending, read_originals, with_original_sizes
 from cxr.datasets.prediction_strings import parse_predictions
+from cxr.images.identity import read_identity
 from cxr.metrics.studies import ALL_CLASSES, OPACITY
 from cxr.system.errors import InputError
 from cxr.system.tables import read_csv, to_numbers
@@ -293,24 +293,13 @@ def read_patients(
         path = files[image_id]
         patient = known.get(image_id, "")
         if path.suffix.lower() == ".dcm":
-            patient = read_patient_id(path)
+            patient = read_identity(path).patient
         if not patient:
             unknown += 1
             patient = f"study_{row.study_id}"
         patients.append(patient)
     note_count(notes, unknown, "files do not tell their patient and count as one for each study")
     return patients
-
-
-def read_patient_id(path: Path) -> str:
-    """PatientID of a DICOM file, "" where it has none or cannot be read; step 02 says why not."""
-    try:
-        header = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["PatientID"], force=True
-        )
-        return str(header.get("PatientID") or "").strip()
-    except Exception:  # pydicom raises anything at all on damaged bytes
-        return ""
 
 
 def read_covid_sample(input_dir: Path, notes: list[str] | None = None) -> pd.DataFrame:

@@ -342,29 +342,8 @@ def split_findings(text: str) -> list[str]:
 
 def read_joined(sheet: Sheet, column: str) -> OwnLabels:
     """A column whose cells name findings with | between them; "No Finding" names none."""
-    texts = sheet.table[column].fillna("").to_numpy(object)
-    findings = [split_findings(text) for text in texts]
-    present = sorted(set().union(*findings))
-    names = sheet.settings.class_names or tuple(present)
-    if len(names) > MOST_CLASSES:
-        raise InputError(
-            f"{sheet.path}: {column} names {len(names)} different findings, such as {names[0]!r}: "
-            "name the column of the classes with --label-columns"
-        )
-    labels = OwnLabels(CLASSES, names, several=True)
-    for number, image in enumerate(sheet.rows):
-        if image is None:
-            continue
-        if not texts[number]:
-            labels.notes.append(f"{sheet.line(number)}: no class, so it counts as unlabelled")
-            continue
-        unknown = [word for word in findings[number] if word not in names]
-        if unknown:
-            raise InputError(
-                f"{sheet.line(number)}: {unknown[0]!r} is none of the classes {', '.join(names)}"
-            )
-        put_classes(sheet, labels, number, image, [int(name in findings[number]) for name in names])
-    return labels
+    cells = [split_findings(text) for text in sheet.table[column].fillna("")]
+    return read_named(sheet, column, cells, several=True)
 
 
 def read_findings(sheet: Sheet, columns: Sequence[str]) -> OwnLabels:
@@ -392,31 +371,45 @@ def read_findings(sheet: Sheet, columns: Sequence[str]) -> OwnLabels:
 
 
 def read_one_class(sheet: Sheet, column: str) -> OwnLabels:
-    texts = sheet.table[column].fillna("").to_numpy(object)
-    names = sheet.settings.class_names or tuple(sorted(set(texts) - {""}))
-    if len(names) > MOST_CLASSES:
+    """A column of one class for each image."""
+    cells = [[text] if text else [] for text in sheet.table[column].fillna("")]
+    labels = read_named(sheet, column, cells, several=False)
+    if len(labels.classes) < 2:
+        found = ", ".join(map(repr, labels.classes)) or "nothing"
         raise InputError(
-            f"{sheet.path}: {column} has {len(names)} different values, such as {names[0]!r}: name "
-            "the column of the classes with --label-columns"
-        )
-    if len(names) < 2:
-        raise InputError(
-            f"{sheet.path}: {column} has {names[0]!r} only, and there is nothing to learn from one "
+            f"{sheet.path}: {column} has {found} only, and there is nothing to learn from one "
             "class: name another column with --label-columns"
         )
-    labels = OwnLabels(CLASSES, names)
+    return labels
+
+
+def read_named(
+    sheet: Sheet, column: str, cells: Sequence[Sequence[str]], several: bool
+) -> OwnLabels:
+    """Classes that the cells of a column name; an image whose cell is empty has no label.
+
+    cells: of each row, the names in it.
+    """
+    names = sheet.settings.class_names or tuple(sorted(set().union(*cells)))
+    if len(names) > MOST_CLASSES:
+        raise InputError(
+            f"{sheet.path}: {column} names {len(names)} different classes, such as {names[0]!r}: "
+            "name the column of the classes with --label-columns"
+        )
+    is_empty = (sheet.table[column].fillna("") == "").to_numpy()
+    labels = OwnLabels(CLASSES, names, several=several)
     for number, image in enumerate(sheet.rows):
         if image is None:
             continue
-        if not texts[number]:
+        if is_empty[number]:
             labels.notes.append(f"{sheet.line(number)}: no class, so it counts as unlabelled")
             continue
-        if texts[number] not in names:
+        unknown = [word for word in cells[number] if word not in names]
+        if unknown:
             raise InputError(
-                f"{sheet.line(number)}: {texts[number]!r} is none of the classes {', '.join(names)}"
+                f"{sheet.line(number)}: {unknown[0]!r} is none of the classes {', '.join(names)}"
             )
-        findings = [int(name == texts[number]) for name in names]
-        put_classes(sheet, labels, number, image, findings)
+        put_classes(sheet, labels, number, image, [int(name in cells[number]) for name in names])
     return labels
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cxr.data.batch import Batch, SampleContent
 from cxr.data.mask_augmentation import AUGMENTATIONS
-from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.methods.base import ImageFacts, KnownFindings, Labels, Method, Outputs, View
 from cxr.methods.classifier.export import ClassExport
 from cxr.methods.classifier.losses import classifier_loss
@@ -29,7 +28,6 @@ from cxr.networks.classifier import ImageClassifier
 from cxr.networks.network import STRIDE, Network, check_side
 from cxr.settings import Settings
 from cxr.system.errors import InputError
-from cxr.system.runtime import Runtime
 
 
 class Classifier(Method):
@@ -64,20 +62,6 @@ class Classifier(Method):
     def valid_content(self, settings: Settings) -> SampleContent:
         content = super().valid_content(settings)
         return replace(content, soft_label=settings.method.multilabel)
-
-    def train_sampler(
-        self, table: pd.DataFrame, settings: Settings, runtime: Runtime
-    ) -> ResumableSampler:
-        """Images of studies that are not negative are the positives of --sampling."""
-        return make_share_sampler(
-            table,
-            settings.method,
-            settings.training.batch_size,
-            settings.training.epochs,
-            settings.data.seed,
-            runtime.rank,
-            runtime.world,
-        )
 
     def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
         training = settings.training

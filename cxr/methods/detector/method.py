@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cxr.data.augmentation import BOX_AUGMENTATIONS
 from cxr.data.batch import Batch, SampleContent, TargetMaker
-from cxr.data.samplers import ResumableSampler, make_share_sampler
 from cxr.data.tables import keep_classes
 from cxr.geometry.anchors import parse_levels
 from cxr.geometry.detections import Detections
@@ -38,7 +37,6 @@ from cxr.networks.heads import check_channels
 from cxr.networks.network import Network
 from cxr.settings import Settings
 from cxr.system.errors import InputError
-from cxr.system.runtime import Runtime
 
 HEADS: dict[str, Head] = {"retinanet": RetinaNetHead(), "fcos": FcosHead()}
 
@@ -94,18 +92,8 @@ class Detector(Method):
     def learns_image_classes(self, settings: Settings) -> bool:
         return settings.method.global_weight > 0
 
-    def train_sampler(
-        self, table: pd.DataFrame, settings: Settings, runtime: Runtime
-    ) -> ResumableSampler:
-        return make_share_sampler(
-            table,
-            settings.method,
-            settings.training.batch_size,
-            settings.training.epochs,
-            settings.data.seed,
-            runtime.rank,
-            runtime.world,
-        )
+    def shows_finding(self, table: pd.DataFrame) -> np.ndarray:
+        return (table["n_boxes"] > 0).to_numpy()
 
     def add_pseudo_labels(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cxr.data.batch import Batch, SampleContent
 from cxr.data.mask_augmentation import AUGMENTATIONS
-from cxr.data.samplers import ResumableSampler, make_share_sampler
+from cxr.data.samplers import ResumableSampler
 from cxr.geometry.lung_box import paste
 from cxr.geometry.masks import decode_runs
 from cxr.images.resize import resize
@@ -41,7 +41,6 @@ from cxr.networks.network import STRIDE, Network, check_side
 from cxr.networks.unet import UNet
 from cxr.settings import Settings
 from cxr.system.errors import InputError
-from cxr.system.runtime import Runtime
 
 LARGEST_ANSWER = 1024  # pixels of the side of a picture that comes from a file of answers
 
@@ -78,19 +77,6 @@ class Segmenter(Method):
 
     def sample_content(self, settings: Settings) -> SampleContent:
         return SampleContent(mask="runs", crop=bool(settings.method.lungs))
-
-    def train_sampler(
-        self, table: pd.DataFrame, settings: Settings, runtime: Runtime
-    ) -> ResumableSampler:
-        return make_share_sampler(
-            table,
-            settings.method,
-            settings.training.batch_size,
-            settings.training.epochs,
-            settings.data.seed,
-            runtime.rank,
-            runtime.world,
-        )
 
     def build_model(self, settings: Settings, labels: Labels, load_weights: bool = True) -> Network:
         del labels
