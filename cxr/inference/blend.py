@@ -19,11 +19,10 @@ from cxr.system.errors import InputError
 from cxr.tasks import Task
 
 Weights = dict[str, float]  # {run: its share}, all of which add up to 1
+# What a run that answers beside another takes from that one.
+COMPANIONS_FOLLOW = ("working", "fold", "workers", "device", "precision", "engine")
 # What a run that is mixed in takes from the blend.
-MEMBERS_FOLLOW = (
-    *("working", "fold", "workers", "device", "precision"),
-    *("predictions", "checkpoints", "partial"),
-)
+MEMBERS_FOLLOW = (*COMPANIONS_FOLLOW, "predictions", "checkpoints", "partial")
 
 
 @dataclass(frozen=True)

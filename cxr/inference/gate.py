@@ -20,6 +20,7 @@ import pandas as pd
 from cxr.data.predictions import read_predictions
 from cxr.data.tables import read_table
 from cxr.images.isolated import Picture
+from cxr.inference.blend import COMPANIONS_FOLLOW
 from cxr.inference.networks import Networks, open_networks
 from cxr.inference.opacity_boxes import images_of_other_folds
 from cxr.methods.classifier.records import ClassPrediction
@@ -155,16 +156,10 @@ def open_gate_networks(
     run = gate_run(task, folder, name)
     gate_task = TASKS[task.dataset.gate_task]
     stored = run.fold(run.trained_folds()[0]).read_config()
-    machine = settings.machine
+    values = settings.flat()
+    follows = {each: values[each] for each in COMPANIONS_FOLLOW}
     own = gate_task.make_settings(stored).replace(
-        working=settings.place.working,
-        task=gate_task.name,
-        run=name,
-        fold=settings.place.fold,
-        device=machine.device,
-        precision=machine.precision,
-        workers=machine.workers,
-        predictions=DEFAULT_PREDICTIONS,
+        task=gate_task.name, run=name, predictions=DEFAULT_PREDICTIONS, **follows
     )
     folds = run.trained_folds()
     if settings.place.fold is not None:

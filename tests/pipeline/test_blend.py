@@ -255,6 +255,8 @@ def test_any_picture_is_mixed_as_step_04_mixes(tmp_path):
     predictor = Predictor(task, settings.replace(run="mix"))
     assert isinstance(predictor.networks, BlendNetworks)
     assert predictor.sides == [96]
+    other = Predictor(task, settings.replace(run="mix", engine="auto"))
+    assert {member.settings.machine.engine for member in other.networks.members} == {"auto"}
     [picture] = read_pictures(predictor, [png(tmp_path / "a.png", xray())])
     [mixed] = predictor.networks.predict([picture])
     members = [member.predict([picture])[0] for member in predictor.networks.members]

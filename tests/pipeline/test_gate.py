@@ -114,6 +114,9 @@ def test_pictures_are_gated_as_in_step_04(tiny_run, tmp_path, monkeypatch):
     [expected] = alone.networks.predict(read_pictures(alone, [scan]))
     np.testing.assert_allclose(candidates.gate_category, expected.category, atol=1e-6)
 
+    other = Predictor(TINY_TASK, settings.replace(engine="auto"))
+    assert other.networks.classifier.settings.machine.engine == "auto", "as the detector's"
+
     [result] = predictor.predict([picture])
     gate = candidates.gate_category @ (0, 0.1, 1)
     best = candidates.score.max()
