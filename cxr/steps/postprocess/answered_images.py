@@ -111,4 +111,4 @@ def pick_answered_cases(answered: AnsweredImages, source: GalleryInput) -> list[
     cases = list(readable_cases(chosen, test_source, most))
     if not cases:
         return []
-    return [CaseGroup("Test images", CAPTION, len(with_box), cases)]
+    return [CaseGroup("Test images with a finding", CAPTION, len(with_box), cases)]

@@ -382,7 +382,7 @@ def print_result(task: Task, evaluation: Evaluation, answer: Answer, judged: Jud
     figures = headline_figures(evaluation) | recall_figures(evaluation.results)
     print(
         f"\n{join_figures(score, figures)}, over {evaluation.counted} counted of "
-        f"{len(evaluation.images)} images; {evaluation.how}"
+        f"{len(evaluation.images)} images\n{evaluation.how}"
     )
     for baseline in evaluation.baselines:
         if has_value(baseline.score):
