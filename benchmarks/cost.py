@@ -122,9 +122,9 @@ def count_drawn(task: Task, settings: Settings) -> int:
     rows = round(share * images.train)
     labels = np.zeros(rows, int)
     labels[: round(share * images.positive)] = 1
-    sampler = task.method.train_sampler(
-        pd.DataFrame({"label": labels}), settings, Runtime(CPU, "fp32")
-    )
+    # A detector counts an image's boxes, the others look at its class.
+    table = pd.DataFrame({"label": labels, "n_boxes": labels})
+    sampler = task.method.train_sampler(table, settings, Runtime(CPU, "fp32"))
     drawn = 0
     for epoch in range(count_epochs(settings.training)):
         sampler.epoch = epoch
