@@ -12,7 +12,7 @@ from torch import Tensor
 from cxr.inference.checkpoint import load_state
 from cxr.inference.engines import Engine, TorchEngine
 from cxr.methods.base import VIEW_SETS, Method, View
-from cxr.networks.fused import fuse_norms
+from cxr.networks.fused import fuse_norms, read_gray
 from cxr.networks.network import Network
 from cxr.run_folder import FoldFolder, RunFolder
 from cxr.settings import PredictionSettings, Settings
@@ -169,12 +169,14 @@ def load_model(task: Task, path: Path, device: torch.device) -> Network:
 
 
 def load_fused(task: Task, paths: Sequence[Path], device: torch.device) -> list[Network]:
-    """Networks as `load_model` gives them, batch norms folded into the convolutions before them.
+    """Networks as `load_model` gives them, batch norms folded into the convolutions before them,
+    the image read once instead of as three colours.
 
     They predict and do nothing else: their state is none that a checkpoint could hold.
     """
     networks = [load_model(task, path, device) for path in paths]
     for network in networks:
+        read_gray(network)
         fuse_norms(network)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return networks

@@ -1,9 +1,13 @@
-"""Batch norms folded into the convolutions before them: in prediction once for all, in training in
-each step, where their statistics are frozen. A pass over every map less, forward and backward."""
+"""What an encoder computes twice, computed once: the same outputs in fewer passes.
+
+Batch norms are folded into the convolutions before them, in prediction once for all, in training in
+each step, where their statistics are frozen; and the first convolutions read the gray image itself
+instead of three copies of it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +90,41 @@ def fuse_norms(network: Network) -> int:
             network.set_submodule(name, module)
         return 0
     return len(pairs)
+
+
+@torch.inference_mode()
+def read_gray(network: Network) -> bool:
+    """Let the encoder read one channel, in place: weights of three equal channels can be added up.
+
+    Returns whether that was done. As with `fuse_norms` nothing is changed where the outputs would
+    be others, such as where an encoder does more with its image than convolve it.
+    """
+    first = [module for module in network.encoder.modules() if reads_colours(module)]
+    image = gray_image(network)
+    before = network(image)
+    old = [conv.weight for conv in first]
+    network.input_channels = 1
+    for conv in first:
+        set_weight(conv, conv.weight.sum(1, keepdim=True))
+    try:
+        after = network(image)
+        is_same = not any(differs(after[name], before[name]) for name in before)
+    except RuntimeError:  # something else wants three channels
+        is_same = False
+    if not is_same:
+        network.input_channels = 3
+        for conv, weight in zip(first, old, strict=True):
+            set_weight(conv, weight)
+    return is_same
+
+
+def reads_colours(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1
+
+
+def set_weight(conv: nn.Conv2d, weight: Tensor) -> None:
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    conv.in_channels = weight.shape[1]
 
 
 def rest_of(norm: _BatchNorm) -> nn.Module:

@@ -21,6 +21,7 @@ class Network(nn.Module):
     image_size: side of the whole image in network pixels.
     pretrained: the encoder started from weights worth keeping, which decides what is frozen.
     input_mean, input_std: of gray values in 0 ... 1, as the encoder's weights expect them.
+    input_channels: how often the encoder reads the gray image; see `fused.read_gray`.
     cam_layer: puts out the map whose mean the class head reads; None where no class is read from
     one map. Grad-CAM looks there.
     first_stages: parameters of the encoder that never learn, see `freeze_stages`.
@@ -40,13 +41,14 @@ class Network(nn.Module):
         self.fold = 0  # whose images it has not learned; set where a checkpoint is loaded
         self.input_mean = scale.mean
         self.input_std = scale.std
+        self.input_channels = 3
         self.cam_layer: nn.Module | None = None
         self.first_stages: list[nn.Parameter] = []
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Gray images (B, 1, S, S), 0 ... 255 -> what the encoder reads, (B, 3, S, S)."""
+        """Gray images (B, 1, S, S), 0 ... 255 -> what the encoder reads, (B, input_channels, S, S)."""
         normalised = (images / 255 - self.input_mean) / self.input_std
-        return normalised.expand(-1, 3, -1, -1)
+        return normalised.expand(-1, self.input_channels, -1, -1)
 
     @property
     def scale(self) -> InputScale:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cxr.networks.fused import fold_frozen_norms, fuse_norms
+from cxr.networks.fused import fold_frozen_norms, fuse_norms, read_gray
+from cxr.networks.network import Network
 from cxr.tasks import TASKS
 
 
@@ -71,6 +72,63 @@ def test_what_cannot_be_folded_stays(network):
         assert fuse_norms(model) == 0
         assert torch.equal(model(image)["sum"], expected)
     assert isinstance(model.norm, nn.BatchNorm2d)
+
+
+# --- one channel instead of three
+
+
+@pytest.mark.parametrize(
+    "name, encoder",
+    [
+        ("rsna", "tu-test_efficientnet"),
+        ("pneumothorax", "resnet18"),
+        ("covid", "densenet121"),
+        ("rsna-classes", "dpn68"),
+    ],
+)
+def test_the_gray_image_is_read_once(name, encoder):
+    task = TASKS[name]
+    side = 192 if name == "rsna" else 64
+    values = {"task": name, "preset": "small", "weights": "none", "encoder": encoder}
+    settings = task.settings_of(values | {"image_size": side})
+    model = lively(task.method.build_model(settings, task.used_labels(settings)))
+    image = torch.randint(0, 255, (2, 1, side, side), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = model(image)
+        assert read_gray(model)
+        found = model(image)
+    assert model.normalise(image).shape == (2, 1, side, side)
+    channels = [module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert channels[0] == 1 and 3 not in channels
+    for key, values in expected.items():
+        torch.testing.assert_close(found[key], values, rtol=1e-3, atol=1e-4)
+
+
+class LooksAtColours(Network):
+    """Beside its convolution it uses the image itself, as many channels as there are."""
+
+    def __init__(self, side):
+        super().__init__(8, False)
+        self.encoder = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1))
+        self.side = side
+
+    def forward(self, images):
+        x = self.normalise(images)
+        beside = x.reshape(len(x), 3, 8, 8) if self.side == "refuses" else x
+        return {"sum": self.encoder(x).sum(1) + beside.sum(1)}
+
+
+@pytest.mark.parametrize("side", ["refuses", "others"])
+def test_an_encoder_that_uses_three_channels_keeps_them(side):
+    model = LooksAtColours(side).eval()
+    weight = model.encoder[0].weight.clone()
+    image = torch.rand(1, 1, 8, 8) * 255
+    with torch.inference_mode():
+        expected = model(image)["sum"]
+        assert not read_gray(model)
+        assert torch.equal(model(image)["sum"], expected)
+    assert torch.equal(model.encoder[0].weight, weight)
+    assert model.encoder[0].in_channels == 3
 
 
 # --- in training

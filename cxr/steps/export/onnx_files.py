@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cxr.methods.export import ExportPart
+from cxr.networks.fused import read_gray
 from cxr.networks.network import Network
 from cxr.networks.onnx_graph import INPUT, write_graph
 from cxr.system.disk import atomic
@@ -35,11 +37,18 @@ LARGEST = 2**31 - 2**24  # bytes; one protobuf message holds less than 2 GiB
 
 
 class Networks(nn.Module):
-    """The networks side by side: image -> outputs of the first, outputs of the second, ..."""
+    """The networks side by side: image -> outputs of the first, outputs of the second, ...
+
+    They are copies that read the gray image once, not as three equal colours.
+    """
 
     def __init__(self, networks: Sequence[Network], part: ExportPart) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
+        self.networks = nn.ModuleList()
+        for network in networks:
+            gray = deepcopy(network).eval()
+            read_gray(gray)
+            self.networks.append(gray)
         self.part = part
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -62,7 +71,7 @@ def count_flop(network: Network, part: ExportPart) -> int:
     """Floating point operations of an exported network for one view: two of each product."""
     image = torch.zeros(1, 1, network.image_size, network.image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        Networks([network], part).eval()(image)
+        Networks([network], part)(image)
     return counter.get_total_flops()
 
 
@@ -77,7 +86,7 @@ def write_fp32(
     side = networks[0].image_size
     with atomic(path) as temporary:
         names = output_names(part, len(networks))
-        write_graph(temporary, Networks(networks, part).eval(), side, names)
+        write_graph(temporary, Networks(networks, part), side, names)
         fold_constants(temporary)
         add_settings(temporary, settings)
 
