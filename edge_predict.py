@@ -1058,8 +1058,8 @@ def clusters(
 class MaskPredictor(ModelFile):
     """Of a file that gives masks.
 
-    An answer has mask (height, width) uint8 of 0 and 1, and score: how likely the image has a
-    finding at all.
+    An answer has mask (height, width) uint8 of 0 and 1, levels of the same shape, the probabilities
+    of which it was made (255 for 1), and score: how likely the image has a finding at all.
     """
 
     OUTPUTS = ("mask", "label")
@@ -1076,7 +1076,7 @@ class MaskPredictor(ModelFile):
     def answer(self, outputs: MaskOutputs, frame: tuple[int, int]) -> dict[str, Any]:
         levels = mask_levels(outputs.mask, frame, self.settings["probability_size"])
         mask = decide_mask(levels, outputs.label, self.settings["rule"])
-        return {"mask": mask, "score": outputs.label}
+        return {"mask": mask, "levels": levels, "score": outputs.label}
 
     def entry_facts(self, answer: dict[str, Any]) -> dict[str, Any]:
         area = int(np.count_nonzero(answer["mask"]))

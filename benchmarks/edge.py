@@ -4,14 +4,16 @@ itself, and how far are the scores from those of onnxruntime in fp32?
     python benchmarks/edge.py                   SE-ResNeXt-101 and ResNet-18, 512 px, minutes
     python benchmarks/edge.py --threads 1       one core, as the board that is aimed at
     python benchmarks/edge.py --encoder resnet18 --small mobilenet_v2 --image-size 256 --rounds 2
+    python benchmarks/edge.py --run working/rsna/NAME      fold 0 of a trained run, its own images
 
-Random weights, one network, without the mirrored view; the small one with the pyramid and heads of
-the preset `small`. From a stored picture to boxes in every case: edge_predict.py with each engine,
-and step 04's code in PyTorch. Each engine has a process of its own, started again for every round,
-whose highest resident set (all of it, libraries and weights included) is the memory; seconds are
-the fastest of all images but the first, with one thread those of the processor, so that what else
-runs there does not count. bf16 is measured where the processor has it, or with
---bf16 1 anyway.
+Random weights unless --run names a run of the task rsna, one network, without the mirrored view;
+the small one with the pyramid and heads of the preset `small`. int8 finds its ranges on the images
+that are timed, or with --run on training images. From a stored picture to boxes in every case:
+edge_predict.py with each engine, and step 04's code in PyTorch. Each engine has a process of its
+own, started again for every round, whose highest resident set (all of it, libraries and weights
+included) is the memory; seconds are the fastest of all images but the first, with one thread those
+of the processor, so that what else runs there does not count. bf16 is measured where the processor
+has it, or with --bf16 1 anyway.
 """
 
 # Nothing but the standard library here: this file is also the process of an engine, in whose memory
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -168,27 +170,81 @@ def open_torch(folder: Path, precision: str, threads: int) -> PredictBoxes:
 # ------------------------------------------------------------------ the process that asks
 
 
-def write_network(folder: Path, settings: Settings) -> None:
-    """net.pt, net.onnx, net.int8.onnx and pictures.npy (n, S, S) of a network with lively random
-    weights."""
-    import numpy as np
+class Subject(NamedTuple):
+    """A network with its settings, pictures (n, S, S) uint8 that engines see, and those on which
+    int8 finds its ranges."""
+
+    settings: Settings
+    model: DetectorNetwork
+    pictures: np.ndarray
+    calibration: Sequence[np.ndarray]
+
+
+def random_network(settings: Settings) -> Subject:
+    """With lively random weights."""
     import torch
-    from reference import RSNA, build_network, enliven, random_samples
+    from reference import build_network, enliven, random_samples
+
+    samples = random_samples(IMAGES, settings.training.image_size)
+    images = torch.stack([sample.image for sample in samples])
+    torch.manual_seed(0)
+    model = enliven(build_network(settings), images[:2])
+    pictures = images[:, 0].numpy()
+    return Subject(settings, model, pictures, list(pictures))
+
+
+def trained_network(run: Path) -> Subject:
+    """The last checkpoint of fold 0 of a run, <working>/rsna/<name>; that fold's images are seen by
+    the engines."""
+    import numpy as np
+    from prediction import CPU
+    from reference import RSNA
+
+    from cxr.data.dataset import read_png
+    from cxr.data.tables import read_table
+    from cxr.images.resize import resize
+    from cxr.inference.checkpoint import load_state
+    from cxr.inference.run import load_model
+    from cxr.methods.detector.method import as_detector
+    from cxr.steps.export.export import CALIBRATION
+
+    checkpoints = sorted(run.glob("fold0/epoch*.pt"))
+    if not checkpoints:
+        raise SystemExit(f"{run}/fold0 has no epoch*.pt: name the folder of a run that is trained")
+    settings = RSNA.make_settings(load_state(checkpoints[-1])["config"])
+    model = as_detector(load_model(RSNA, checkpoints[-1], CPU))
+
+    def read(image_id: str) -> np.ndarray:
+        return resize(read_png(run.parent / "images" / f"{image_id}.png"), model.image_size)
+
+    table = read_table(run.parent / "train.csv")
+    unseen = table["fold"] == 0
+    positive = table["n_boxes"] > 0
+    pictures = [read(image_id) for image_id in table["image_id"][unseen & positive][:IMAGES]]
+    calibration = [read(image_id) for image_id in table["image_id"][~unseen][:CALIBRATION]]
+    return Subject(settings, model, np.stack(pictures), calibration)
+
+
+def write_subject(folder: Path, subject: Subject) -> None:
+    """net.pt, net.onnx, net.int8.onnx and pictures.npy (n, S, S)."""
+    import numpy as np
+    from reference import RSNA
 
     from cxr.inference.checkpoint import save_state
     from cxr.steps.export.onnx_files import write_fp32, write_int8
 
-    samples = random_samples(IMAGES, settings.training.image_size)
-    images = torch.stack([sample.image for sample in samples])
-    pictures = images[:, 0].numpy()
-    np.save(folder / "pictures.npy", pictures)
-    torch.manual_seed(0)
-    model = enliven(build_network(settings), images[:2])
-    checkpoint = {"task": "rsna", "config": settings.plain(), "model": model.state_dict()}
+    settings, model = subject.settings, subject.model
+    np.save(folder / "pictures.npy", subject.pictures)
+    checkpoint = {
+        "task": "rsna",
+        "config": settings.plain(),
+        "model": model.state_dict(),
+        "input_scale": list(model.scale),
+    }
     save_state(folder / "net.pt", checkpoint)
     contents = file_settings(settings, model)
     write_fp32(folder / "net.onnx", [model], contents, RSNA.method.export)
-    write_int8(folder / "net.int8.onnx", folder / "net.onnx", list(pictures), contents)
+    write_int8(folder / "net.int8.onnx", folder / "net.onnx", subject.calibration, contents)
 
 
 def write_for_ncnn(folder: Path) -> None:
@@ -291,8 +347,21 @@ def engine_rows(encoder: str, results: Mapping[str, EngineResult]) -> list[Row]:
     return rows
 
 
-def main() -> None:
+def choose_subjects(args: Namespace) -> Iterator[Subject]:
+    """A trained network, or the paper's and the small one."""
     from reference import RSNA
+
+    if args.run:
+        yield trained_network(Path(args.run))
+        return
+    values = {"image_size": args.image_size, "weights": "none"}
+    large = {"encoder": args.encoder, "levels": args.levels}
+    small = {**RSNA.presets["small"].values, "encoder": args.small}
+    for network in (large, small):
+        yield random_network(RSNA.make_settings({**network, **values}))
+
+
+def main() -> None:
     from timing import arguments, show
 
     from cxr.system.device import cpu_has_bf16
@@ -303,25 +372,23 @@ def main() -> None:
         small="resnet18",
         image_size=512,
         levels="2-7",
+        run="",
         rounds=3,
         bf16=0,
     )
     logging.disable(logging.WARNING)
-    values = {"image_size": args.image_size, "weights": "none"}
-    large = RSNA.make_settings(values | {"encoder": args.encoder, "levels": args.levels})
-    preset = RSNA.presets["small"].values
-    small = RSNA.make_settings({**preset, **values, "encoder": args.small})
     bf16 = bool(args.bf16) or cpu_has_bf16()
     rows = []
-    for settings in (large, small):
+    for subject in choose_subjects(args):
         with tempfile.TemporaryDirectory() as folder:
-            write_network(Path(folder), settings)
+            write_subject(Path(folder), subject)
             write_for_ncnn(Path(folder))
             results = measure_engines(Path(folder), args, bf16)
         check(results)
-        rows += engine_rows(settings.training.encoder, results)
+        rows += engine_rows(subject.settings.training.encoder, results)
+        side = subject.model.image_size
     show(
-        f"One view of an image at {args.image_size} px without and with PyTorch: seconds, highest "
+        f"One view of an image at {side} px without and with PyTorch: seconds, highest "
         "resident set",
         rows,
         "each as its name says",

@@ -110,6 +110,11 @@ class ExportPart(ABC):
     def keep(self, row: pd.Series, answer: Mapping[str, Any]) -> Any:
         """What `score` needs of the answer of edge_predict.py to an image, a row of train.csv."""
 
+    def thresholds_of(self, rule: Mapping[str, Any]) -> list[float]:
+        """Those of a rule that `match_thresholds` looks at."""
+        del rule
+        return []
+
     def match_thresholds(
         self, fp32: Sequence[Any], int8: Sequence[Any], rule: Mapping[str, Any]
     ) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ class Network(nn.Module):
         self.first_stages: list[nn.Parameter] = []
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Gray images (B, 1, S, S), 0 ... 255 -> what the encoder reads, (B, input_channels, S, S)."""
+        """Gray images (B, 1, S, S), 0 ... 255 -> of the encoder, (B, input_channels, S, S)."""
         normalised = (images / 255 - self.input_mean) / self.input_std
         return normalised.expand(-1, self.input_channels, -1, -1)
 

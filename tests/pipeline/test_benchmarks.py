@@ -5,7 +5,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from steps import link_tree
@@ -231,11 +233,10 @@ def test_what_a_step_keeps_for_its_backward_pass():
     assert cost.step_memory(model, 1000) == 16 * 8 + 1000
 
 
-def test_engines_without_pytorch_have_its_boxes(tmp_path):
-    import edge
+def tiny_settings():
     from reference import RSNA
 
-    settings = RSNA.make_settings(
+    return RSNA.make_settings(
         {
             "encoder": "resnet18",
             "weights": "none",
@@ -245,13 +246,46 @@ def test_engines_without_pytorch_have_its_boxes(tmp_path):
             "image_size": 192,
         }
     )
-    edge.write_network(tmp_path, settings)
+
+
+def test_engines_without_pytorch_have_its_boxes(tmp_path):
+    import edge
+
+    settings = tiny_settings()
+    edge.write_subject(tmp_path, edge.random_network(settings))
     results = edge.measure_engines(tmp_path, Namespace(rounds=1, threads=1), bf16=False)
     edge.check(results)
     rows = edge.engine_rows("resnet18", results)
     assert [row.name for row in rows] == [f"resnet18: {name}" for name in edge.ENGINES]
     assert results["PyTorch bf16"].refusal == edge.NO_BF16
     assert rows[0].ratio == 1
+
+
+def test_engines_see_images_that_a_trained_network_has_not_learned(tmp_path):
+    import edge
+
+    from cxr.inference.checkpoint import save_state
+
+    settings = tiny_settings()
+    model = edge.random_network(settings).model
+    run = tmp_path / "rsna" / "mine"
+    (run / "fold0").mkdir(parents=True)
+    (tmp_path / "rsna" / "images").mkdir()
+    with pytest.raises(SystemExit, match="has no epoch"):
+        edge.trained_network(run)
+    checkpoint = {"task": "rsna", "config": settings.plain(), "model": model.state_dict()}
+    save_state(run / "fold0" / "epoch007.pt", checkpoint)
+    rows = []
+    for number in range(12):
+        name = f"image{number}"
+        picture = np.full((64, 64), 10 * number, np.uint8)
+        cv2.imwrite(str(tmp_path / "rsna" / "images" / f"{name}.png"), picture)
+        rows.append({"image_id": name, "fold": number % 2, "n_boxes": int(number < 6)})
+    pd.DataFrame(rows).to_csv(tmp_path / "rsna" / "train.csv", index=False)
+    subject = edge.trained_network(run)
+    assert subject.pictures[:, 0, 0].tolist() == [0, 20, 40]
+    assert [int(picture[0, 0]) for picture in subject.calibration] == [10, 30, 50, 70, 90, 110]
+    assert subject.pictures.shape == (3, 192, 192)
 
 
 def test_what_each_idea_brings(pipeline, tmp_path, monkeypatch, capsys):

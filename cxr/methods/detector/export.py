@@ -91,6 +91,10 @@ class BoxExport(ExportPart):
         del row
         return answer
 
+    def thresholds_of(self, rule: Mapping[str, Any]) -> list[float]:
+        """One for each class."""
+        return list(rule["thresholds"])
+
     def match_thresholds(
         self,
         fp32: Sequence[Mapping[str, np.ndarray]],

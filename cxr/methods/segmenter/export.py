@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from cxr.data.dataset import true_mask
 from cxr.geometry.masks import dice
 from cxr.methods.evaluation import json_number
 from cxr.methods.export import Difference, ExportPart, ScorePairs, scores_above_floor
+from cxr.methods.segmenter.rules import MaskRule, apply_rule, uint8_level
 from cxr.methods.segmenter.scorer import rule_of
 from cxr.metrics.means import mean_known
 from cxr.networks.network import Network
@@ -22,6 +25,24 @@ from cxr.settings import Settings
 
 if TYPE_CHECKING:
     from cxr.methods.base import Labels, Scorer
+
+
+FEWEST_IMAGES = 20  # with a score above a threshold, by which another one can be found
+FEWEST_PIXELS = 1000
+LEVELS = 256
+
+
+class KeptMask(NamedTuple):
+    """An image's Dice, the row of its true mask, and of what it was made: the levels (H, W) uint8
+    of probability as a PNG, since all images are held, and the image's own score."""
+
+    dice: float
+    row: pd.Series
+    levels_png: bytes
+    score: float
+
+    def levels(self) -> np.ndarray:
+        return cv2.imdecode(np.frombuffer(self.levels_png, np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
 class MaskExport(ExportPart):
@@ -67,17 +88,79 @@ class MaskExport(ExportPart):
         """Of all pixels."""
         return scores_above_floor(fp32.mask, int8.mask)
 
-    def keep(self, row: pd.Series, answer: Mapping[str, Any]) -> float:
-        """Dice of the image."""
-        return dice(true_mask(row), answer["mask"])
+    def keep(self, row: pd.Series, answer: Mapping[str, Any]) -> KeptMask:
+        levels_png = cv2.imencode(".png", answer["levels"])[1].tobytes()
+        return KeptMask(
+            dice(true_mask(row), answer["mask"]), row, levels_png, float(answer["score"])
+        )
+
+    def thresholds_of(self, rule: Mapping[str, Any]) -> list[float]:
+        """head, top and bottom of a MaskRule."""
+        return [rule["head"], rule["top"], rule["bottom"]]
+
+    def match_thresholds(
+        self, fp32: Sequence[KeptMask], int8: Sequence[KeptMask], rule: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """As many images above `head`, pixels of all above `top`, and above `bottom` in those that
+        have a mask by fp32. What few decide stays as it is, and so does what decides nothing."""
+        matched = dict(rule)
+        if rule["head"] > 0:
+            scores = [np.array([kept.score for kept in answers]) for answers in (fp32, int8)]
+            matched["head"] = match_score(*scores, rule["head"])
+        if rule["area"] > 0:
+            counts = [sum(map(count_levels, answers)) for answers in (fp32, int8)]
+            matched["top"] = match_level(*counts, rule["top"])
+        pairs = [pair for pair in zip(fp32, int8, strict=True) if has_mask(pair[0], rule)]
+        if pairs:
+            counts = [sum(map(count_levels, answers)) for answers in zip(*pairs, strict=True)]
+            matched["bottom"] = match_level(*counts, rule["bottom"])
+        return matched
+
+    def keep_by(self, answer: KeptMask, rule: Mapping[str, Any]) -> KeptMask:
+        mask = apply_rule(MaskRule(**rule), answer.levels(), answer.score)
+        return answer._replace(dice=dice(true_mask(answer.row), mask))
 
     def score(
         self,
-        kept: Sequence[float],
+        kept: Sequence[KeptMask],
         table: pd.DataFrame,
         settings: Settings,
         labels: Labels,
         scorer: Scorer,
     ) -> float | None:
         del table, settings, labels, scorer
-        return json_number(mean_known(list(kept)))
+        return json_number(mean_known([each.dice for each in kept]))
+
+
+def has_mask(kept: KeptMask, rule: Mapping[str, Any]) -> bool:
+    return bool(apply_rule(MaskRule(**rule), kept.levels(), kept.score).any())
+
+
+def count_levels(kept: KeptMask) -> np.ndarray:
+    """(256,) pixels of each level."""
+    return np.bincount(kept.levels().ravel(), minlength=LEVELS)
+
+
+def match_score(fp32: np.ndarray, int8: np.ndarray, threshold: float) -> float:
+    """Of scores (n,) of the same images: the threshold that as many of int8 reach."""
+    count = int((fp32 >= threshold).sum())
+    if not FEWEST_IMAGES <= count < len(int8):
+        return threshold
+    descending = np.sort(int8)[::-1]
+    return round(float(descending[count - 1 : count + 1].mean()), 6)
+
+
+def match_level(fp32: np.ndarray, int8: np.ndarray, threshold: float) -> float:
+    """Of counts (256,) of levels: the threshold above which int8 has the nearest count of pixels.
+
+    The nearest one to the threshold that is there, where several are alike.
+    """
+    level = int(uint8_level(threshold))
+    wanted = fp32[level + 1 :].sum()
+    if wanted < FEWEST_PIXELS:
+        return threshold
+    above = int8.sum() - np.cumsum(int8)  # of each level
+    distance = np.abs(above - wanted)
+    alike = np.flatnonzero(distance == distance.min())
+    nearest = int(alike[np.abs(alike - level).argmin()])
+    return threshold if nearest == level else nearest / (LEVELS - 1)

@@ -372,7 +372,7 @@ def judge_files(
     """{number format: {"score", "bytes"}} on the judged rows, and how far int8 is from fp32.
 
     Each row is predicted only by the networks that never saw it. Without rows there is no score.
-    The int8 file gets thresholds of its own, where boxes are kept by thresholds.
+    The int8 file gets thresholds of its own, where boxes or masks are kept by thresholds.
     """
     folder = TaskFolder.of(settings.place)
     part = task.method.export

@@ -18,7 +18,8 @@ MOST_INT8_ERROR = 0.01
 
 
 class Thresholds(NamedTuple):
-    """Of both files, one for each class of boxes; and int8's answers by its own."""
+    """Of both files: one for each class of boxes, or head, top and bottom of masks; and int8's
+    answers by its own."""
 
     fp32: list[float]
     int8: list[float]
@@ -28,20 +29,22 @@ class Thresholds(NamedTuple):
 def fit_thresholds(
     path: Path, part: ExportPart, kept: Mapping[str, Sequence[Any]]
 ) -> Thresholds | None:
-    """Give the int8 file `path` the thresholds by which it keeps as many boxes as the fp32 file.
+    """Give the int8 file `path` the thresholds by which it keeps as much as the fp32 file.
 
     kept: {number format: what part.keep gave of each judged image}. No label is looked at, so the
     same images may judge the file. None where the method knows no such thresholds.
     """
     settings = stored_settings(path)
-    before = list(settings.get("rule", {}).get("thresholds", []))
-    rule = part.match_thresholds(kept["fp32"], kept["int8"], settings.get("rule", {}))
+    old_rule = settings["rule"]
+    rule = part.match_thresholds(kept["fp32"], kept["int8"], old_rule)
     if rule is None:
         return None
-    if rule["thresholds"] != before:
+    before = part.thresholds_of(old_rule)
+    after = part.thresholds_of(rule)
+    if after != before:
         replace_settings(path, {**settings, "rule": rule})
     answers = [part.keep_by(answer, rule) for answer in kept["int8"]]
-    return Thresholds(before, rule["thresholds"], answers)
+    return Thresholds(before, after, answers)
 
 
 class ScoreDistance:
@@ -86,7 +89,7 @@ def print_int8(worth: Mapping[str, Any], fp32: Mapping[str, Any]) -> None:
     print(words)
     if worth.get("thresholds") != fp32.get("thresholds"):
         numbers = " ".join(f"{threshold:.3f}" for threshold in worth["thresholds"])
-        print(f"int8 has thresholds of its own, by which it keeps as many boxes: {numbers}")
+        print(f"int8 has thresholds of its own, by which it keeps as much: {numbers}")
     if error > MOST_INT8_ERROR:
         print(
             f"warning: that is more than {MOST_INT8_ERROR}: look at both scores before the int8 "
