@@ -477,6 +477,52 @@ def use_keys(page):
 
 
 @needs_chromium
+def test_tab_reaches_everything_and_shows_where_it_is(port, files, tmp_path):
+    """From the drop field to the last button, in the order in which they stand."""
+    controls = "[...document.querySelectorAll('input, button')]"
+    reachable = f"{controls}.filter(x => x.checkVisibility() && !x.disabled)"
+    frame = (
+        "getComputedStyle(document.activeElement.id === 'files' ? $('drop')"
+        " : document.activeElement).outlineWidth"
+    )
+    with Browser(tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("run")
+        page.choose_files("#files", *write_files(tmp_path, {"deep": files["deep"]}))
+        page.wait("items.length === 1 && !working")
+        slide(page, "threshold", 0.5)
+        slide(page, "level", 480)
+        expected = page.run(f"{reachable}.map(x => x.id)")
+        assert set(expected) == {
+            *("files", "", "clear", "threshold", "fitted", "level", "width", "as-read")
+        }
+        page.run("document.activeElement.blur(), window.getSelection().removeAllRanges()")
+        reached = []
+        for _ in expected:
+            page.press("Tab", 9)
+            reached.append(page.run("document.activeElement.id"))
+            assert page.run(frame) == "3px", f"{reached[-1]} does not show that it has the focus"
+        assert reached == expected
+
+        page.run("$('threshold').focus()")
+        before = float(page.run("$('threshold').value"))
+        page.press("ArrowRight", 39)
+        assert float(page.run("$('threshold').value")) > before
+        page.run("$('fitted').focus()")
+        page.press("Enter", 13, "\r")
+        assert page.run("$('threshold-said').textContent") == "0.120"
+        assert page.run("document.activeElement.id") == "threshold", "the focus is not lost"
+        page.run("$('as-read').focus()")
+        page.press("Enter", 13, "\r")
+        assert page.run("chosen.window") is None
+        assert page.run("document.activeElement.id") == "level"
+        page.run("$('clear').focus()")
+        page.press(" ", 32, " ")
+        assert page.run("$('desk').hidden")
+        assert not page.complaints()
+
+
+@needs_chromium
 def test_masks_in_chromium(files, tmp_path):
     """Every pixel is above the thresholds, so the mask is the whole picture."""
     rule = {"rule": "first", "head": 0.0, "top": 0.0, "area": 0, "bottom": 0.0, "total": 0}

@@ -417,12 +417,14 @@ $("threshold").addEventListener("input", event => {
 $("fitted").addEventListener("click", () => {
   threshold = null;
   show();
+  $("threshold").focus(); // the button is disabled now, and would take the focus with it
 });
 $("level").addEventListener("input", setWindow);
 $("width").addEventListener("input", setWindow);
 $("as-read").addEventListener("click", () => {
   chosen.window = null;
   show();
+  $("level").focus();
 });
 $("clear").addEventListener("click", () => {
   items.splice(0);
