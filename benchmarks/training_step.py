@@ -5,6 +5,7 @@ arithmetic counted?
     python benchmarks/training_step.py --compile    and through torch.compile, minutes more
     python benchmarks/training_step.py --frozen     only what folding brings: batch norms that keep
                                                     to their statistics, as with pretrained weights
+    python benchmarks/training_step.py --groups     only what merging small groups brings
     python benchmarks/training_step.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1
                                                     seconds
 
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,6 +43,7 @@ from cxr.data.loader import count_workers
 from cxr.data.samplers import ResumableSampler
 from cxr.methods.detector.method import as_detector
 from cxr.networks.fused import fold_frozen_norms
+from cxr.networks.grouped import MergedGroups
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings
 from cxr.steps.train.epoch import train_one_epoch
@@ -58,6 +60,7 @@ NETWORK: dict[str, Any] = {
     "batch_size": 2,
 }
 FOLD = 0
+SWITCHES = {"compile": False, "frozen": False, "groups": False}
 
 
 class SameBatch(Dataset):
@@ -165,18 +168,45 @@ def compiled_row(
 def frozen_rows(settings: Settings, batch: Batch, runtime: Runtime, rounds: int) -> list[Row]:
     """Seconds of an image with batch norms that keep to their statistics, and with these folded
     into the convolutions."""
-    trainings = {}
-    for name in ("frozen", "folded"):
-        training = OurTraining(settings, batch, runtime)
+    before = OurTraining(settings, batch, runtime)
+    after = OurTraining(settings, batch, runtime)
+    for training in (before, after):
         training.model.pretrained = True
-        trainings[name] = training
-    fold_frozen_norms(trainings["folded"].model)
-    seconds = measure(trainings, rounds)
-    frozen = seconds["frozen"] / settings.training.batch_size
-    folded = seconds["folded"] / settings.training.batch_size
+    fold_frozen_norms(after.model)
+    names = ("frozen batch norms", "folded into the convolutions")
+    return change_rows(names, before, after, rounds)
+
+
+def groups_rows(settings: Settings, batch: Batch, runtime: Runtime, rounds: int) -> list[Row]:
+    """Seconds of an image with grouped convolutions as they are, and with their groups merged.
+
+    Batch norms are frozen and folded in both, as with pretrained weights.
+    """
+    before = OurTraining(settings, batch, runtime)
+    after = OurTraining(settings, batch, runtime)
+    merged = [module for module in before.model.modules() if isinstance(module, MergedGroups)]
+    for module in merged:
+        module.__class__ = nn.Conv2d
+    for training in (before, after):
+        training.model.pretrained = True
+        fold_frozen_norms(training.model)
+    names = ("grouped convolutions as they are", f"{len(merged)} of them in fewer groups")
+    return change_rows(names, before, after, rounds)
+
+
+def change_rows(
+    names: tuple[str, str], before: OurTraining, after: OurTraining, rounds: int
+) -> list[Row]:
+    """Seconds of an image before and after a change, whose losses agree to 5 %."""
+    after.model.load_state_dict(before.model.state_dict())
+    losses = before(), after()
+    assert abs(losses[0] - losses[1]) < 0.05 * losses[0], losses
+    seconds = measure({"before": before, "after": after}, rounds)
+    images = before.settings.training.batch_size
+    ratio = seconds["before"] / seconds["after"]
     return [
-        Row("frozen batch norms", duration(frozen), 1),
-        at_least("folded into the convolutions", duration(folded), frozen / folded, 1),
+        Row(names[0], duration(seconds["before"] / images), 1),
+        at_least(names[1], duration(seconds["after"] / images), ratio, 1),
     ]
 
 
@@ -195,7 +225,7 @@ def loader_row(args: Namespace, settings: Settings, step: float) -> Row:
 
 
 def main() -> None:
-    args = arguments(__doc__, **NETWORK, rounds=3, compile=False, frozen=False, input="", images=64)
+    args = arguments(__doc__, **NETWORK, rounds=3, **SWITCHES, input="", images=64)
     settings = network_settings(args)
     precision = choose_precision("auto", CPU)
     batch = random_batch(settings)
@@ -203,9 +233,12 @@ def main() -> None:
         f"Training step of {args.encoder}, {args.image_size} px, P{args.levels}, batch "
         f"{args.batch_size}, per image"
     )
-    if args.frozen:
-        show(title, frozen_rows(settings, batch, Runtime(CPU, precision), args.rounds), precision)
-        return
+    for wanted, rows_of in ((args.frozen, frozen_rows), (args.groups, groups_rows)):
+        if wanted:
+            without_dropout = settings.replace(dropout=0.0)
+            runtime = Runtime(CPU, precision)
+            show(title, rows_of(without_dropout, batch, runtime, args.rounds), precision)
+            return
     tolerances = {precision: 0.03, "fp32": 2e-4}  # where they are the same, that of fp32
     for number_format, tolerance in tolerances.items():
         check(settings, batch, number_format, tolerance)

@@ -75,6 +75,17 @@ def test_scripts_print_their_table(name, monkeypatch, capsys):
     assert all(cells[2] for cells in judged)
 
 
+@pytest.mark.parametrize("change", ["frozen", "groups"])
+def test_what_a_change_of_the_network_brings(change, monkeypatch, capsys):
+    flags = ["--encoder", "resnext50_32x4d", *NETWORK.split()[2:], f"--{change}"]
+    table = read_table("training_step", monkeypatch, capsys, *flags)
+    names = {
+        "frozen": ["frozen batch norms", "folded into the convolutions"],
+        "groups": ["grouped convolutions as they are", "7 of them in fewer groups"],
+    }
+    assert list(table)[2:] == names[change]
+
+
 def test_kinds_of_layers_hold_all_operations_of_a_step():
     from layers import FORWARD, make_settings, profile_step, spend
     from reference import random_batch

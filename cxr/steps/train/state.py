@@ -16,6 +16,7 @@ from cxr.inference.checkpoint import load_state, save_state
 from cxr.inference.run_archive import names_archive, unpack_run
 from cxr.networks.depthwise import train_depthwise_in_fp32
 from cxr.networks.fused import fold_frozen_norms
+from cxr.networks.grouped import train_in_merged_groups
 from cxr.networks.network import Network
 from cxr.run_folder import RunFolder
 from cxr.settings import Settings, TrainingSettings
@@ -78,6 +79,7 @@ class TrainingState:
             self.model.freeze_stages(training.frozen_stages)
         if runtime.device.type == "cpu" and runtime.precision == "bf16":
             depthwise = train_depthwise_in_fp32(self.model)
+            train_in_merged_groups(self.model)
             # Beside depthwise convolutions folding brought nothing (0.99 times).
             if self.model.pretrained and not depthwise:
                 fold_frozen_norms(self.model)
