@@ -108,10 +108,10 @@ class Place:
 
 def prepare(folder: Path) -> tuple[Path, Path]:
     """(model file, folder of pictures)."""
-    from edge import write_network
+    from edge import random_network, write_subject
     from reference import RSNA
 
-    write_network(folder, RSNA.make_settings(SETTINGS))
+    write_subject(folder, random_network(RSNA.make_settings(SETTINGS)))
     images = folder / "images"
     images.mkdir()
     picture = edge_predict.draw_test_picture(256)

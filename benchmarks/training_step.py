@@ -184,7 +184,10 @@ def groups_rows(settings: Settings, batch: Batch, runtime: Runtime, rounds: int)
     """
     before = OurTraining(settings, batch, runtime)
     after = OurTraining(settings, batch, runtime)
-    merged = [module for module in before.model.modules() if isinstance(module, MergedGroups)]
+    merged: list[nn.Module] = []
+    for module in before.model.modules():
+        if isinstance(module, MergedGroups):
+            merged.append(module)
     for module in merged:
         module.__class__ = nn.Conv2d
     for training in (before, after):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -42,7 +43,8 @@ class KeptMask(NamedTuple):
     score: float
 
     def levels(self) -> np.ndarray:
-        return cv2.imdecode(np.frombuffer(self.levels_png, np.uint8), cv2.IMREAD_GRAYSCALE)
+        encoded = np.frombuffer(self.levels_png, np.uint8)
+        return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
 
 
 class MaskExport(ExportPart):
@@ -105,15 +107,13 @@ class MaskExport(ExportPart):
         have a mask by fp32. What few decide stays as it is, and so does what decides nothing."""
         matched = dict(rule)
         if rule["head"] > 0:
-            scores = [np.array([kept.score for kept in answers]) for answers in (fp32, int8)]
-            matched["head"] = match_score(*scores, rule["head"])
+            matched["head"] = match_score(image_scores(fp32), image_scores(int8), rule["head"])
         if rule["area"] > 0:
-            counts = [sum(map(count_levels, answers)) for answers in (fp32, int8)]
-            matched["top"] = match_level(*counts, rule["top"])
-        pairs = [pair for pair in zip(fp32, int8, strict=True) if has_mask(pair[0], rule)]
-        if pairs:
-            counts = [sum(map(count_levels, answers)) for answers in zip(*pairs, strict=True)]
-            matched["bottom"] = match_level(*counts, rule["bottom"])
+            matched["top"] = match_level(all_levels(fp32), all_levels(int8), rule["top"])
+        masked = [has_mask(kept, rule) for kept in fp32]
+        matched["bottom"] = match_level(
+            all_levels(compress(fp32, masked)), all_levels(compress(int8, masked)), rule["bottom"]
+        )
         return matched
 
     def keep_by(self, answer: KeptMask, rule: Mapping[str, Any]) -> KeptMask:
@@ -136,9 +136,17 @@ def has_mask(kept: KeptMask, rule: Mapping[str, Any]) -> bool:
     return bool(apply_rule(MaskRule(**rule), kept.levels(), kept.score).any())
 
 
-def count_levels(kept: KeptMask) -> np.ndarray:
-    """(256,) pixels of each level."""
-    return np.bincount(kept.levels().ravel(), minlength=LEVELS)
+def image_scores(answers: Sequence[KeptMask]) -> np.ndarray:
+    """(n,)"""
+    return np.array([kept.score for kept in answers])
+
+
+def all_levels(answers: Iterable[KeptMask]) -> np.ndarray:
+    """(256,) pixels of each level, over all images."""
+    counts = np.zeros(LEVELS, np.int64)
+    for kept in answers:
+        counts += np.bincount(kept.levels().ravel(), minlength=LEVELS)
+    return counts
 
 
 def match_score(fp32: np.ndarray, int8: np.ndarray, threshold: float) -> float:
