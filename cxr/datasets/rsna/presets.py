@@ -80,6 +80,26 @@ CLASS_PRESETS = {
 }
 PRESETS = {
     "paper": Preset("the 2nd place's network, 512 pixels, pretrained weights", {}),
+    "modern": Preset(
+        "the paper's steps with an encoder and a schedule of today, for a GPU; not trained yet",
+        {
+            "encoder": "tu-tf_efficientnetv2_s.in21k_ft_in1k",
+            "levels": "3-7",
+            "batch_size": 8,
+            "optimizer": "adamw",
+            "lr": 2e-4,
+            "encoder_lr": 0.5,
+            "weight_decay": 0.05,
+            "schedule": "cosine",
+            "clip": 1.0,
+            "ema": 0.999,
+            "dropout": 0.5,
+            "head_norm": "group",
+            "divide_by": "running",
+            "global_weight": 0.3,
+            "paste": 0.2,
+        },
+    ),
     "small": Preset(
         "hundreds of images, two CPU cores, ImageNet weights that come along",
         HUNDREDS_OF_IMAGES
