@@ -124,7 +124,7 @@ def test_demo_has_folders_and_a_preset_of_its_own():
 @pytest.mark.parametrize(
     "values, sentence",
     [
-        ({"preset": "big"}, "unknown --preset big of task rsna: choose from paper, small"),
+        ({"preset": "big"}, "unknown --preset big of task rsna: choose from paper, modern, small"),
         ({"folds": 1}, "--folds must be at least 2"),
         ({"epochs": 0}, "--epochs must be above 0"),
         ({"batch_size": -1}, "--batch-size must be above 0"),
