@@ -21,6 +21,7 @@ from cxr.system import distributed
 from cxr.system.disk import read_json, remove_leftovers, sync_all, write_json
 from cxr.system.errors import InputError
 from cxr.system.tables import write_csv
+from cxr.system.walk import walk
 
 # What a fold must not divide, and the columns that say it, where they exist.
 GROUPINGS = {"patients": "patient", "studies": "study_id", "clusters of copies": "cluster"}
@@ -184,7 +185,7 @@ def _contents(source: Path) -> dict[str, Any]:
         for path in sorted(folder.glob("*")):
             if path.suffix in (".csv", ".json"):
                 tables[str(path.relative_to(source.parent))] = path.stat().st_size
-    files = sum(len(names) for _, _, names in os.walk(source))
+    files = sum(len(visited.files) for visited in walk(source))
     return {"files": files, "tables": tables}
 
 

@@ -23,6 +23,7 @@ from cxr.images.picture_file import PICTURE_STARTS
 from cxr.images.printable import printable
 from cxr.system.disk import atomic, read_json, write_json
 from cxr.system.errors import InputError
+from cxr.system.walk import identity
 
 ENDINGS = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 # Of predictions.csv, by what an image gets.
@@ -155,15 +156,6 @@ class FolderSearch:
         """What os.walk calls for a folder that it cannot list."""
         del error
         self.passed_over["folders that cannot be read"] += 1
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """What is the same for all names of a file or folder, None where there is none."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_dev, facts.st_ino
 
 
 def is_too_long(path: Path) -> bool:

@@ -13,6 +13,7 @@ from cxr.datasets.own.images import MASK_FOLDERS, OwnImage, OwnImages
 from cxr.datasets.own.labels import MASKS, OwnLabels
 from cxr.geometry.masks import encode_runs
 from cxr.system.errors import InputError
+from cxr.system.walk import files_below
 
 ENDINGS = (".png", ".dcm", ".dicom")
 SUFFIXES = ("", "_mask", "-mask", "_seg", ".mask")  # of a mask's name behind that of its image
@@ -24,7 +25,7 @@ FEW_LEVELS = 16  # of a picture that numbers findings; more are shades
 def find_masks(folder: Path) -> list[Path]:
     """Files in folders called masks."""
     files = []
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         parts = [part.lower() for part in path.relative_to(folder).parts[:-1]]
         if path.suffix.lower() in ENDINGS and set(parts) & set(MASK_FOLDERS):
             files.append(path)

@@ -18,6 +18,7 @@ from cxr.datasets.own.yolo import find_yolo
 from cxr.run_folder import TaskFolder
 from cxr.system.errors import InputError
 from cxr.system.tables import EXCEL, read_whole_table
+from cxr.system.walk import files_below
 
 NAME = "own"  # as --task, for whichever of these the labels are of
 TASK_NAMES = {BOXES: "own-boxes", MASKS: "own-masks", CLASSES: "own-classes"}
@@ -90,7 +91,7 @@ def find_sheets(folder: Path) -> list[Path]:
 
 def find_coco(folder: Path) -> list[Path]:
     """COCO files: one, or one in each folder of a split."""
-    files = [path for path in sorted(folder.rglob("*.json")) if is_coco(path)]
+    files = [path for path in files_below(folder, ".json") if is_coco(path)]
     if len({path.parent for path in files}) < len(files):
         names = ", ".join(path.name for path in files)
         raise InputError(f"{folder} holds several COCO files ({names}): name one with --labels")

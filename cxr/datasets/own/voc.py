@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from cxr.datasets.own.images import OwnImages
 from cxr.datasets.own.labels import BOXES, OwnLabels
 from cxr.system.errors import InputError
+from cxr.system.walk import files_below
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 MOST_BYTES = 10_000_000  # of a file of some boxes
@@ -18,7 +19,7 @@ ENTITY = b"<!ENTITY"  # with which a file of few bytes can fill the memory
 def find_voc(folder: Path) -> list[Path]:
     """The xml files below a folder that begin with an annotation."""
     files = []
-    for path in sorted(folder.rglob("*.xml")):
+    for path in files_below(folder, ".xml"):
         with open(path, "rb") as file:
             if b"<annotation" in file.read(500):
                 files.append(path)

@@ -10,6 +10,7 @@ import yaml
 from cxr.datasets.own.images import OwnImage, OwnImages
 from cxr.datasets.own.labels import BOXES, OwnLabels
 from cxr.system.errors import InputError
+from cxr.system.walk import files_below
 
 FOLDER = "labels"
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
@@ -17,7 +18,7 @@ NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names
 
 def find_yolo(folder: Path) -> list[Path]:
     """The label files below a folder: txt files in folders called labels."""
-    files = [path for path in sorted(folder.rglob("*.txt")) if FOLDER in lower_parts(path, folder)]
+    files = [path for path in files_below(folder, ".txt") if FOLDER in lower_parts(path, folder)]
     return [path for path in files if path.name not in NAME_FILES]
 
 

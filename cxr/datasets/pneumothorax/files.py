@@ -5,7 +5,6 @@ https://www.kaggle.com/competitions/siim-acr-pneumothorax-segmentation/data
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from cxr.datasets.nih_patients import find_mapping, group_by_nih_patient
 from cxr.geometry.masks import EMPTY, decode_runs, encode_runs, merge_runs
 from cxr.system.errors import InputError
 from cxr.system.tables import read_csv
+from cxr.system.walk import walk
 
 CLASSES = ("No pneumothorax", "Pneumothorax")
 FRAME = 1024  # pixels; all images are 1024 x 1024, and so are the masks
@@ -147,10 +147,10 @@ def read_runs_csv(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
 def find_xrays(folder: Path) -> dict[str, Path]:
     """{image_id: path} of all pictures below a folder, in any tree; masks' folders are left out."""
     files: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if "mask" not in name.lower())
-        for name in sorted(names):
-            path = Path(parent, name)
+    for parent, folders, names in walk(folder):
+        folders[:] = [name for name in folders if "mask" not in name.lower()]
+        for name in names:
+            path = parent / name
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
             if path.stem not in files or suffix_rank(path) < suffix_rank(files[path.stem]):

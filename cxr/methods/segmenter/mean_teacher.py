@@ -24,6 +24,7 @@ from cxr.methods.base import LearningState
 from cxr.networks.network import freeze_norms
 from cxr.settings import Settings
 from cxr.system.errors import InputError
+from cxr.system.walk import files_below
 
 # Epochs: before the first the consistency counts next to nothing, from the second on fully.
 RAMP_START = 5
@@ -129,7 +130,7 @@ def find_pictures(folder: Path) -> pd.DataFrame:
     Raises InputError where there are none.
     """
     names = []
-    for path in sorted(folder.rglob("*.png")):
+    for path in files_below(folder, ".png"):
         if not path.name.startswith("."):
             names.append(path.relative_to(folder).with_suffix("").as_posix())
     if not names:
