@@ -220,8 +220,7 @@ class TrainingSettings:
     )
     pretrain: int = setting(
         0,
-        "synthetic X-rays to learn from before the real ones; 0: none. For random weights and "
-        "some hundred images",
+        "synthetic X-rays to learn from before the real ones; 0: none. For some hundred images",
         training=True,
     )
     keep: int = setting(

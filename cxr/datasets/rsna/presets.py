@@ -81,7 +81,7 @@ CLASS_PRESETS = {
 PRESETS = {
     "paper": Preset("the 2nd place's network, 512 pixels, pretrained weights", {}),
     "modern": Preset(
-        "the paper's steps with an encoder and a schedule of today, for a GPU; not trained yet",
+        "an encoder and a schedule of today, for a GPU; not trained yet",
         {
             "encoder": "tu-tf_efficientnetv2_s.in21k_ft_in1k",
             "levels": "3-7",
@@ -101,7 +101,7 @@ PRESETS = {
         },
     ),
     "small": Preset(
-        "hundreds of images, two CPU cores, ImageNet weights that come along",
+        "hundreds of images, two CPU cores, ImageNet weights, drawn X-rays first",
         HUNDREDS_OF_IMAGES
         | LITE
         | {
@@ -110,6 +110,8 @@ PRESETS = {
             "frozen_stages": 2,
             "epochs": 14,
             "ema": 0.995,
+            "pretrain": 800,
+            "simplest": True,
         },
     ),
     "scratch": Preset(
