@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import requests
@@ -34,6 +35,7 @@ PADDED_TWINS = {
 # both sides alike, which TensorFlow does not: their maps correlate 0.35 to 0.62 with the right
 # ones.
 WRONGLY_PADDED = ("timm-tf_", "timm-efficientnet-")
+STRIDES = (1, 2, 4, 8, 16, 32)  # of an encoder's maps
 
 
 def build_encoder(name: str, weights: str) -> nn.Module:
@@ -77,6 +79,28 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [cast(Any, self.network).forward_features(x)]
+
+    def stage_maps(self, x: Tensor) -> list[Tensor]:
+        """Maps at strides 1, 2, 4 ... 32, as an encoder would give them; where the network has
+        none of a stride, the one before."""
+        made: dict[int, Tensor] = {1: x}
+        handles = []
+        for stage in cast(Any, self.network).feature_info:
+            module = self.network.get_submodule(stage["module"])
+            keep = partial(keep_output, made, stage["reduction"])
+            handles.append(module.register_forward_hook(keep))
+        self(x)
+        for handle in handles:
+            handle.remove()
+        return [made[max(known for known in made if known <= stride)] for stride in STRIDES]
+
+
+def keep_output(
+    made: dict[int, Tensor], stride: int, module: nn.Module, inputs: Any, output: Tensor
+) -> None:
+    """A forward hook."""
+    del module, inputs
+    made[stride] = output
 
 
 def build_trunk(name: str, weights: str) -> Trunk:

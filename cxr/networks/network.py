@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,13 @@ from cxr.networks.input_scale import IMAGENET_SCALE, InputScale
 from cxr.system.errors import InputError
 
 STRIDE = 32  # of the coarsest map; sides of images are multiples of it
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """An encoder that puts out its last map alone, and can be asked for those of its stages."""
+
+    def stage_maps(self, x: Tensor) -> list[Tensor]: ...
 
 
 class Network(nn.Module):
@@ -91,7 +98,7 @@ def stage_parameters(encoder: nn.Module, image_size: int, stages: int) -> list[n
     encoder.eval()  # no statistics are to be moved
     image = torch.zeros(1, 3, image_size, image_size, device=next(encoder.parameters()).device)
     with torch.enable_grad():
-        maps = encoder(image)
+        maps = encoder.stage_maps(image) if isinstance(encoder, Staged) else encoder(image)
         if stages >= len(maps):
             raise InputError(f"--frozen-stages {stages}: the encoder has {len(maps) - 1} stages")
         parameters = [x for x in encoder.parameters() if x.requires_grad]

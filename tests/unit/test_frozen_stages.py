@@ -10,6 +10,7 @@ from cxr.method_settings import DetectorSettings
 from cxr.methods.base import Labels
 from cxr.methods.detector.method import Detector
 from cxr.networks.depthwise import train_depthwise_in_fp32
+from cxr.networks.encoders import build_trunk, create_encoder
 from cxr.networks.network import stage_parameters
 from cxr.settings import make_settings
 from cxr.system.errors import InputError
@@ -63,6 +64,24 @@ def test_the_first_stages_never_have_gradients():
     frozen = [p for p in model.encoder.parameters() if not p.requires_grad]
     assert 0 < len(frozen) < len(list(model.encoder.parameters()))
     assert set(frozen) == set(model.first_stages)
+
+
+@pytest.mark.parametrize("name", ["tu-tf_efficientnet_lite0", "tu-resnet10t", "tu-convnext_atto"])
+def test_a_trunk_freezes_what_the_encoder_of_that_name_does(name):
+    """A classifier without a decoder sees the last map alone."""
+    trunk = build_trunk(name, "none")
+    encoder = create_encoder(name)
+    for stages in (2, 3):
+        of_trunk = sum(p.numel() for p in stage_parameters(trunk, 64, stages))
+        assert of_trunk == sum(p.numel() for p in stage_parameters(encoder, 64, stages)) > 0
+
+
+def test_the_preset_of_classes_can_freeze_its_stages():
+    task = TASKS["rsna-classes"]
+    settings = task.settings_of({"preset": "small", "weights": "none"})
+    model = task.method.build_model(settings, task.used_labels(settings))
+    model.freeze_stages(task.presets["small"].values["frozen_stages"])
+    assert model.first_stages
 
 
 def test_refusals():
