@@ -10,6 +10,7 @@ import pytest
 import torch
 from exported import FLAGS, PARAMS, SIDE, STORED, TASK
 from steps import run_here
+from torch import nn
 
 from cxr.data.dataset import read_png
 from cxr.geometry.detections import TrueBoxes
@@ -17,6 +18,7 @@ from cxr.images.resize import resize
 from cxr.inference.run import load_model, predict_batch, views_of
 from cxr.methods.base import ImageFacts
 from cxr.methods.detector.records import detect
+from cxr.networks.onnx_graph import write_graph
 from cxr.steps.export import export, ncnn_files
 from cxr.steps.export.export import (
     ExportFiles,
@@ -27,7 +29,7 @@ from cxr.steps.export.export import (
 from cxr.steps.export.int8 import ScoreDistance, print_int8
 from cxr.steps.export.ncnn_files import write_ncnn
 from cxr.steps.export.onnx_files import (
-    first_convolutions,
+    early_convolutions,
     last_convolutions,
     stored_settings,
     write_fp32,
@@ -167,15 +169,41 @@ def test_the_last_convolutions_stay_in_floats(exported):
         assert "score_head" in name or "box_head" in name
 
 
-def test_the_first_convolutions_stay_in_floats(exported):
-    graph = onnx.load(str(exported.fp32)).graph
-    names = first_convolutions(graph)
-    assert len(names) == 2  # networks
+def test_the_early_convolutions_stay_in_floats(exported):
+    names = early_convolutions(onnx.load(str(exported.fp32)))
+    assert len(names) == 6  # three of the stem in each of two networks
     quantized = {node.name: node for node in onnx.load(str(exported.int8)).graph.node}
     for name in names:
         assert "conv1" in name
         assert "image" not in quantized[name].input
         assert "Dequantize" not in "".join(quantized[name].input)
+
+
+def test_which_convolutions_are_early(tmp_path):
+    """Those before the image is a quarter of its side; a gate ends nothing, a decoder is late."""
+
+    class Drawn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(1, 4, 3, 2, 1)
+            self.depthwise = nn.Conv2d(4, 4, 3, 1, 1, groups=4)
+            self.gate = nn.Conv2d(4, 4, 1)
+            self.down = nn.Conv2d(4, 4, 3, 2, 1)
+            self.middle = nn.Conv2d(4, 4, 3, 1, 1)
+            self.decoder = nn.Conv2d(8, 1, 3, 1, 1)
+
+        def forward(self, image):
+            half = self.depthwise(self.stem(image).relu())
+            half = half * self.gate(half.mean((2, 3), keepdim=True)).sigmoid()
+            small = self.middle(self.down(half))
+            return self.decoder(
+                torch.cat([nn.functional.interpolate(small, scale_factor=2), half], 1)
+            )
+
+    path = tmp_path / "drawn.onnx"
+    write_graph(path, Drawn().eval(), 16, ["mask"])
+    names = early_convolutions(onnx.load(str(path)))
+    assert names == ["/depthwise/Conv", "/down/Conv", "/stem/Conv"]
 
 
 def test_each_image_is_judged_by_networks_that_never_saw_it(exported):

@@ -181,14 +181,15 @@ def write_int8(
     """Write the file `source` with 8-bit convolutions.
 
     Their ranges are those seen on the pictures (S, S) uint8. Weights have 7 bits (reduce_range):
-    processors without VNNI add two products in 16 bits, and those of 8 bits overflow. The first
+    processors without VNNI add two products in 16 bits, and those of 8 bits overflow. The early
     convolutions stay in floats, since all that follows stands on their few channels, and so do the
     last ones: of 8 bits, thousands of anchors would share some hundred scores.
     """
     # Slow, and only needed here.
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    graph = onnx.load(str(source)).graph
+    model = onnx.load(str(source))
+    in_floats = [*early_convolutions(model), *last_convolutions(model.graph)]
     with atomic(path) as temporary:
         quantize_static(
             str(source),
@@ -200,22 +201,38 @@ def write_int8(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv"],
-            nodes_to_exclude=[*first_convolutions(graph), *last_convolutions(graph)],
+            nodes_to_exclude=in_floats,
         )
         add_settings(temporary, settings)
 
 
-def first_convolutions(graph: onnx.GraphProto) -> list[str]:
-    """Names of the convolutions before which there is no other one on the way from the image."""
-    reached = {graph.input[0].name}
+def early_convolutions(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions that read maps of at least half the image's side, on the way from
+    the image, before any smaller map has had its say.
+
+    What a decoder or a head does with larger maps later is none of them.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    sides = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        shape = value.type.tensor_type.shape.dim
+        sides[value.name] = shape[-1].dim_value if len(shape) == 4 else 1
+    image = graph.input[0].name
+    early = {image}
+    late: set[str] = set()
     convolutions = []
     for node in graph.node:  # each behind those that make its inputs
-        if reached.isdisjoint(node.input):
-            continue
-        if node.op_type == "Conv":
-            convolutions.append(node.name)
-        else:
-            reached.update(node.output)
+        if not late.isdisjoint(node.input):
+            late.update(node.output)
+        elif not early.isdisjoint(node.input):
+            if node.op_type == "Conv":
+                convolutions.append(node.name)
+            for name in node.output:
+                side = sides.get(name, 0)
+                if 2 * side >= sides[image]:
+                    early.add(name)
+                elif side > 1:  # else a number for each channel, such as a gate
+                    late.add(name)
     return sorted(convolutions)
 
 
