@@ -66,7 +66,8 @@ def gray_image(network: Network) -> Tensor:
     return torch.linspace(0, 255, side * side, device=device).reshape(1, 1, side, side)
 
 
-@torch.inference_mode()
+@torch.inference_mode(False)  # weights made in that mode could be used in no other
+@torch.no_grad()
 def fuse_norms(network: Network) -> int:
     """Fold what can be folded, in place; returns how many. The network must be in evaluation mode.
 
@@ -92,7 +93,8 @@ def fuse_norms(network: Network) -> int:
     return len(pairs)
 
 
-@torch.inference_mode()
+@torch.inference_mode(False)
+@torch.no_grad()
 def read_gray(network: Network) -> bool:
     """Let the encoder read one channel, in place: weights of three equal channels can be added up.
 
@@ -123,7 +125,7 @@ def reads_colours(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def set_weight(conv: nn.Conv2d, weight: Tensor) -> None:
-    conv.weight = nn.Parameter(weight, requires_grad=False)
+    conv.weight = nn.Parameter(weight)
     conv.in_channels = weight.shape[1]
 
 

@@ -211,7 +211,7 @@ def begin(working):
     """Settings of a run of rsna that begins with the encoder of the run tiny, and its table."""
     task = TASKS["rsna"]
     values = SMALL | {"working": working, "weights": "own-classes/tiny", "run": "new"}
-    settings = task.settings_of(values | {"image_size": 192})
+    settings = task.settings_of(values | {"image_size": 192, "pretrain": 0})
     return task, settings, pd.read_csv(working / "rsna" / "train.csv")
 
 
