@@ -17,6 +17,7 @@ from cxr.data.tables import read_table  # noqa: E402
 from cxr.inspect import answer_stage, draw_stage, find_image, find_prediction  # noqa: E402
 from cxr.plots.overlay import write_overlay  # noqa: E402
 from cxr.run_folder import RunFolder  # noqa: E402
+from cxr.system.errors import InputError  # noqa: E402
 from cxr.tasks import TASKS  # noqa: E402
 
 IMAGES = 4
@@ -43,4 +44,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}; `bash run_all.sh --demo` makes what this draws")
