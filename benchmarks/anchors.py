@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from torchvision.ops import box_iou
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cxr.data.tables import read_table
-from cxr.geometry.anchors import RATIOS, SCALES, make_anchors, parse_levels
+from cxr.geometry.anchors import RATIOS, cell_shapes, make_anchors, parse_levels
 
 POSITIVE = 0.5  # IoU from which an anchor learns a box
 AT_A_TIME = 64
@@ -41,7 +40,7 @@ def read_boxes(table: pd.DataFrame, side: int) -> Tensor:
     return torch.tensor(boxes).reshape(-1, 4)
 
 
-def fit_ratios(boxes: Tensor) -> np.ndarray:
+def fit_ratios(boxes: Tensor) -> tuple[float, ...]:
     """Three ratios height / width, by k-means of their logarithms, which starts at quantiles."""
     logs = ((boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0])).log().numpy()
     centres = np.quantile(logs, (1 / 6, 1 / 2, 5 / 6))
@@ -49,17 +48,8 @@ def fit_ratios(boxes: Tensor) -> np.ndarray:
         nearest = np.abs(logs[:, None] - centres).argmin(1)
         moved = np.array([logs[nearest == k].mean() for k in range(len(centres))])
         if np.allclose(moved, centres):
-            return np.exp(moved)
+            return tuple(np.exp(moved).tolist())
         centres = moved
-
-
-def shapes_of(ratios: np.ndarray) -> Tensor:
-    """As `cell_shapes`, (9, 2), with other ratios."""
-    shapes = []
-    for scale in SCALES:
-        for ratio in ratios:
-            shapes.append((scale / math.sqrt(ratio), scale * math.sqrt(ratio)))
-    return torch.tensor(shapes)
 
 
 def overlaps(boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,8 +79,8 @@ def main() -> None:
         ratios = fit_ratios(read_boxes(table[table["fold"] != fold], side))
         print(f"fold {fold}: ratios {' '.join(f'{ratio:.2f}' for ratio in ratios)}")
         boxes = read_boxes(rows, side)
-        for name, wanted in (("standard", np.array(RATIOS)), ("fitted", ratios)):
-            anchors = make_anchors(side, levels, shapes_of(wanted))
+        for name, wanted in (("standard", RATIOS), ("fitted", ratios)):
+            anchors = make_anchors(side, levels, cell_shapes(wanted))
             found[name].append(overlaps(boxes, anchors))
     for name, of_folds in found.items():
         best = torch.cat([each[0] for each in of_folds])

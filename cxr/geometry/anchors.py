@@ -39,12 +39,12 @@ def parse_levels(text: str) -> tuple[int, ...]:
     return levels
 
 
-def cell_shapes() -> Tensor:
+def cell_shapes(ratios: Sequence[float] = RATIOS) -> Tensor:
     """Width and height (9, 2) of a cell's anchors, ordered by scale and then by ratio, in units of
     the level's base size 2^(level + 2)."""
     shapes = []
     for scale in SCALES:
-        for ratio in RATIOS:
+        for ratio in ratios:
             shapes.append((scale / math.sqrt(ratio), scale * math.sqrt(ratio)))
     return torch.tensor(shapes)
 

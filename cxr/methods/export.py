@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cxr.methods.base import Labels, Scorer
 
 FLOOR = 0.01  # what fp32 scores below it is no matter of int8
+FEWEST_MATCHED = 20  # boxes or images above a threshold, by which another one can be found
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,15 @@ class ExportPart(ABC):
         scorer: Scorer,
     ) -> float | None:
         """The score of what was kept of each row of a table; None where it is not defined."""
+
+
+def match_threshold(count: int, scores: np.ndarray, threshold: float) -> float:
+    """The threshold that `count` of the scores (n,) are above; the old one where `count`, which is
+    above that by other scores, is too small or all of them."""
+    if not FEWEST_MATCHED <= count < len(scores):
+        return threshold
+    descending = np.sort(scores)[::-1]
+    return round(float(descending[count - 1 : count + 1].mean()), 6)
 
 
 def scores_above_floor(fp32: np.ndarray, int8: np.ndarray) -> ScorePairs:

@@ -8,8 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from cxr.geometry.anchors import RATIOS, cell_shapes
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import anchors
@@ -24,10 +22,6 @@ def test_ratios_are_the_three_heaps():
     np.testing.assert_allclose(ratios, [0.5, 1, 4], rtol=1e-5)
     ratios = anchors.fit_ratios(boxes_of_ratios([0.5, 1.0, 2.0, 8.0]))
     np.testing.assert_allclose(ratios, [0.5**0.5, 2, 8], rtol=1e-5)
-
-
-def test_the_standard_shapes_are_those_of_the_detector():
-    torch.testing.assert_close(anchors.shapes_of(np.array(RATIOS)), cell_shapes())
 
 
 def test_boxes_and_their_overlaps(tmp_path, monkeypatch, capsys):

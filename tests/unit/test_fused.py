@@ -22,17 +22,21 @@ def lively(model):
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    "name, encoder", [("rsna", "tu-test_efficientnet"), ("pneumothorax", "resnet18")]
-)
-def test_outputs_stay(name, encoder):
+def network_and_image(name, encoder):
     task = TASKS[name]
     side = 192 if name == "rsna" else 64
     values = {"task": name, "preset": "small", "weights": "none", "encoder": encoder}
     settings = task.settings_of(values | {"image_size": side})
     model = lively(task.method.build_model(settings, task.used_labels(settings)))
+    return model, torch.randint(0, 255, (2, 1, side, side), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "name, encoder", [("rsna", "tu-test_efficientnet"), ("pneumothorax", "resnet18")]
+)
+def test_outputs_stay(name, encoder):
+    model, image = network_and_image(name, encoder)
     norms = sum(isinstance(module, _BatchNorm) for module in model.modules())
-    image = torch.randint(0, 255, (2, 1, side, side), dtype=torch.uint8)
     with torch.inference_mode():
         expected = model(image)
         assert fuse_norms(model) == norms > 3
@@ -87,17 +91,12 @@ def test_what_cannot_be_folded_stays(network):
     ],
 )
 def test_the_gray_image_is_read_once(name, encoder):
-    task = TASKS[name]
-    side = 192 if name == "rsna" else 64
-    values = {"task": name, "preset": "small", "weights": "none", "encoder": encoder}
-    settings = task.settings_of(values | {"image_size": side})
-    model = lively(task.method.build_model(settings, task.used_labels(settings)))
-    image = torch.randint(0, 255, (2, 1, side, side), dtype=torch.uint8)
+    model, image = network_and_image(name, encoder)
     with torch.inference_mode():
         expected = model(image)
         assert read_gray(model)
         found = model(image)
-    assert model.normalise(image).shape == (2, 1, side, side)
+    assert model.normalise(image).shape == image.shape
     channels = [module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert channels[0] == 1 and 3 not in channels
     for key, values in expected.items():

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from cxr.geometry.masks import encode_runs
-from cxr.methods.segmenter.export import FEWEST_PIXELS, KeptMask, match_level, match_score
+from cxr.methods.export import match_threshold
+from cxr.methods.segmenter.export import FEWEST_PIXELS, KeptMask, match_level
 from cxr.methods.segmenter.rules import MaskRule, apply_rule
 from cxr.tasks import TASKS
 
@@ -61,8 +62,9 @@ def test_the_same_scores_keep_their_thresholds(answers):
 
 def test_what_few_decide_stays():
     scores = np.linspace(0, 1, 30)
-    assert match_score(scores, 0.9 * scores, 0.4) == 0.4, "18 images"
-    assert match_score(scores, 0.9 * scores, 0.3) == pytest.approx(0.27, abs=0.02)
+    assert match_threshold(18, 0.9 * scores, 0.4) == 0.4
+    assert match_threshold(21, 0.9 * scores, 0.3) == pytest.approx(0.27, abs=0.02)
+    assert match_threshold(30, 0.9 * scores, 0.0) == 0.0, "all of them"
     fine = np.zeros(256, int)
     coarse = np.zeros(256, int)
     fine[200] = coarse[100] = FEWEST_PIXELS - 1

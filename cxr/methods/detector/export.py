@@ -16,7 +16,13 @@ from cxr.geometry.anchors import decode_boxes
 from cxr.geometry.frames import Frame
 from cxr.methods.detector.box_scorer import BoxScorer
 from cxr.methods.detector.heads import ExportedOutputs, Head, ViewOutputs
-from cxr.methods.export import Difference, ExportPart, ScorePairs, scores_above_floor
+from cxr.methods.export import (
+    Difference,
+    ExportPart,
+    ScorePairs,
+    match_threshold,
+    scores_above_floor,
+)
 from cxr.networks.detector import DetectorNetwork
 from cxr.networks.network import Network
 from cxr.settings import Settings
@@ -24,9 +30,6 @@ from cxr.system.errors import InputError
 
 if TYPE_CHECKING:
     from cxr.methods.base import Labels, Scorer
-
-
-FEWEST_MATCHED = 20  # boxes above a threshold, by which another one can be found
 
 
 class BoxExport(ExportPart):
@@ -105,10 +108,7 @@ class BoxExport(ExportPart):
         thresholds = []
         for label, threshold in enumerate(rule["thresholds"]):
             count = int((scores_of_class(fp32, label) > threshold).sum())
-            descending = np.sort(scores_of_class(int8, label))[::-1]
-            if FEWEST_MATCHED <= count < len(descending):
-                threshold = round(float(descending[count - 1 : count + 1].mean()), 6)
-            thresholds.append(threshold)
+            thresholds.append(match_threshold(count, scores_of_class(int8, label), threshold))
         return {**rule, "thresholds": thresholds}
 
     def keep_by(

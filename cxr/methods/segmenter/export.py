@@ -17,7 +17,13 @@ from torch import Tensor
 from cxr.data.dataset import true_mask
 from cxr.geometry.masks import dice
 from cxr.methods.evaluation import json_number
-from cxr.methods.export import Difference, ExportPart, ScorePairs, scores_above_floor
+from cxr.methods.export import (
+    Difference,
+    ExportPart,
+    ScorePairs,
+    match_threshold,
+    scores_above_floor,
+)
 from cxr.methods.segmenter.rules import MaskRule, apply_rule, uint8_level
 from cxr.methods.segmenter.scorer import rule_of
 from cxr.metrics.means import mean_known
@@ -28,8 +34,7 @@ if TYPE_CHECKING:
     from cxr.methods.base import Labels, Scorer
 
 
-FEWEST_IMAGES = 20  # with a score above a threshold, by which another one can be found
-FEWEST_PIXELS = 1000
+FEWEST_PIXELS = 1000  # above a threshold, by which another one can be found
 LEVELS = 256
 
 
@@ -107,7 +112,8 @@ class MaskExport(ExportPart):
         have a mask by fp32. What few decide stays as it is, and so does what decides nothing."""
         matched = dict(rule)
         if rule["head"] > 0:
-            matched["head"] = match_score(image_scores(fp32), image_scores(int8), rule["head"])
+            count = int((image_scores(fp32) >= rule["head"]).sum())
+            matched["head"] = match_threshold(count, image_scores(int8), rule["head"])
         if rule["area"] > 0:
             matched["top"] = match_level(all_levels(fp32), all_levels(int8), rule["top"])
         masked = [has_mask(kept, rule) for kept in fp32]
@@ -147,15 +153,6 @@ def all_levels(answers: Iterable[KeptMask]) -> np.ndarray:
     for kept in answers:
         counts += np.bincount(kept.levels().ravel(), minlength=LEVELS)
     return counts
-
-
-def match_score(fp32: np.ndarray, int8: np.ndarray, threshold: float) -> float:
-    """Of scores (n,) of the same images: the threshold that as many of int8 reach."""
-    count = int((fp32 >= threshold).sum())
-    if not FEWEST_IMAGES <= count < len(int8):
-        return threshold
-    descending = np.sort(int8)[::-1]
-    return round(float(descending[count - 1 : count + 1].mean()), 6)
 
 
 def match_level(fp32: np.ndarray, int8: np.ndarray, threshold: float) -> float:
