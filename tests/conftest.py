@@ -29,6 +29,7 @@ LONGEST = (
     "test_benchmarks",
     "test_predict_images",
 )
+SHARED = "make_"  # what the folders begin with that all files share
 
 
 def pytest_collection_modifyitems(items):
@@ -47,6 +48,19 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.sample)
             if "chromium" in reason:
                 item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders_go_with_their_module(request, tmp_path_factory):
+    """What a file's tests share is deleted after them, if all passed: gigabytes in a whole run."""
+    base = tmp_path_factory.getbasetemp()
+    before = set(base.iterdir())
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed == failed:
+        for folder in set(base.iterdir()) - before:
+            if not folder.name.startswith(SHARED):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def made_once(tmp_path_factory, make: Callable[[Path], Any]) -> Any:

@@ -241,22 +241,23 @@ def prepare_root(folder: Path, name: str, emulators: Path) -> Path:
 
 
 def prepare_work(folder: Path) -> Path:
-    """The folder with edge_predict.py, three images, fp32.onnx with ncnn's files, int8.onnx."""
-    work = folder / "work"
-    if not work.exists():
-        places = ["--input", folder / "input", "--working", folder / "working"]
-        for script, *flags in STEPS:
-            run([sys.executable, ROOT / script, *flags, *places])
-        unfinished = work.with_name("work.part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        (unfinished / "images").mkdir(parents=True)
-        for image in sorted((folder / "input").glob("*/stage_2_train_images/*.dcm"))[:IMAGES]:
-            shutil.copy(image, unfinished / "images")
-        [report] = (folder / "working" / "unpacked").glob("*/rsna/*/merged.json")
-        for ending in ("onnx", "ncnn.param", "ncnn.bin"):
-            shutil.copy(report.with_suffix(f".{ending}"), unfinished / f"fp32.{ending}")
-        shutil.copy(report.with_suffix(".int8.onnx"), unfinished / "int8.onnx")
-        unfinished.rename(work)
+    """The folder with edge_predict.py, three images, fp32.onnx with ncnn's files, int8.onnx.
+
+    Made anew each time, since the code that exports may have changed.
+    """
+    work, working = folder / "work", folder / "working"
+    for made_before in (work, working):
+        shutil.rmtree(made_before, ignore_errors=True)
+    (work / "images").mkdir(parents=True)
+    places = ["--input", folder / "input", "--working", working]
+    for script, *flags in STEPS:
+        run([sys.executable, ROOT / script, *flags, *places])
+    for image in sorted((folder / "input").glob("*/stage_2_train_images/*.dcm"))[:IMAGES]:
+        shutil.copy(image, work / "images")
+    [report] = (working / "unpacked").glob("*/rsna/*/merged.json")
+    for ending in ("onnx", "ncnn.param", "ncnn.bin"):
+        shutil.copy(report.with_suffix(f".{ending}"), work / f"fp32.{ending}")
+    shutil.copy(report.with_suffix(".int8.onnx"), work / "int8.onnx")
     shutil.copy(ROOT / "edge_predict.py", work)
     return work
 

@@ -1,6 +1,7 @@
 """pneumothorax_places.py: its runs are made of settings that exist, in an order in which each finds
 what it needs, and every place reaches its submission."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -270,3 +271,6 @@ def test_a_place_reaches_its_submission(prepared, monkeypatch, place):
     assert (task / place / "submission.csv").exists()
     if place != "fourth":
         assert (task / "compare.html").exists()
+    for call in calls_of(place, wishes):  # a gigabyte of some places
+        if call.step == "03_train":
+            shutil.rmtree(working / call.task / call.values["run"])
