@@ -29,6 +29,7 @@ from cxr.steps.export.export import (
 from cxr.steps.export.int8 import ScoreDistance, print_int8
 from cxr.steps.export.ncnn_files import write_ncnn
 from cxr.steps.export.onnx_files import (
+    count_flop,
     early_convolutions,
     last_convolutions,
     stored_settings,
@@ -125,6 +126,23 @@ def test_the_report_says_how_long_a_board_takes(exported, capsys):
     export.print_report(files, exported.report | {"settings": settings})
     words = "16.0 GFLOP: 2 networks x 2 views x 4.0; on a board of two cores at 1 GHz about 2.0 s"
     assert words in capsys.readouterr().out
+
+
+def test_operations_are_those_of_the_file(exported):
+    """Two of each product of the convolutions, counted by hand; other layers have next to none."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(exported.fp32)).graph
+    weights = {each.name: each.dims for each in graph.initializer}
+    shapes = {}
+    for each in [*graph.value_info, *graph.output]:
+        shapes[each.name] = [size.dim_value for size in each.type.tensor_type.shape.dim]
+    total = 0
+    for node in graph.node:
+        if node.op_type == "Conv":
+            height, width = shapes[node.output[0]][2:]
+            total += 2 * int(np.prod(weights[node.input[1]])) * height * width
+    network = load_model(TASK, exported.run.fold(0).epoch(2), CPU)
+    counted = count_flop(network, TASK.method.export)
+    assert 2 * counted == pytest.approx(total, rel=0.01), "of two networks"
 
 
 def test_settings_are_read_without_onnx(exported):
