@@ -116,7 +116,10 @@ def refuse_other_training(settings: Settings, folder: FoldFolder) -> None:
     stored = folder.read_config()
     disagree = []
     for name, value in settings.training_values().items():
-        if name in settings.given and str(stored.get(name, value)) != str(value):
+        trained = stored.get(name, value)
+        if isinstance(trained, list):  # of JSON, which has no tuples
+            trained = tuple(trained)
+        if name in settings.given and trained != value:
             disagree.append(name)
     if disagree:
         raise InputError(

@@ -9,8 +9,11 @@ from tiny_task import TINY_TASK
 from trained import first_fold
 
 from cxr.inference.checkpoint import load_state, save_state
-from cxr.inference.run import fold_checkpoints, load_model
+from cxr.inference.run import fold_checkpoints, load_model, refuse_other_training
+from cxr.run_folder import FoldFolder
+from cxr.system.disk import write_json
 from cxr.system.errors import InputError
+from cxr.tasks import TASKS
 
 CPU = torch.device("cpu")
 
@@ -67,3 +70,13 @@ def test_flags_that_disagree_with_the_training(tiny_run):
     assert len(fold_checkpoints(TINY_TASK, agreeing, 0)) == 2
     # What comes from a preset is not given, and the checkpoint's own value counts.
     assert len(fold_checkpoints(TINY_TASK, other, 0)) == 2
+
+
+def test_lists_are_the_same_as_in_the_training(tmp_path):
+    """As bash run_all.sh --external A B gives them to every step; JSON has no tuples."""
+    write_json(tmp_path / "config.json", {"task": "pneumothorax", "external": ["a", "b"]})
+    settings = TASKS["pneumothorax"].make_settings({"external": ("a", "b")})
+    given = dataclasses.replace(settings, given=("external",))
+    refuse_other_training(given, FoldFolder(tmp_path))
+    with pytest.raises(InputError, match="trained with other values of external: leave"):
+        refuse_other_training(given.replace(external=("b", "a")), FoldFolder(tmp_path))
