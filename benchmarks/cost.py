@@ -63,9 +63,12 @@ class Images(NamedTuple):
     test: int
 
 
-# RSNA's of stage 2; the others by the specifications that their readers were written from.
+# RSNA's of stage 2; Montgomery's and Shenzhen's with masks of the lungs; the others by the
+# specifications that their readers were written from.
 IMAGES = {
     "rsna": Images(26_684, 6_012, 3_000),
+    "rsna-classes": Images(26_684, 6_012, 3_000),
+    "lungs": Images(138 + 566, 138 + 566, 0),
     "chestxdet": Images(3_001, 3_001, 542),
     "vinbigdata": Images(15_000, 4_394, 3_000),
     "pneumothorax": Images(12_047, 2_669, 3_205),
@@ -250,6 +253,8 @@ def main() -> None:
         rounds=2,
         share=0.15,
     )
+    if args.task not in IMAGES:
+        sys.exit(f"error: nobody knows how many images {args.task} has: --task {', '.join(IMAGES)}")
     task = TASKS[args.task]
     settings = task_settings(task, args)
     runtime = Runtime(CPU, choose_precision("auto", CPU))

@@ -223,6 +223,12 @@ def test_the_cost_of_another_system(monkeypatch, capsys):
     assert names == ["what", "---", "counted", "counted", "T4", "H200"]
 
 
+def test_the_cost_of_a_data_set_of_unknown_size(monkeypatch, capsys):
+    for task in ("own-boxes", "nothing"):
+        with pytest.raises(SystemExit, match=f"how many images {task} has: --task rsna, "):
+            read_table("cost", monkeypatch, capsys, "--task", task)
+
+
 def test_the_fourth_place_learns_crops():
     import cost
 
