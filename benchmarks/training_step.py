@@ -6,6 +6,8 @@ arithmetic counted?
     python benchmarks/training_step.py --frozen     only what folding brings: batch norms that keep
                                                     to their statistics, as with pretrained weights
     python benchmarks/training_step.py --groups     only what merging small groups brings
+    python benchmarks/training_step.py --squeeze    only what squeeze and excitation in one pass
+                                                    brings
     python benchmarks/training_step.py --encoder resnet18 --image-size 192 --levels 3-5 --rounds 1
                                                     seconds
 
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,6 +44,7 @@ from cxr.data.batch import Batch
 from cxr.data.loader import count_workers
 from cxr.data.samplers import ResumableSampler
 from cxr.methods.detector.method import as_detector
+from cxr.networks.excitation import FastSqueeze
 from cxr.networks.fused import fold_frozen_norms
 from cxr.networks.grouped import MergedGroups
 from cxr.run_folder import RunFolder
@@ -60,7 +63,7 @@ NETWORK: dict[str, Any] = {
     "batch_size": 2,
 }
 FOLD = 0
-SWITCHES = {"compile": False, "frozen": False, "groups": False}
+SWITCHES = {"compile": False, "frozen": False, "groups": False, "squeeze": False}
 
 
 class SameBatch(Dataset):
@@ -177,23 +180,25 @@ def frozen_rows(settings: Settings, batch: Batch, runtime: Runtime, rounds: int)
     return change_rows(names, before, after, rounds)
 
 
-def groups_rows(settings: Settings, batch: Batch, runtime: Runtime, rounds: int) -> list[Row]:
-    """Seconds of an image with grouped convolutions as they are, and with their groups merged.
+def class_rows(
+    changed: type, settings: Settings, batch: Batch, runtime: Runtime, rounds: int
+) -> list[Row]:
+    """Seconds of an image with modules as their authors wrote them, and with the class `changed`
+    put before theirs, as in training.
 
     Batch norms are frozen and folded in both, as with pretrained weights.
     """
     before = OurTraining(settings, batch, runtime)
     after = OurTraining(settings, batch, runtime)
-    merged: list[nn.Module] = []
+    count = 0
     for module in before.model.modules():
-        if isinstance(module, MergedGroups):
-            merged.append(module)
-    for module in merged:
-        module.__class__ = nn.Conv2d
+        if isinstance(module, changed):
+            module.__class__ = type(module).__bases__[1]
+            count += 1
     for training in (before, after):
         training.model.pretrained = True
         fold_frozen_norms(training.model)
-    names = ("grouped convolutions as they are", f"{len(merged)} of them in fewer groups")
+    names = ("without", f"{changed.__name__}, {count} modules")
     return change_rows(names, before, after, rounds)
 
 
@@ -236,7 +241,12 @@ def main() -> None:
         f"Training step of {args.encoder}, {args.image_size} px, P{args.levels}, batch "
         f"{args.batch_size}, per image"
     )
-    for wanted, rows_of in ((args.frozen, frozen_rows), (args.groups, groups_rows)):
+    parts = (
+        (args.frozen, frozen_rows),
+        (args.groups, partial(class_rows, MergedGroups)),
+        (args.squeeze, partial(class_rows, FastSqueeze)),
+    )
+    for wanted, rows_of in parts:
         if wanted:
             without_dropout = settings.replace(dropout=0.0)
             runtime = Runtime(CPU, precision)

@@ -52,6 +52,8 @@ def check_values(settings: Settings) -> None:
         raise InputError(f"--mixup must be at least 0, not {values['mixup']}")
     if values.get("clahe", 0) < 0:
         raise InputError(f"--clahe must be at least 0, not {values['clahe']}")
+    if values["parallel_folds"] < 1:
+        raise InputError(f"--parallel-folds must be at least 1, not {values['parallel_folds']}")
     if values["keep_best"] < 0:
         raise InputError(f"--keep-best must be at least 0, not {values['keep_best']}")
     if values["folds"] < 2:

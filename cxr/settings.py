@@ -90,6 +90,11 @@ class MachineSettings:
         choices=("auto", "torch", "openvino"),
     )
     compile: bool = setting(False, "torch.compile the network; costs minutes at the start")
+    parallel_folds: int = setting(
+        1,
+        "on a CPU, so many folds are trained at a time, each with its share of the cores and with "
+        "memory of its own; small networks are done sooner with 2",
+    )
     max_hours: float = setting(
         0.0, "stop training cleanly after this many hours, to be resumed; 0: no limit"
     )

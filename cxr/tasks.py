@@ -146,7 +146,11 @@ class Task:
             )
         base: dict[str, Any] = {}
         if demo:
-            base = {"input": Path("input/demo"), "working": Path("working/demo")}
+            base = {
+                "input": Path("input/demo"),
+                "working": Path("working/demo"),
+                "parallel_folds": 2,
+            }
         base |= self.presets[preset].values
         base |= {"task": self.name, "preset": preset}
         working = flags.get("working") or file.get("working") or base.get("working")

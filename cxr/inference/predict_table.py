@@ -125,7 +125,7 @@ def predict_table(
 
     collected: dict[int, list[Any]] = {}
     name = f"{folder.parent.name}/{folder.name}"
-    with tqdm(total=len(rows), desc=name, disable=not runtime.is_main, mininterval=5) as bar:
+    with tqdm(total=len(rows), desc=name, disable=runtime.hides_bars, mininterval=5) as bar:
         for batch in loader:
             images = batch.images.to(runtime.device)
             merged = predict_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +22,7 @@ from cxr.system.device import (
 )
 
 T = TypeVar("T")
+NO_BARS = "TQDM_DISABLE"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Runtime:
     def is_main(self) -> bool:
         """Whether this process prints and writes."""
         return self.rank == 0
+
+    @property
+    def hides_bars(self) -> bool:
+        """Whether this process draws no progress bars: not the first, or told so by tqdm's own
+        variable."""
+        return not self.is_main or bool(os.environ.get(NO_BARS))
 
     @property
     def pins_memory(self) -> bool:

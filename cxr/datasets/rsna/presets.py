@@ -12,6 +12,7 @@ HUNDREDS_OF_IMAGES = DETECTOR_FROM_SCRATCH | {
     "dropout": 0.5,
     "augmentation": "20",
     "weight_decay": 0.05,
+    "parallel_folds": 2,
 }
 SMALL: dict[str, Any] = (
     HUNDREDS_OF_IMAGES

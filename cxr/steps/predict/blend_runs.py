@@ -232,7 +232,7 @@ def mix_folder(
     streams = [member.predictions(inside, ids) for member in used]
     part: list[Any] = []
     name = f"{folder.parent.name}/{folder.name}"
-    bar = tqdm(total=len(ids), desc=name, disable=not runtime.is_main, mininterval=5)
+    bar = tqdm(total=len(ids), desc=name, disable=runtime.hides_bars, mininterval=5)
     for row, predictions in enumerate(zip(*streams, strict=True)):
         number = row // PART
         if number in mine:

@@ -171,7 +171,7 @@ def predict_items(
     pictures = read_all(paths, predictor.sides, workers, deep=settings.images.dicom_pr)
     read_items = map(ReadItem, items, pictures)
     failures = []
-    is_quiet = not predictor.runtime.is_main
+    is_quiet = predictor.runtime.hides_bars
     with tqdm(
         total=len(items), unit="image", desc="predict", mininterval=1, disable=is_quiet
     ) as bar:

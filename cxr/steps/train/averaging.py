@@ -82,7 +82,7 @@ def measure_statistics(model: nn.Module, loader: DataLoader, runtime: Runtime) -
         norm.reset_running_stats()
         norm.train()
         norm.momentum = None  # the mean over all batches
-    bar = tqdm(loader, desc="statistics", disable=not runtime.is_main, mininterval=5, leave=False)
+    bar = tqdm(loader, desc="statistics", disable=runtime.hides_bars, mininterval=5, leave=False)
     for batch in bar:
         with runtime.autocast():
             model(batch.to(runtime.device).images)

@@ -34,6 +34,7 @@ from cxr.steps.train.epoch import (
 from cxr.steps.train.further_images import FoldTables, with_pseudo_labels
 from cxr.steps.train.joined import JoinedNetwork
 from cxr.steps.train.pretraining import learned_weights, lesson_settings, lesson_table
+from cxr.steps.train.side_by_side import folds_at_a_time, train_side_by_side
 from cxr.steps.train.state import TrainingState
 from cxr.system import distributed
 from cxr.system.disk import read_json, write_json
@@ -49,7 +50,7 @@ LET_GO = 20  # seconds until the loader's processes of a training that was kille
 
 
 def train_folds(task: Task, settings: Settings, after_epoch: AfterEpoch | None = None) -> int:
-    """Train the wanted folds one after the other.
+    """Train the wanted folds, one after the other or several at a time.
 
     after_epoch(number, metric) is called after each epoch of a fold, which is saved by then; what
     it raises ends the training, and the same settings go on with it later.
@@ -81,6 +82,9 @@ def train_folds(task: Task, settings: Settings, after_epoch: AfterEpoch | None =
             status = train_first_lessons(task, settings, runtime)
             if status:
                 return status
+        count = folds_at_a_time(settings, folds, runtime)
+        if count > 1:
+            return train_side_by_side(task, settings, folds, count, runtime)
         for fold in folds:
             say_pretraining(task, settings, table, fold, runtime)
             tables = fold_tables(task, settings, table, fold, runtime)

@@ -72,7 +72,7 @@ def train_one_epoch(
         desc=f"fold {state.fold} epoch {state.epoch + 1}/{state.epochs}",
         initial=state.step,
         total=steps,
-        disable=not runtime.is_main,
+        disable=runtime.hides_bars,
         mininterval=5,
         leave=False,
     )

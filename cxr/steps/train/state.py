@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from cxr.inference.checkpoint import load_state, save_state
 from cxr.inference.run_archive import names_archive, unpack_run
 from cxr.networks.depthwise import train_depthwise_in_fp32
+from cxr.networks.excitation import train_excitation_in_one_pass
 from cxr.networks.fused import fold_frozen_norms
 from cxr.networks.grouped import train_in_merged_groups
 from cxr.networks.network import Network
@@ -80,6 +81,8 @@ class TrainingState:
         if runtime.device.type == "cpu" and runtime.precision == "bf16":
             depthwise = train_depthwise_in_fp32(self.model)
             train_in_merged_groups(self.model)
+            if not settings.machine.compile:  # whose tracing knows no gradient in a gradient
+                train_excitation_in_one_pass(self.model)
             # Beside depthwise convolutions folding brought nothing (0.99 times).
             if self.model.pretrained and not depthwise:
                 fold_frozen_norms(self.model)
