@@ -3,6 +3,8 @@
     python benchmarks/kills.py                          200 kills
     python benchmarks/kills.py --kills 20 --seed 1      others
     python benchmarks/kills.py --minutes 6              as many as fit
+    python benchmarks/kills.py --parallel-folds 2       of folds trained side by side, each in a
+                                                        process of its own
 
 Runs the five steps on drawn X-rays again and again, with a network so small that the submission has
 boxes after seconds. In each round the steps are killed (SIGKILL) up to ten times: half of the kills
@@ -101,6 +103,7 @@ class Place:
     """A folder with the input, the results and the printed lines of one run."""
 
     folder: Path
+    parallel_folds: int = 1
 
     @property
     def working(self) -> Path:
@@ -112,7 +115,11 @@ class Place:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        return (*FLAGS, "--input", str(self.folder / "input"), "--working", str(self.working))
+        return (
+            *FLAGS,
+            *("--input", str(self.folder / "input"), "--working", str(self.working)),
+            *("--parallel-folds", str(self.parallel_folds)),
+        )
 
     def saved_states(self) -> dict[Path, int]:
         """{last.pt of a fold: number of its file on the disk}, which changes with every save."""
@@ -263,6 +270,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=200, help="number of kills (200)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills' moments (0)")
+    parser.add_argument("--parallel-folds", type=int, default=1, help="folds at a time (1)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no new round later")
     args = parser.parse_args()
     for name in MODULES:
@@ -277,7 +285,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> bool:
     """Print what the kills did. True if something differs."""
     start = time.monotonic()
     rng = np.random.default_rng(args.seed)
-    undisturbed = Place(scratch / "undisturbed")
+    undisturbed = Place(scratch / "undisturbed", args.parallel_folds)
     seconds = {step: finish_step(step, undisturbed) for step in STEPS}
     print(
         f"undisturbed: {sum(seconds.values()):.0f} s, {count_boxes(undisturbed)} images with boxes",
@@ -293,7 +301,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> bool:
             break
         rounds += 1
         left = args.kills - tally.kills.total()
-        place = Place(scratch / f"round{rounds}")
+        place = Place(scratch / f"round{rounds}", args.parallel_folds)
         try:
             planned = plan_round(min(left, KILLS_PER_ROUND), rng)
             play_round(planned, place, seconds, rng, tally)

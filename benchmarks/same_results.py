@@ -12,7 +12,8 @@ finished working folder, or a folder in it; the runs in both are compared by the
 Compared are the weights (every tensor of epoch*.pt and best.pt), params.json, submission.csv and
 the columns of log.csv that hold losses. Prints what is the same, or the first difference of each
 file, and exits with status 1 where there is one. The same bits need the same machine, number of
-threads and versions of the packages.
+threads and versions of the packages: OMP_NUM_THREADS=1 where one of the checkouts is older than
+--parallel-folds, which gives each fold its share of the cores.
 """
 
 from __future__ import annotations

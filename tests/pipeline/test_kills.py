@@ -63,7 +63,7 @@ def test_what_differs_is_said(kills, monkeypatch, tmp_path, capsys, submission, 
 
     monkeypatch.setattr(kills, "finish_step", finish_step)
     monkeypatch.setattr(kills, "disturb", lambda *_: True)
-    args = Namespace(kills=4, seed=0, minutes=1.0)
+    args = Namespace(parallel_folds=1, kills=4, seed=0, minutes=1.0)
     differs = kills.measure(args, tmp_path)
     assert differs == (expected != "the same to the last bit")
     text = capsys.readouterr().out
