@@ -2,6 +2,8 @@
 
     python benchmarks/peers.py                  ResNet-50, P3-P7, 512 px, some minutes on a CPU
     python benchmarks/peers.py --device cuda --batch-size 16 --steps 10
+    python benchmarks/peers.py --frozen         only the training, with frozen batch norms, as both
+                                                have them with ImageNet weights
     python benchmarks/peers.py --image-size 256 --batch-size 1 --rounds 1
                                                 seconds
 
@@ -22,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.ops import FrozenBatchNorm2d
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -31,7 +34,7 @@ from timing import Measured, Row, arguments, at_least, finish, measure, show
 from training_step import OurTraining
 
 from cxr.data.batch import Batch
-from cxr.networks.fused import fuse_norms
+from cxr.networks.fused import fold_frozen_norms, fuse_norms
 from cxr.settings import Settings
 from cxr.system.device import choose_device, choose_precision
 from cxr.system.runtime import Runtime
@@ -49,6 +52,15 @@ Maker = Callable[[Settings, int, Runtime], Measured]
 
 def our_training(settings: Settings, steps: int, runtime: Runtime) -> Measured:
     return OurTraining(settings, pinned_batch(settings, runtime), runtime, steps)
+
+
+def our_frozen_training(settings: Settings, steps: int, runtime: Runtime) -> Measured:
+    """As with pretrained weights: step 03 folds what a CPU computes faster so."""
+    training = OurTraining(settings, pinned_batch(settings, runtime), runtime, steps)
+    training.model.pretrained = True
+    if runtime.device.type == "cpu" and runtime.precision == "bf16":
+        fold_frozen_norms(training.model)
+    return training
 
 
 def our_prediction(settings: Settings, steps: int, runtime: Runtime) -> Measured:
@@ -100,6 +112,19 @@ def torchvision_training(settings: Settings, steps: int, runtime: Runtime) -> Me
     optimizer = torch.optim.Adam(model.parameters(), training.lr, fused=True)
     batch = pinned_batch(settings, runtime)
     return TorchvisionTraining(model, optimizer, batch, steps, training.clip, runtime)
+
+
+def torchvision_frozen_training(settings: Settings, steps: int, runtime: Runtime) -> Measured:
+    """With torchvision's own frozen batch norm, which it takes for pretrained weights."""
+    measured = torchvision_training(settings, steps, runtime)
+    assert isinstance(measured, TorchvisionTraining)
+    norms = {}
+    for name, module in measured.model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            norms[name] = FrozenBatchNorm2d(module.num_features).to(runtime.device)
+    for name, norm in norms.items():
+        measured.model.set_submodule(name, norm)
+    return measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,15 +248,17 @@ def torchvision_rows(
 
 def main() -> None:
     defaults = RESNET50 | {"image_size": 512, "batch_size": 2}
-    args = arguments(__doc__, **defaults, device="auto", steps=1, rounds=2)
+    args = arguments(__doc__, **defaults, device="auto", steps=1, rounds=2, frozen=False)
     device = choose_device(args.device)
     runtime = Runtime(device, choose_precision("auto", device))
     settings = network_settings(args)
     measurement = Measurement(args, settings, settings, runtime)
-    makers = {
+    makers: dict[str, tuple[Maker, Maker]] = {
         "training": (our_training, torchvision_training),
         "prediction with the flipped view": (our_prediction, torchvision_prediction),
     }
+    if args.frozen:
+        makers = {"frozen norms, training": (our_frozen_training, torchvision_frozen_training)}
     rows = []
     for name, (ours, theirs) in makers.items():
         rows += torchvision_rows(name, measurement, ours, theirs, GOAL)

@@ -1,51 +1,62 @@
 """Squeeze and excitation of a CPU training in bf16, without copies of the maps.
 
 Autocast averages a map in fp32, so it is copied, and its gradient comes back in another memory
-format, in which adding it to the other one is slow: an eighth of a step of SE-ResNeXt-101. Here the
-map is read as it is, and both gradients are added in one pass.
+format, in which adding it to the other one is slow. Here the map is read as it is, and both
+gradients are added in one pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cxr.networks.fused import put_before
 
-Gate = Callable[[Tensor], Tensor]  # of the means (B, C, 1, 1) of a map: the shares of its channels
-
 
 class Excitation(torch.autograd.Function):
-    """excite() with a gradient of its own: that of a map is share * gradient + that of its mean."""
+    """A map (B, C, h, w) times sigmoid(W2 relu(W1 m + b1) + b2), where m are its means.
+
+    weights: W1 (D, C, 1, 1), b1 (D,), W2 (C, D, 1, 1), b2 (C,), of two convolutions.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Gate, *weights: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
-            means = x.detach().mean((2, 3), keepdim=True).float().requires_grad_()
-            shares = gate(means)
-        ctx.save_for_backward(x, *weights)
-        ctx.small = (means, shares)  # (B, C, 1, 1), with the graph between them
-        return x * shares.detach().to(x.dtype)
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
+        down, down_bias, up, up_bias = weights
+        with torch.autocast(x.device.type, enabled=False):
+            means = x.mean((2, 3)).to(down.dtype)
+            hidden = F.relu(F.linear(means, down.flatten(1), down_bias))
+            shares = torch.sigmoid(F.linear(hidden, up.flatten(1), up_bias))
+            ctx.save_for_backward(x, means, hidden, shares, down, up)
+            return x * on_map(shares, x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         (gradient,) = gradients
-        x, *weights = ctx.saved_tensors
-        means, shares = ctx.small
-        of_shares = (gradient * x).sum((2, 3), keepdim=True, dtype=shares.dtype)
-        of_means, *of_weights = torch.autograd.grad(shares, (means, *weights), of_shares)
-        of_cell = (of_means / x[0, 0].numel()).to(x.dtype)
-        of_map = torch.addcmul(of_cell, gradient, shares.detach().to(x.dtype))
-        return of_map, None, *of_weights
+        x, means, hidden, shares, down, up = ctx.saved_tensors
+        of_shares = (gradient * x).sum((2, 3), dtype=shares.dtype)
+        of_up = of_shares * shares * (1 - shares)  # before the sigmoid
+        of_down = (of_up @ up.flatten(1)) * (hidden > 0)  # before the ReLU
+        of_means = of_down @ down.flatten(1) / x[0, 0].numel()
+        return (
+            torch.addcmul(on_map(of_means, x), gradient, on_map(shares, x)),
+            (of_down.t() @ means).view_as(down),
+            of_down.sum(0),
+            (of_up.t() @ hidden).view_as(up),
+            of_up.sum(0),
+        )
 
 
-def excite(x: Tensor, gate: Gate, weights: Sequence[nn.Parameter]) -> Tensor:
-    """A map (B, C, h, w) times gate(its means). weights: all that gate computes with."""
-    learning = [weight for weight in weights if weight.requires_grad]
-    return Excitation.apply(x, gate, *learning)
+def on_map(values: Tensor, x: Tensor) -> Tensor:
+    """Values (B, C) as (B, C, 1, 1) in the number format of a map."""
+    return values.to(x.dtype)[:, :, None, None]
+
+
+def excite(x: Tensor, down: nn.Conv2d, up: nn.Conv2d) -> Tensor:
+    """`Excitation` with the weights of a block's two convolutions, which have biases."""
+    return Excitation.apply(x, down.weight, down.bias, up.weight, up.bias)
 
 
 class FastSqueeze:
@@ -55,11 +66,7 @@ class FastSqueeze:
         block: Any = self
         if not x.requires_grad:
             return super().forward(x)  # type: ignore[misc]
-
-        def gate(means: Tensor) -> Tensor:
-            return block.sigmoid(block.fc2(block.relu(block.fc1(means))))
-
-        return excite(x, gate, list(block.parameters()))
+        return excite(x, block.fc1, block.fc2)
 
 
 class FastDoubleSqueeze:
@@ -69,8 +76,8 @@ class FastDoubleSqueeze:
         block: Any = self
         if not x.requires_grad:
             return super().forward(x)  # type: ignore[misc]
-        gate = block.cSE[1:]  # without its average
-        return excite(x, gate, list(gate.parameters())) + x * block.sSE(x)
+        _, down, _, up, _ = block.cSE
+        return excite(x, down, up) + x * block.sSE(x)
 
 
 # By the names of the parts that a block has, since the packages that build it have moved it about.

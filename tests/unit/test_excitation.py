@@ -7,7 +7,7 @@ import torch
 from segmentation_models_pytorch.base.modules import SCSEModule
 from segmentation_models_pytorch.encoders import get_encoder
 
-from cxr.networks.excitation import train_excitation_in_one_pass
+from cxr.networks.excitation import Excitation, train_excitation_in_one_pass
 
 
 def senet_block():
@@ -39,16 +39,30 @@ def test_outputs_and_gradients_stay(name):
 
 
 def test_gradient_is_that_of_small_differences():
-    block = senet_block().double()
+    torch.manual_seed(0)
+    block = SCSEModule(32).double()
     train_excitation_in_one_pass(block)
-    # In double precision the means are rounded to fp32, which a small step would see.
-    x = torch.randn(1, 256, 2, 2, dtype=torch.double, requires_grad=True)
-    step = 1e-3 * torch.randn_like(x)
-    weights = torch.randn_like(x)
-    (block.float()(x.float()) * weights).sum().backward()
-    after = (block((x + step).float()) * weights).sum()
-    before = (block((x - step).float()) * weights).sum()
-    assert float((after - before) / 2) == pytest.approx(float((x.grad * step).sum()), rel=0.02)
+    x = torch.randn(2, 32, 3, 2, dtype=torch.double, requires_grad=True)
+    weights = [weight.detach().requires_grad_() for weight in block.cSE.parameters()]
+    assert torch.autograd.gradcheck(Excitation.apply, (x, *weights))
+
+
+def test_bf16_agrees_with_fp32():
+    torch.manual_seed(0)
+    block = senet_block()
+    train_excitation_in_one_pass(block)
+    x = torch.randn(2, 256, 8, 8)
+    gradients = []
+    for enabled in (False, True):
+        image = x.clone().to(torch.bfloat16 if enabled else torch.float32).requires_grad_()
+        block.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = block(image)
+        assert output.dtype == image.dtype
+        output.float().square().sum().backward()
+        gradients.append([image.grad.float(), block.fc1.weight.grad.clone()])
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (exact - rounded).norm() < 0.02 * exact.norm()
 
 
 def test_weights_that_keep_still_get_no_gradient():

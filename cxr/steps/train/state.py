@@ -81,8 +81,7 @@ class TrainingState:
         if runtime.device.type == "cpu" and runtime.precision == "bf16":
             depthwise = train_depthwise_in_fp32(self.model)
             train_in_merged_groups(self.model)
-            if not settings.machine.compile:  # whose tracing knows no gradient in a gradient
-                train_excitation_in_one_pass(self.model)
+            train_excitation_in_one_pass(self.model)
             # Beside depthwise convolutions folding brought nothing (0.99 times).
             if self.model.pretrained and not depthwise:
                 fold_frozen_norms(self.model)
