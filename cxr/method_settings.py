@@ -143,8 +143,6 @@ class DetectorSettings(SamplingSettings):
         "probability that an image gets boxes of another training image, too, and what they show",
         training=True,
     )
-    mosaic: float = setting(0.0, "share of samples that are four images in one", training=True)
-    mixup: float = setting(0.0, "share of samples that are two images in one", training=True)
     clahe: float = setting(
         0.0,
         "clip limit of an adaptive histogram equalisation of the pictures (CLAHE, 8 x 8 tiles), in "

@@ -439,8 +439,6 @@ class MethodSettings:
 
     paste: float = 0.0
     edge_noise: float = 0.0
-    mosaic: float = 0.0
-    mixup: float = 0.0
     lungs: str = ""
     pseudo: str = ""
     external: tuple[str, ...] = ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from cxr.data.augmentation import Augmentation, LevelAugmentation, Resizing
 from cxr.data.batch import Sample, SampleContent, TargetMaker
 from cxr.data.copy_paste import draw_findings, paste_findings
 from cxr.data.mask_augmentation import RECIPES, MaskAugmentation
-from cxr.data.mixing import make_mosaic, mix_pictures
 from cxr.data.samplers import SampleKey
 from cxr.geometry.boxes import move_edges
 from cxr.geometry.crops import crop_at, cut, fill_boxes, shift_boxes
@@ -62,8 +60,6 @@ class XrayDataset(Dataset):
         paste: float = 0.0,
         clahe: float = 0.0,
         edge_noise: float = 0.0,
-        mosaic: float = 0.0,
-        mixup: float = 0.0,
     ):
         self.table = table.reset_index(drop=True)
         self.images = images
@@ -74,8 +70,6 @@ class XrayDataset(Dataset):
         self.paste = paste
         self.clahe = clahe
         self.edge_noise = edge_noise
-        self.mosaic = mosaic
-        self.mixup = mixup
         self.donors = np.zeros(0, np.int64)  # rows with boxes to paste
         if paste:
             self.donors = np.flatnonzero(self.table["n_boxes"])
@@ -91,13 +85,6 @@ class XrayDataset(Dataset):
         annotated, label = self._read(row)
         if len(self.donors) and rng.random() < self.paste:
             annotated, label = self._with_findings(rng, annotated, label)
-        if self.mosaic and rng.random() < self.mosaic:
-            others = [self._read(self.table.iloc[i]) for i in rng.integers(len(self.table), size=3)]
-            annotated, label = self._joined(make_mosaic, [(annotated, label), *others])
-        if self.mixup and rng.random() < self.mixup:
-            other = self._read(self.table.iloc[rng.integers(len(self.table))])
-            mix = partial(mix_pictures, rng)
-            annotated, label = self._joined(lambda two: mix(*two), [(annotated, label), other])
         annotated = replace(annotated, mask=self._mask(row, annotated))
         if self.content.crop:
             annotated = crop_annotated(annotated, row)
@@ -116,12 +103,6 @@ class XrayDataset(Dataset):
         height, width = image.shape
         boxes, labels = boxes_in_frame(row, Frame("stored", width, height))
         return AnnotatedImage(image, boxes, labels), int(row["label"])
-
-    def _joined(self, join, read):
-        """The joined picture, and the class of the first one with boxes, else of the first."""
-        with_boxes = [label for picture, label in read if len(picture.boxes)]
-        label = with_boxes[0] if with_boxes else read[0][1]
-        return join([picture for picture, _ in read]), label
 
     def _with_findings(
         self, rng: np.random.Generator, annotated: AnnotatedImage, label: int

@@ -269,8 +269,6 @@ def make_train_loader(
         paste=settings.method.paste,
         clahe=settings.method.clahe,
         edge_noise=settings.method.edge_noise,
-        mosaic=settings.method.mosaic,
-        mixup=settings.method.mixup if task.method.name == "detector" else 0.0,
     )
     workers = count_workers(settings.machine.workers)
     return make_loader(dataset, sampler, workers, runtime.pins_memory)
