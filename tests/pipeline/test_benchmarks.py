@@ -75,13 +75,21 @@ def test_scripts_print_their_table(name, monkeypatch, capsys):
     assert all(cells[2] for cells in judged)
 
 
-@pytest.mark.parametrize("change", ["frozen", "groups"])
-def test_what_a_change_of_the_network_brings(change, monkeypatch, capsys):
-    flags = ["--encoder", "resnext50_32x4d", *NETWORK.split()[2:], f"--{change}"]
+@pytest.mark.parametrize(
+    "change, encoder",
+    [
+        ("frozen", "resnext50_32x4d"),
+        ("groups", "resnext50_32x4d"),
+        ("squeeze", "se_resnet50"),
+    ],
+)
+def test_what_a_change_of_the_network_brings(change, encoder, monkeypatch, capsys):
+    flags = ["--encoder", encoder, *NETWORK.split()[2:], f"--{change}"]
     table = read_table("training_step", monkeypatch, capsys, *flags)
     names = {
         "frozen": ["frozen batch norms", "folded into the convolutions"],
-        "groups": ["grouped convolutions as they are", "7 of them in fewer groups"],
+        "groups": ["without", "MergedGroups, 7 modules"],
+        "squeeze": ["without", "FastSqueeze, 16 modules"],
     }
     assert list(table)[2:] == names[change]
 

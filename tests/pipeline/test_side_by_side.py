@@ -27,7 +27,7 @@ from cxr.tasks import TASKS
 
 CPU = Runtime(torch.device("cpu"), "fp32")
 FOLDS = [0, 1]
-LONG = 100_000  # epochs that no test waits for
+LONG = 3_000  # epochs: minutes, which no test waits for
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +78,24 @@ def test_an_error_of_one_fold_leaves_the_other(data):
 
 
 def wait_until(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
+@pytest.fixture
+def heeding_interrupts():
+    """SIGINT is a KeyboardInterrupt, which xdist's processes ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def kill_a_fold():
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    """The one started last: other tests may have left a process behind."""
+    started = max(process.pid for process in multiprocessing.active_children())
+    os.kill(started, signal.SIGKILL)
 
 
 def interrupt_the_first_process():
@@ -99,13 +109,16 @@ def interrupt_the_first_process():
         (interrupt_the_first_process, KeyboardInterrupt, None),
     ],
 )
+@pytest.mark.usefixtures("heeding_interrupts")
 def test_a_process_that_ends_too_soon(data, kill, error, sentence):
     settings = both_folds(data, kill.__name__, epochs=LONG)
     folders = [run_of(settings).fold(fold) for fold in FOLDS]
 
     def kill_later():
-        wait_until(lambda: all(folder.config.exists() for folder in folders))
-        kill()
+        try:
+            wait_until(lambda: all(folder.config.exists() for folder in folders))
+        finally:
+            kill()
 
     killer = threading.Thread(target=kill_later)
     killer.start()
@@ -120,7 +133,8 @@ def test_a_process_that_ends_too_soon(data, kill, error, sentence):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process so")
 def test_processes_end_with_the_one_that_started_them(data):
     code = (
-        "import json, sys, tiny_task as t\n"
+        "import json, signal, sys, tiny_task as t\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # as in a shell's background job
         "t.train_folds(t.TINY_TASK, t.tiny_settings(sys.argv[1], **json.loads(sys.argv[2])))"
     )
     changes = {"run": "orphans", "fold": None, "epochs": LONG, "parallel_folds": 2}

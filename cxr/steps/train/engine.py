@@ -84,7 +84,7 @@ def train_folds(task: Task, settings: Settings, after_epoch: AfterEpoch | None =
                 return status
         count = folds_at_a_time(settings, folds, runtime)
         if count > 1:
-            return train_side_by_side(task, settings, folds, count, runtime)
+            return train_side_by_side(train_folds, task, settings, folds, count, runtime)
         for fold in folds:
             say_pretraining(task, settings, table, fold, runtime)
             tables = fold_tables(task, settings, table, fold, runtime)

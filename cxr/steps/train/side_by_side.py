@@ -7,8 +7,9 @@ done sooner than one after the other.
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +22,8 @@ from cxr.system.errors import STOPPED, InputError
 from cxr.system.runtime import NO_BARS, Runtime
 from cxr.tasks import Task
 
+# Trains the wanted folds one after the other; returns 0, or STOPPED.
+TrainFolds = Callable[[Task, Settings], int]
 LEAST_HOURS = 1e-9  # of --max-hours, whose 0 is no limit
 
 
@@ -45,7 +48,12 @@ def folds_at_a_time(settings: Settings, folds: Sequence[int], runtime: Runtime) 
 
 
 def train_side_by_side(
-    task: Task, settings: Settings, folds: Sequence[int], count: int, runtime: Runtime
+    train: TrainFolds,
+    task: Task,
+    settings: Settings,
+    folds: Sequence[int],
+    count: int,
+    runtime: Runtime,
 ) -> int:
     """Train the folds in `count` processes. Returns 0, or STOPPED when --max-hours came first.
 
@@ -62,7 +70,10 @@ def train_side_by_side(
     answers = multiprocessing.get_context("spawn").SimpleQueue()
     with without_bars():
         processes = multiprocessing.spawn(
-            train_share, (task, settings, shares, threads, answers), count, join=False
+            train_share,
+            (train, task, settings, shares, threads, answers, os.getpid()),
+            count,
+            join=False,
         )
         assert processes is not None  # as join is False
     try:
@@ -85,18 +96,23 @@ def train_side_by_side(
 
 def train_share(
     number: int,
+    train: TrainFolds,
     task: Task,
     settings: Settings,
     shares: Sequence[Sequence[int]],
     threads: int,
     answers: Any,
+    parent: int,
 ) -> None:
     """Train the folds of share `number` one after the other, in a process of their own.
 
-    Puts into the queue `answers` 0, STOPPED, or an error that is for the user.
+    Puts into the queue `answers` 0, STOPPED, or an error that is for the user. parent: number of
+    the process that started this one.
     """
-    from cxr.steps.train.engine import train_folds  # which imports this module
-
+    # What PyTorch lets the system send when the parent ends; a shell's background jobs ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.getppid() != parent:  # it ended before that
+        return
     torch.set_num_threads(threads)
     end = time.monotonic() + 3600 * settings.machine.max_hours
     try:
@@ -105,7 +121,7 @@ def train_share(
             if settings.machine.max_hours:
                 left = (end - time.monotonic()) / 3600
                 of_fold = of_fold.replace(max_hours=max(left, LEAST_HOURS))
-            if train_folds(task, of_fold) == STOPPED:
+            if train(task, of_fold) == STOPPED:
                 answers.put(STOPPED)
                 return
         answers.put(0)
