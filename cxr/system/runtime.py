@@ -82,7 +82,8 @@ class Runtime:
     def say(self, text: str) -> None:
         """Print on the first process only."""
         if self.is_main:
-            print(text, flush=True)
+            # In one piece: other folds may write at the same time.
+            print(f"{text}\n", end="", flush=True)
 
 
 @contextmanager
