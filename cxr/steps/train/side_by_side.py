@@ -65,13 +65,13 @@ def train_side_by_side(
         f"{count} folds at a time, each with 1/{count} of the cores; a line for each epoch "
         "(--parallel-folds 1: one after the other)"
     )
-    settings = settings.replace(parallel_folds=1, max_hours=hours_left(settings, runtime))
+    settings = settings.replace(parallel_folds=1)
     shares = [folds[number::count] for number in range(count)]
     answers = multiprocessing.get_context("spawn").SimpleQueue()
     with without_bars():
         processes = multiprocessing.spawn(
             train_share,
-            (train, task, settings, shares, threads, answers, os.getpid()),
+            (train, task, settings, shares, threads, answers, os.getpid(), runtime.deadline),
             count,
             join=False,
         )
@@ -103,23 +103,23 @@ def train_share(
     threads: int,
     answers: Any,
     parent: int,
+    deadline: float | None,
 ) -> None:
     """Train the folds of share `number` one after the other, in a process of their own.
 
     Puts into the queue `answers` 0, STOPPED, or an error that is for the user. parent: number of
-    the process that started this one.
+    the process that started this one. deadline: as in `Runtime`; all processes have one clock.
     """
     # What PyTorch lets the system send when the parent ends; a shell's background jobs ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.getppid() != parent:  # it ended before that
         return
     torch.set_num_threads(threads)
-    end = time.monotonic() + 3600 * settings.machine.max_hours
     try:
         for fold in shares[number]:
             of_fold = settings.replace(fold=fold)
-            if settings.machine.max_hours:
-                left = (end - time.monotonic()) / 3600
+            if deadline is not None:
+                left = (deadline - time.monotonic()) / 3600
                 of_fold = of_fold.replace(max_hours=max(left, LEAST_HOURS))
             if train(task, of_fold) == STOPPED:
                 answers.put(STOPPED)
@@ -127,13 +127,6 @@ def train_share(
         answers.put(0)
     except (InputError, OSError) as error:
         answers.put(error)
-
-
-def hours_left(settings: Settings, runtime: Runtime) -> float:
-    """Of --max-hours; 0 is no limit."""
-    if runtime.deadline is None:
-        return settings.machine.max_hours
-    return max((runtime.deadline - time.monotonic()) / 3600, LEAST_HOURS)
 
 
 @contextmanager
